@@ -1,0 +1,49 @@
+# make demo   the demo shop on http://localhost:6543
+# make test   everything that has to hold: lint, types, tests on real servers, docs
+# Both install what they need into .venv; no other step.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find pyramid_altsession -type f -not -name '*.pyc') setup.cfg pyproject.toml
+
+.PHONY: demo test lint types unit docs bench clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/pserve development.ini
+
+test: lint types unit docs
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test.stamp
+	$(BIN)/mypy
+
+# The tests import the installed wheel, not the checkout (pytest leaves this folder off the path).
+unit: $(VENV)/test.stamp
+	$(BIN)/pytest --cov --cov-report=term
+
+docs: $(VENV)/docs.stamp
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python benchmarks/run.py
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/wheel.stamp: $(BIN)/pip $(SOURCES) README.rst CHANGES.rst
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	touch $@
+
+$(VENV)/%.stamp: $(VENV)/wheel.stamp
+	$(BIN)/pip install --quiet --force-reinstall --no-deps dist/*.whl
+	$(BIN)/pip install --quiet "$$(ls dist/*.whl)[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist docs/_build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,61 @@
+"""Sessions in Redis or Valkey, key by key, for Pyramid.
+
+``config.include("pyramid_altsession")`` gives every request ``request.altsession``.
+"""
+
+from pyramid.config import PHASE1_CONFIG, Configurator
+from pyramid.request import Request
+
+from .api import SessionAPI
+from .errors import (
+    AltSessionError,
+    CorruptValue,
+    InvalidKey,
+    SessionGone,
+    StoreFull,
+    StoreUnavailable,
+    ValueTooLarge,
+)
+from .interfaces import IAltSession, ISessionAPI
+from .session import AltSession
+from .settings import Settings, from_ini, read_settings
+from .tween import add_tween
+
+__all__ = [
+    "AltSession",
+    "AltSessionError",
+    "CorruptValue",
+    "IAltSession",
+    "ISessionAPI",
+    "InvalidKey",
+    "SessionAPI",
+    "SessionGone",
+    "Settings",
+    "StoreFull",
+    "StoreUnavailable",
+    "ValueTooLarge",
+    "includeme",
+]
+
+
+def altsession(request: Request) -> AltSession:
+    """The session of this request; see :class:`AltSession`."""
+    api: SessionAPI = request.registry.getUtility(ISessionAPI)
+    return api.attach(request)
+
+
+def includeme(config: Configurator) -> None:
+    """Register the ISessionAPI utility, ``request.altsession`` and the tween. No network I/O."""
+
+    def register() -> None:
+        settings = read_settings(from_ini(config.registry.settings))
+        api = SessionAPI.from_registry(settings, config.registry)
+        config.registry.registerUtility(api, ISessionAPI)
+
+    introspectable = config.introspectable(
+        "altsession", "altsession", "sessions in Redis or Valkey", "altsession"
+    )
+    config.action("altsession", register, introspectables=(introspectable,), order=PHASE1_CONFIG)
+    config.add_request_method(altsession, "altsession", reify=True)
+    config.add_directive("testing_altsession", "pyramid_altsession.testing.testing_altsession")
+    add_tween(config)

@@ -1,0 +1,207 @@
+"""The utility: makes the session of a request, and of code without one."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+from pyramid.threadlocal import manager
+from zope.interface import implementer
+
+from .codec import JSONCodec
+from .events import BY_KIND
+from .interfaces import Codec, IAltSession, ISessionAPI, Store
+from .operations import Read, Timing, Touch, Write
+from .session import AltSession
+from .settings import Settings, from_ini, read_settings
+from .state import Happening, SessionState
+from .stores import open_store
+from .token import SessionCookie, Token
+
+RECORD = "pyramid_altsession"
+"""environ: the SessionState, shared by pyramid_retry's attempts and by subrequests."""
+BEGAN = "pyramid_altsession.began"
+"""environ: when the request reached the tween (monotonic seconds)."""
+ANSWERED = "pyramid_altsession.answered"
+"""environ: the response callbacks of this attempt have run."""
+
+Notify = Callable[[object], None]
+
+
+@implementer(IAltSession)
+class RequestSession(AltSession):
+    """``request.altsession``."""
+
+    __slots__ = ()
+
+
+@implementer(IAltSession)
+class OpenSession(AltSession):
+    """A session without a request, from ``open`` or ``create``: it never makes another one,
+    and any call on a dead one is :exc:`SessionGone`."""
+
+    __slots__ = ("_cookie",)
+    _cookie: SessionCookie
+
+    @property
+    def token(self) -> str | None:
+        """What the visitor's cookie holds: a secret. ``renew`` changes it."""
+        token = self._state.token
+        return None if token is None else self._cookie.value(token)
+
+
+@implementer(ISessionAPI)
+class SessionAPI:
+    """Sessions of one application: ``registry.getUtility(ISessionAPI)``.
+
+    Thread-safe, and usable after a fork. It connects when a session is first used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store | None = None,
+        codec: Codec | None = None,
+        notify: Notify | None = None,
+    ) -> None:
+        self.settings = settings
+        self._store = open_store(settings) if store is None else store
+        self._codec = JSONCodec() if codec is None else codec
+        self._notify = notify
+        self._timing = Timing.of(settings.session)
+        self._cookie = SessionCookie(settings.session)
+
+    def __repr__(self) -> str:
+        return f"<SessionAPI {self._store!r}>"
+
+    @classmethod
+    def from_settings(cls, mapping: Mapping[str, object]) -> "SessionAPI":
+        """From ``{"redis": {"url": …}}``, ``{"redis.url": …}`` or an ``.ini`` file's
+        ``{"altsession.redis.url": …}``, without Pyramid's configurator.
+
+        ConfigurationError tells every fault at once.
+        """
+        return cls(read_settings(from_ini(mapping) or mapping))
+
+    @classmethod
+    def from_registry(cls, settings: Settings, registry: Registry) -> "SessionAPI":
+        return cls(settings, notify=registry.notify)
+
+    # -- sessions of requests
+
+    def session(self, request: Request) -> AltSession:
+        """The session of a request: ``request.altsession`` itself. No round trip."""
+        known = request.__dict__.get("altsession")
+        if known is None:
+            known = request.__dict__["altsession"] = self.attach(request)
+        return known
+
+    def attach(self, request: Request) -> AltSession:
+        """A view of the request's session; its cookie goes with the outermost answer.
+
+        The record in the environ outlives an attempt that pyramid_retry discards, and a
+        subrequest with the same cookie shares it: a session made there is not lost.
+        """
+        environ = request.environ
+        outer = self._outer(request)
+        state = outer
+        if state is None:
+            state = environ.get(RECORD)
+            if state is None:
+                began = environ.get(BEGAN)
+                state = SessionState(self._cookie.candidates(environ), self._timing, began=began)
+            state.begin_attempt(id(request), environ.get(ANSWERED, False))
+            if BEGAN not in environ:  # no tween of ours
+                request.add_response_callback(self.answer)
+        environ[RECORD] = state
+        return self._make(RequestSession, state, request)
+
+    def _outer(self, request: Request) -> SessionState | None:
+        """The record of the request that this one is a subrequest of, for the same cookie."""
+        for frame in manager.stack[-2::-1] if len(manager.stack) > 1 else ():
+            outer = frame["request"]
+            if outer is None or outer is request or frame["registry"] is not request.registry:
+                continue
+            same = request.environ.get(RECORD) is not None
+            if same or outer.environ.get("HTTP_COOKIE") == request.environ.get("HTTP_COOKIE"):
+                self.session(outer)
+                return outer.environ[RECORD]
+        return None
+
+    def answer(self, request: Request, response: Response) -> None:
+        """The response callback: what the answer has to say about the session.
+
+        It runs after all others, which may still use the session. It may run once for each
+        attempt that pyramid_retry discards, and then says the same again.
+        """
+        if request.response_callbacks:
+            request.add_response_callback(self.answer)
+            return
+        request.environ[ANSWERED] = True
+        state: SessionState | None = request.environ.get(RECORD)
+        if state is None or state.root != id(request):
+            return
+        state.answered = True
+        if state.used:
+            vary = response.vary or ()
+            if "*" not in vary and "cookie" not in [name.lower() for name in vary]:
+                response.vary = (*vary, "Cookie")
+        if state.cookie is not None:
+            self._cookie.send(response, state.cookie or None)
+
+    def _make(
+        self, factory: type[AltSession], state: SessionState, request: Request | None
+    ) -> AltSession:
+        return factory(
+            self._store,
+            self._codec,
+            state,
+            max_value_bytes=self.settings.session.max_value_bytes,
+            notify=partial(self._tell, request),
+        )
+
+    def _tell(self, request: Request | None, happening: Happening) -> None:
+        if self._notify is not None:
+            self._notify(BY_KIND[happening.kind](happening.id, request))
+
+    # -- sessions without a request
+
+    def open(self, token: str) -> OpenSession:
+        """The session of a cookie's value, for workers, websockets and scripts. No round trip.
+
+        It never makes a session: any call on a dead one is :exc:`SessionGone`.
+        """
+        found = self._cookie.parse(token)
+        return self._detached(SessionState([found] if found else [], self._timing, detached=True))
+
+    def create(self, values: Mapping[str, Any] | None = None) -> OpenSession:
+        """A new session with these values; its ``.token`` is what a cookie would hold.
+
+        One round trip.
+        """
+        session = self._detached(SessionState([], self._timing, detached=True))
+        session._begin(values or {})
+        return session
+
+    def _detached(self, state: SessionState) -> OpenSession:
+        session = self._make(OpenSession, state, None)
+        assert isinstance(session, OpenSession)
+        session._cookie = self._cookie
+        return session
+
+    # -- the server
+
+    def check(self) -> None:
+        """Raise :exc:`StoreUnavailable` unless the server answers and lets us do what we need.
+
+        Two round trips that change nothing; what a health check wants.
+        """
+        claim = Token.new().claim
+        self._store.carry_out(Read((claim,), (), self._timing))
+        self._store.carry_out(Write(claim, (Touch(),), self._timing))
+
+    def close(self) -> None:
+        """Give the connections back. The sessions stay; a later use connects again."""
+        self._store.close()

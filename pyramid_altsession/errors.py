@@ -1,0 +1,68 @@
+"""What can go wrong, by what the caller can do about it.
+
+The message of an error is for ``str(exc)`` and the log. The page that a visitor sees is the
+fixed ``explanation`` alone: it holds no host, key or value.
+"""
+
+from pyramid.httpexceptions import HTTPConflict, HTTPServiceUnavailable
+
+
+class AltSessionError(Exception):
+    """Base of all errors of this package."""
+
+
+class SessionGone(AltSessionError, HTTPConflict):
+    """The session ended, or was renewed by another request, while this request was under way.
+
+    Nothing was read or written. Without a view of the application's it renders as 409.
+    """
+
+    explanation = (
+        "Your session ended or was renewed by another request while this one was under way. "
+        "Please go back, reload the page and try again."
+    )
+
+    def __init__(self, message: str = "the session is gone") -> None:
+        HTTPConflict.__init__(self, headers=[("Cache-Control", "no-store")])
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StoreUnavailable(AltSessionError, HTTPServiceUnavailable):
+    """The server did not answer in time, or answered that it cannot serve now.
+
+    A write that ends so may or may not have been carried out. Renders as 503 with
+    ``Retry-After`` (seconds).
+    """
+
+    explanation = "The service is busy or being maintained. Please try again in a moment."
+
+    def __init__(self, message: str) -> None:
+        HTTPServiceUnavailable.__init__(
+            self, headers=[("Cache-Control", "no-store"), ("Retry-After", "2")]
+        )
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StoreFull(StoreUnavailable):
+    """The server is out of memory and refused the write; nothing was written.
+
+    Reads, ``touch``, ``remove`` and ``invalidate`` still work.
+    """
+
+
+class CorruptValue(AltSessionError, ValueError):
+    """What is stored under one key cannot be decoded; ``set`` or ``remove`` repairs it."""
+
+
+class ValueTooLarge(AltSessionError, ValueError):
+    """An encoded value is longer than ``session.max_value_bytes``; nothing was sent."""
+
+
+class InvalidKey(AltSessionError, ValueError):
+    """The key is no non-empty str of at most 512 bytes that does not begin with ``@``."""

@@ -1,0 +1,50 @@
+"""Events, sent with ``registry.notify``; subscribe with ``config.add_subscriber``."""
+
+from pyramid.request import Request
+from zope.interface import implementer
+
+from .interfaces import ISessionCreated, ISessionInvalidated, ISessionRenewed, ITokenRejected
+
+__all__ = ["SessionCreated", "SessionInvalidated", "SessionRenewed", "TokenRejected"]
+
+
+class SessionEvent:
+    """``id``: the session's public handle. ``request``: the request, or None."""
+
+    def __init__(self, id: str, request: Request | None = None) -> None:
+        self.id = id
+        self.request = request
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
+
+
+@implementer(ISessionCreated)
+class SessionCreated(SessionEvent):
+    """A session was made."""
+
+
+@implementer(ISessionRenewed)
+class SessionRenewed(SessionEvent):
+    """A session answers to a new cookie; the old one is dead."""
+
+
+@implementer(ISessionInvalidated)
+class SessionInvalidated(SessionEvent):
+    """A session was ended by a call (not by time)."""
+
+
+@implementer(ITokenRejected)
+class TokenRejected(SessionEvent):
+    """A cookie named a live session with a wrong verifier: stale, guessed or stolen.
+
+    The session is not harmed by it, and the visitor is one without a session.
+    """
+
+
+BY_KIND: dict[str, type[SessionEvent]] = {
+    "created": SessionCreated,
+    "renewed": SessionRenewed,
+    "invalidated": SessionInvalidated,
+    "rejected": TokenRejected,
+}

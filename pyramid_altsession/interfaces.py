@@ -1,0 +1,141 @@
+"""What is promised, in short. Read this first; the classes tell the whole.
+
+=====================  ==================================================
+ISessionAPI            :class:`pyramid_altsession.api.SessionAPI`
+IAltSession            :class:`pyramid_altsession.session.AltSession`
+Store, Codec           what can be replaced: where sessions live, value <-> bytes
+=====================  ==================================================
+"""
+# mypy: disable-error-code="no-untyped-def,misc"
+
+from typing import Any, Protocol
+
+from zope.interface import Attribute, Interface
+
+from .operations import Operation, Reply
+
+
+class Store(Protocol):
+    """Where sessions live. Thread-safe; bytes at the border; time is judged by the store."""
+
+    def carry_out(self, operation: Operation) -> Reply:
+        """Do what the operation asks, whole or not at all, or raise StoreUnavailable.
+
+        "No such session" is a Reply, never an error.
+        """
+
+    def close(self) -> None:
+        """Give connections back. Sessions stay."""
+
+
+class Codec(Protocol):
+    """Value <-> bytes of one key."""
+
+    def encode(self, key: str, value: Any) -> bytes:
+        """TypeError names the key and where in the value the fault is."""
+
+    def decode(self, key: str, raw: bytes) -> Any:
+        """A new object each time; CorruptValue when the bytes are not this codec's."""
+
+
+class ISessionAPI(Interface):
+    """The utility: one per registry, thread-safe."""
+
+    def session(request):
+        """The AltSession of a request: ``request.altsession``."""
+
+    def open(token):
+        """The session of a token, for code without a request. It never makes a session."""
+
+    def create(values=None):
+        """A new session, for code without a request; ``.token`` is its cookie's value."""
+
+    def check():
+        """Raise StoreUnavailable unless the server answers and lets us do what we need."""
+
+    def close():
+        """Give the connections back."""
+
+
+class IAltSession(Interface):
+    """The session of one request."""
+
+    id = Attribute("Public handle, or None until seen alive or made. No I/O.")
+    new = Attribute("Whether this request made the session. No I/O.")
+
+    def get(key, default=None, *, fresh=False):
+        """One value."""
+
+    def mget(keys, default=None, *, fresh=False):
+        """A dict with every asked key."""
+
+    def all(*, fresh=False):
+        """Every key with its value."""
+
+    def keys(*, fresh=False):
+        """Every key."""
+
+    def exists(key=None, *, fresh=False):
+        """Whether the session is alive, or holds a key."""
+
+    def created():
+        """When the session was made."""
+
+    def ttl():
+        """Seconds until the server forgets the session."""
+
+    def set(key, value):
+        """Store one value."""
+
+    def mset(values):
+        """Store several values in one step."""
+
+    def remove(keys):
+        """Remove one key or many; how many were there."""
+
+    def pop(key, default=None):
+        """Take a value out; one caller gets it."""
+
+    def setdefault(key, value):
+        """Store unless there is a value; what is stored afterwards."""
+
+    def increment(key, by=1):
+        """Add to a whole number; the sum."""
+
+    def compare_and_set(key, expected, value):
+        """Store if the stored value equals what is expected."""
+
+    def modify(key, function, default=None):
+        """Replace a value by function(value), however many do so at once."""
+
+    def touch():
+        """Restart the time to idle."""
+
+    def renew():
+        """New cookie, same session."""
+
+    def invalidate():
+        """End the session."""
+
+
+class ISessionEvent(Interface):
+    """Something happened to a session; sent when the session's own state is final."""
+
+    id = Attribute("The session's public handle; never a secret.")
+    request = Attribute("The request, or None.")
+
+
+class ISessionCreated(ISessionEvent):
+    """A session was made."""
+
+
+class ISessionRenewed(ISessionEvent):
+    """A session answers to a new cookie."""
+
+
+class ISessionInvalidated(ISessionEvent):
+    """A session was ended by a call."""
+
+
+class ITokenRejected(ISessionEvent):
+    """A cookie named a live session with a wrong verifier: stale, guessed or stolen."""

@@ -1,0 +1,326 @@
+"""``request.altsession``: keys and values on one side, operations and bytes on the other."""
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from .errors import InvalidKey, SessionGone, StoreUnavailable, ValueTooLarge
+from .operations import (
+    CREATED,
+    SAFE_INTEGER,
+    CompareAndSet,
+    Increment,
+    Invalidate,
+    Operation,
+    Pop,
+    Raw,
+    Refused,
+    Remove,
+    Renew,
+    Set,
+    SetDefault,
+    Touch,
+    Verb,
+)
+from .state import Happening, SessionState, Status
+from .token import new_verifier
+
+if TYPE_CHECKING:
+    from .interfaces import Codec, Store
+
+MAX_KEY_BYTES = 512
+MODIFY_TRIES = 100
+
+
+class AltSession:
+    """The session of one request, key by key; nothing is loaded or saved otherwise.
+
+    A **read** costs one round trip whatever the session's size, and each key is read at most
+    once per request (``fresh=True`` asks again). Without a live session a read finds nothing,
+    and leaves the visitor's cookie alone.
+
+    A **write** costs one round trip and reaches the server at once, but only if the session is
+    still alive there and still answers to this cookie. The first write of a visitor without a
+    live session makes one and sets the cookie. Each value is one JSON value: ``str``, ``int``,
+    ``float``, ``bool``, ``None``, ``list`` (tuples come back as lists), ``dict`` with str keys.
+
+    Every call may raise :exc:`SessionGone` (409) when this request saw the session alive and it
+    ended since, or, for writes, when the cookie was replaced moments ago; and
+    :exc:`StoreUnavailable` (503). Keys are non-empty str of at most 512 bytes that do not begin
+    with ``@`` (:exc:`InvalidKey`). All durations are seconds.
+
+    An AltSession belongs to one thread.
+    """
+
+    __slots__ = ("_codec", "_max_value_bytes", "_notify", "_state", "_store")
+
+    def __init__(
+        self,
+        store: "Store",
+        codec: "Codec",
+        state: SessionState,
+        *,
+        max_value_bytes: int,
+        notify: Callable[[Happening], None],
+    ) -> None:
+        self._store = store
+        self._codec = codec
+        self._state = state
+        self._max_value_bytes = max_value_bytes
+        self._notify = notify
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._state.status.name.lower()} {self.id}>"
+
+    @property
+    def id(self) -> str | None:
+        """The session's public handle, safe to log. None until the session was seen alive or
+        made in this request. No round trip."""
+        known = self._state.status in (Status.ALIVE, Status.GONE)
+        return self._state.token.id if known and self._state.token else None
+
+    @property
+    def new(self) -> bool:
+        """Whether this request made the session. No round trip."""
+        return self._state.new
+
+    # -- reads
+
+    def get(self, key: str, default: Any = None, *, fresh: bool = False) -> Any:
+        """The value of ``key``, or ``default`` when there is none.
+
+        :exc:`CorruptValue` when it cannot be decoded; every other key still works.
+        """
+        name = _name(key)
+        self._fetch((name,), fresh)
+        raw = self._state.memo.fields.get(name)
+        return default if raw is None else self._codec.decode(name, raw)
+
+    def mget(
+        self, keys: Iterable[str], default: Any = None, *, fresh: bool = False
+    ) -> dict[str, Any]:
+        """A dict with every asked key, ``default`` where there is no value; one round trip."""
+        names = tuple([_name(key) for key in _several(keys)])
+        self._fetch(names, fresh)
+        fields = self._state.memo.fields
+        return {name: self._decode(name, fields.get(name), default) for name in names}
+
+    def all(self, *, fresh: bool = False) -> dict[str, Any]:
+        """Every key with its value; one round trip."""
+        present = self._everything(fresh)
+        return {name: self._codec.decode(name, raw) for name, raw in present.items()}
+
+    def keys(self, *, fresh: bool = False) -> list[str]:
+        """Every key, sorted; one round trip. Undecodable values do no harm here."""
+        return sorted(self._everything(fresh))
+
+    def exists(self, key: str | None = None, *, fresh: bool = False) -> bool:
+        """Whether the session is alive; with a key, whether it holds that key."""
+        if key is not None:
+            name = _name(key)
+            self._fetch((name,), fresh)
+            return self._state.memo.fields.get(name) is not None
+        if self._state.status is not Status.ALIVE or fresh:
+            try:
+                self._carry_out(self._state.read(()))
+            except SessionGone:
+                if self._state.status is Status.GONE:
+                    raise
+                return False
+        return self._state.status is Status.ALIVE
+
+    def created(self) -> datetime | None:
+        """When the session was made, by the server's clock (UTC); None without a session."""
+        self._fetch((CREATED,), False)
+        raw = self._state.memo.fields.get(CREATED)
+        return None if raw is None else datetime.fromtimestamp(int(raw) / 1000, UTC)
+
+    def ttl(self) -> float | None:
+        """Seconds until the server forgets the session if nobody uses it; None without one.
+
+        Always one round trip, and never an extension.
+        """
+        self._state.left = None
+        self._carry_out(self._state.read((), touch=False))
+        left = self._state.left
+        return None if left is None else left / 1000
+
+    # -- writes
+
+    def set(self, key: str, value: Any) -> None:
+        """Store one value. TypeError when JSON cannot carry it, :exc:`ValueTooLarge` when it is
+        longer than ``session.max_value_bytes``; then nothing is sent."""
+        name = _name(key)
+        self._write(Set(name, self._encode(name, value)))
+
+    def mset(self, values: Mapping[str, Any]) -> None:
+        """Store several values in one step: nobody ever reads half of them."""
+        verbs = []
+        for key, value in values.items():
+            name = _name(key)
+            verbs.append(Set(name, self._encode(name, value)))
+        if verbs:
+            self._write(*verbs)
+
+    def remove(self, keys: str | Iterable[str]) -> int:
+        """Remove one key or many; returns how many were there."""
+        names = [_name(keys)] if isinstance(keys, str) else [_name(key) for key in keys]
+        removed = self._write(*[Remove(name) for name in dict.fromkeys(names)]) if names else []
+        return sum(removed)
+
+    def pop(self, key: str, default: Any = None) -> Any:
+        """Take a value out: of several callers one gets it, the others ``default``."""
+        name = _name(key)
+        (raw,) = self._write(Pop(name))
+        return self._decode(name, raw, default)
+
+    def setdefault(self, key: str, value: Any) -> Any:
+        """Store ``value`` unless there is one already; returns what is stored afterwards."""
+        name = _name(key)
+        (raw,) = self._write(SetDefault(name, self._encode(name, value)))
+        return self._decode(name, raw, value)
+
+    def increment(self, key: str, by: int = 1) -> int:
+        """Add to a whole number (0 when there is none) and return the sum; nothing is lost
+        between concurrent callers. TypeError when something else is stored, or the sum is
+        beyond ±(2⁵³ − 1), the whole numbers that JSON carries everywhere."""
+        name = _name(key)
+        if isinstance(by, bool) or not isinstance(by, int) or abs(by) > SAFE_INTEGER:
+            raise TypeError(f"increment({name!r}): by must be a whole number, not {by!r}")
+        try:
+            (raw,) = self._write(Increment(name, by))
+        except Refused:
+            raise TypeError(
+                f"increment({name!r}): the stored value is no whole number, or the sum is too large"
+            ) from None
+        return int(raw)
+
+    def compare_and_set(self, key: str, expected: Any, value: Any) -> bool:
+        """Store ``value`` if the stored one equals ``expected`` (None also stands for no value).
+
+        Of several callers with the same expectation one succeeds. One round trip, unless the
+        same value is stored in other JSON (spaces, order): then one more.
+        """
+        name = _name(key)
+        raw: Raw = None if expected is None else self._encode(name, expected)
+        new = self._encode(name, value)
+        for _ in range(MODIFY_TRIES):
+            ((done, held),) = self._write(CompareAndSet(name, raw, new))
+            if done:
+                return True
+            if held == raw or self._decode(name, held, None) != expected:
+                return False
+            raw = held
+        return False
+
+    def modify(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Any:
+        """Replace a value by ``function(value)`` and return the new one.
+
+        Reads, applies and writes if unchanged, again if somebody was faster: two round trips
+        when nobody is. ``function`` may run several times and gets ``default`` where there is
+        no value. RuntimeError after 100 tries.
+        """
+        name = _name(key)
+        for _ in range(MODIFY_TRIES):
+            self._fetch((name,), True)
+            raw = self._state.memo.fields.get(name)
+            value = function(self._decode(name, raw, default))
+            ((done, _held),) = self._write(CompareAndSet(name, raw, self._encode(name, value)))
+            if done:
+                return value
+        raise RuntimeError(f"modify({name!r}): somebody else was faster {MODIFY_TRIES} times")
+
+    def touch(self) -> bool:
+        """Restart the time to idle; False without a live session. Uses do that by themselves."""
+        return bool(self._write(Touch())[0])
+
+    def renew(self) -> bool:
+        """New verifier and cookie for the same session and data; the old cookie is dead at once.
+
+        False without a live session.
+        """
+        return bool(self._write(Renew(new_verifier()))[0])
+
+    def invalidate(self) -> bool:
+        """End the session: data and id are forgotten, the cookie is dropped.
+
+        False, and no error, when there was no live session. A later write of the same request
+        starts a new session. :exc:`SessionGone` when another request has just renewed the
+        session: it is still alive under its newer cookie, and was not ended.
+        """
+        return bool(self._write(Invalidate(secrets.token_bytes(16)))[0])
+
+    # -- the driver: carry out, learn, go on
+
+    def _carry_out(self, operation: Operation | None) -> None:
+        while operation is not None:
+            try:
+                reply = self._store.carry_out(operation)
+            except StoreUnavailable:
+                self._state.unsure(operation)
+                if not operation.optional:
+                    raise
+                return
+            try:
+                operation = self._state.learn(operation, reply)
+            finally:
+                while self._state.happenings:
+                    self._notify(self._state.happenings.pop(0))
+
+    def _begin(self, values: Mapping[str, Any]) -> None:
+        verbs = [Set(_name(key), self._encode(key, value)) for key, value in values.items()]
+        self._carry_out(self._state.create(*verbs))
+
+    def _write(self, *verbs: Verb) -> Any:
+        self._carry_out(self._state.write(*verbs))
+        return self._state.results
+
+    def _fetch(self, names: tuple[str, ...], fresh: bool) -> None:
+        if fresh:
+            self._state.memo.forget(*names)
+        if names:
+            self._carry_out(self._state.read(names))
+
+    def _everything(self, fresh: bool) -> dict[str, bytes]:
+        if fresh:
+            self._state.memo.clear()
+        self._carry_out(self._state.read(None))
+        return self._state.memo.present()
+
+    # -- keys and values
+
+    def _encode(self, name: str, value: Any) -> bytes:
+        raw = self._codec.encode(name, value)
+        if len(raw) > self._max_value_bytes:
+            raise ValueTooLarge(
+                f"{name!r}: {len(raw)} bytes, "
+                f"and session.max_value_bytes is {self._max_value_bytes}"
+            )
+        return raw
+
+    def _decode(self, name: str, raw: Raw, default: Any) -> Any:
+        return default if raw is None else self._codec.decode(name, raw)
+
+
+def _name(key: object) -> str:
+    """The field's name for a key; InvalidKey before anything is sent."""
+    if not isinstance(key, str):
+        raise InvalidKey(f"a key must be a str, not {key!r}")
+    if not key or key[0] == "@":
+        raise InvalidKey(f"a key must not be empty or begin with '@': {key!r}")
+    try:
+        size = len(key) if key.isascii() else len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidKey(f"a key must be encodable as UTF-8: {key!r}") from None
+    if size > MAX_KEY_BYTES:
+        raise InvalidKey(
+            f"a key must have at most {MAX_KEY_BYTES} bytes, not {size}: {key[:40]!r}…"
+        )
+    return key
+
+
+def _several(keys: Iterable[str]) -> Iterable[str]:
+    if isinstance(keys, str):
+        raise InvalidKey(f"keys must be a list of keys, not one str: {keys!r}")
+    return keys

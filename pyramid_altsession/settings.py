@@ -1,0 +1,389 @@
+"""Settings: one table (the dataclasses' fields), one reader from any mapping.
+
+``read_settings`` takes what ``.ini`` files give (``altsession.session.tti = 1200``), nested
+mappings, or both, and returns frozen, validated :class:`Settings`. Every fault is reported at
+once, and no secret is printed.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pyramid.exceptions import ConfigurationError
+
+PREFIX = "altsession."
+
+Converter = Callable[[object], Any]
+"""Takes what was found, returns the value, or raises ValueError naming what was wanted."""
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a non-empty text")
+    return value.strip()
+
+
+def _number(minimum: float, unit: str, *, above: bool = False) -> Converter:
+    wanted = f"a number of {unit} {'above' if above else 'not below'} {minimum:g}"
+
+    def convert(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(wanted)
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(wanted) from None
+        if not minimum <= number < 1e10 or (above and number == minimum):
+            raise ValueError(wanted)
+        return number
+
+    return convert
+
+
+def _whole(minimum: int, maximum: int) -> Converter:
+    wanted = f"a whole number from {minimum} to {maximum}"
+
+    def convert(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError(wanted)
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError(wanted) from None
+        if not minimum <= number <= maximum:
+            raise ValueError(wanted)
+        return number
+
+    return convert
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in ("true", "yes", "on", "1"):
+        return True
+    if isinstance(value, str) and value.strip().lower() in ("false", "no", "off", "0"):
+        return False
+    raise ValueError("true or false")
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """A list, or one text with its items set apart by white space or commas."""
+    items = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(i, str) and i for i in items):
+        raise ValueError("a list of texts")
+    return tuple(items)
+
+
+def _secrets(value: object) -> tuple[str, ...]:
+    wanted = "one or several secrets of at least 16 characters"
+    try:
+        found = _texts(value)
+    except ValueError:
+        raise ValueError(wanted) from None
+    if any(len(secret) < 16 for secret in found):
+        raise ValueError(wanted)
+    return found
+
+
+def _matching(pattern: str, wanted: str) -> Converter:
+    compiled = re.compile(pattern)
+
+    def convert(value: object) -> str:
+        if not isinstance(value, str) or not compiled.fullmatch(value.strip()):
+            raise ValueError(wanted)
+        return value.strip()
+
+    return convert
+
+
+def _choice(*choices: str) -> Converter:
+    def convert(value: object) -> str:
+        for choice in choices:
+            if isinstance(value, str) and value.strip().lower() == choice.lower():
+                return choice
+        raise ValueError("one of " + ", ".join(choices))
+
+    return convert
+
+
+def _prefix(value: object) -> str:
+    wanted = (
+        "1 to 64 letters, digits or any of . : _ - / (no braces: they would choose the cluster's"
+        " slot), not ending in ':user'"
+    )
+    text = _matching(r"[A-Za-z0-9.:_/-]{1,64}", wanted)(value)
+    if f":{text}".endswith(":user"):
+        raise ValueError(wanted)
+    return str(text)
+
+
+def setting(default: Any, convert: Converter, doc: str, *, secret: bool = False) -> Any:
+    """One line of the table: default, converter, and the comment for people."""
+    return field(
+        default=default,
+        metadata={"convert": convert, "doc": doc, "secret": secret},
+        repr=not secret,
+    )
+
+
+_port = _whole(1, 65535)
+_above_zero = _number(0, "seconds", above=True)
+_seconds = _number(0, "seconds")
+_TOKEN_CHARACTERS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisSettings:
+    """Where the server is. ``url`` and the single names exclude each other."""
+
+    url: str | None = setting(
+        None,
+        _text,
+        "redis://, rediss://, valkey://, valkeys://, unix://, embedded:// or memory://",
+        secret=True,
+    )
+    host: str = setting("localhost", _text, "host name or address")
+    port: int = setting(6379, _port, "TCP port")
+    socket: str | None = setting(None, _text, "path of a unix socket, instead of host and port")
+    username: str | None = setting(None, _text, "user of the server's access list")
+    password: str | None = setting(None, _text, "password of the server", secret=True)
+    db: int = setting(0, _whole(0, 10**6), "number of the database")
+    ssl: bool = setting(False, _flag, "speak TLS")
+    ssl_ca_certs: str | None = setting(None, _text, "file of the authorities to trust")
+    ssl_certfile: str | None = setting(None, _text, "file of our own certificate")
+    ssl_keyfile: str | None = setting(None, _text, "file of our own key")
+    ssl_check_hostname: bool = setting(True, _flag, "the certificate must name the host")
+    timeout: float = setting(1.0, _above_zero, "seconds: bound on one round trip")
+    connect_timeout: float = setting(1.0, _above_zero, "seconds: bound on connecting")
+    max_connections: int = setting(64, _whole(1, 10**5), "connections of one process at most")
+
+    @property
+    def scheme(self) -> str:
+        """The url's scheme; empty without a url."""
+        return urlsplit(self.url or "").scheme
+
+    @property
+    def place(self) -> str:
+        """Where the server is, for messages: without user and password."""
+        if self.scheme in ("embedded", "memory"):
+            return self.url or ""
+        return self.socket or f"{self.host}:{self.port}"
+
+    @property
+    def configured(self) -> bool:
+        """Whether anybody said where the server is."""
+        names = ("url", "host", "port", "socket")
+        return any(getattr(self, name) != getattr(RedisSettings, name) for name in names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSettings:
+    """What a session is: its times, its names, its cookie."""
+
+    tti: float = setting(1200.0, _above_zero, "seconds without use until a session is forgotten")
+    touch_interval: float | None = setting(
+        None, _seconds, "seconds between two restarts of the tti by reads; default tti / 10"
+    )
+    lifetime: float = setting(86400.0, _seconds, "seconds until the absolute end; 0 = none")
+    gone_window: float = setting(
+        10.0, _seconds, "seconds in which a cookie that was just replaced starts no new session"
+    )
+    prefix: str = setting("sess", _prefix, "what the keys on the server begin with")
+    secret: tuple[str, ...] = setting(
+        (), _secrets, "signs the cookie; the first signs, all verify", secret=True
+    )
+    cookie_name: str = setting(
+        "sid", _matching(_TOKEN_CHARACTERS, "a cookie name"), "name of the cookie"
+    )
+    domain: str | None = setting(
+        None,
+        _matching(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", "a domain name"),
+        "domain of the cookie; none = this host alone",
+    )
+    path: str = setting(
+        "/", _matching(r"/[!-:<-~]*", "a path that begins with /"), "path of the cookie"
+    )
+    secure: bool = setting(True, _flag, "the browser sends the cookie over https only")
+    same_site: str = setting("Lax", _choice("Lax", "Strict", "None"), "SameSite of the cookie")
+    partitioned: bool = setting(False, _flag, "one cookie for each top-level site (CHIPS)")
+    max_age: int | None = setting(
+        None, _whole(1, 400 * 86400), "seconds the browser keeps the cookie; none = until closed"
+    )
+    max_value_bytes: int = setting(
+        65536, _whole(1, 512 * 1024 * 1024), "bytes of one encoded value at most"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings, validated. Numbers are seconds."""
+
+    redis: RedisSettings = RedisSettings()
+    session: SessionSettings = SessionSettings()
+
+
+ANCESTOR_NAMES = {"redis.auth_pass": "redis.password", "session.dbIndex": "redis.db"}
+"""The spellings of npm ``alt-session``, and ours."""
+
+
+def table() -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
+    """Every setting as (dotted name, dataclass field)."""
+    for section in dataclasses.fields(Settings):
+        for entry in dataclasses.fields(section.default):  # type: ignore[arg-type]
+            yield f"{section.name}.{entry.name}", entry
+
+
+def from_ini(mapping: Mapping[str, object]) -> dict[str, object]:
+    """What belongs to this package in the settings of an application, without our prefix."""
+    found: dict[str, object] = {}
+    for name, value in mapping.items():
+        if name.startswith(PREFIX):
+            found[name.removeprefix(PREFIX)] = value
+        elif name == PREFIX[:-1]:
+            found.update(_flat("", value) if isinstance(value, Mapping) else {name: value})
+    return found
+
+
+def _flat(prefix: str, mapping: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
+
+
+def read_settings(mapping: Mapping[str, object]) -> Settings:
+    """Settings from ``{"session.tti": 300}`` or ``{"session": {"tti": 300}}``.
+
+    An empty text counts as not given. Raises ConfigurationError with every fault in one message.
+    """
+    faults: list[str] = []
+    known = dict(table())
+    values: dict[str, Any] = {}
+    for given, value in _flat("", mapping):
+        name = ANCESTOR_NAMES.get(given, given)
+        if name not in known:
+            near = difflib.get_close_matches(given, [*known, *ANCESTOR_NAMES], 1, 0.5)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+            faults.append(f"{PREFIX}{given}: there is no such setting{hint}")
+        elif name in values:
+            faults.append(f"{PREFIX}{given}: also given as {PREFIX}{name}; keep one of the two")
+        elif not (value is None or value == ""):
+            try:
+                values[name] = known[name].metadata["convert"](value)
+            except ValueError as wanted:
+                got = "" if known[name].metadata["secret"] else f", not {value!r}"
+                faults.append(f"{PREFIX}{given}: must be {wanted}{got}")
+    sections = {
+        section: {n.partition(".")[2]: v for n, v in values.items() if n.startswith(section + ".")}
+        for section in ("redis", "session")
+    }
+    faults += _redis_faults(sections["redis"]) + _session_faults(sections["session"])
+    if faults:
+        raise ConfigurationError("altsession settings:\n  " + "\n  ".join(faults))
+    redis = RedisSettings(**_from_url(sections["redis"]))
+    return Settings(redis=redis, session=SessionSettings(**sections["session"]))
+
+
+# -- where the server is
+
+_SERVERS = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
+
+
+def _redis_faults(given: Mapping[str, Any]) -> list[str]:
+    faults = []
+    name = f"{PREFIX}redis.url"
+    if given.get("url"):
+        both = {"host", "port", "socket", "username", "password", "db", "ssl"} & set(given)
+        if both:
+            named = ", ".join(f"{PREFIX}redis.{n}" for n in sorted(both))
+            faults.append(f"{name}: says where the server is; remove {named}")
+        wish = _url_fault(given["url"])
+        if wish:
+            # The found text stays out: a URL may hold a password.
+            faults.append(f"{name}: must be {wish}")
+    elif "socket" in given and {"host", "port", "ssl"} & set(given):
+        faults.append(f"{PREFIX}redis.socket: excludes redis.host, redis.port and redis.ssl")
+    return faults
+
+
+def _url_fault(url: str) -> str | None:
+    """What a well-formed url would be, or None when this one is."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "a URL whose port is a whole number from 1 to 65535"
+    if parts.scheme in ("embedded", "memory"):
+        plain = not (parts.netloc or parts.query or parts.fragment)
+        path_allowed = parts.scheme == "embedded" or not parts.path
+        return (
+            None
+            if plain and path_allowed
+            else f"{parts.scheme}:// alone"
+            + (" or with a path: embedded:///path" if parts.scheme == "embedded" else "")
+        )
+    if parts.scheme == "unix":
+        return None if parts.path and _db_of(parts) is not None else "unix:///path?db=0"
+    if parts.scheme not in _SERVERS:
+        return "a URL that begins with " + ", ".join(
+            f"{scheme}://" for scheme in (*_SERVERS, "unix", "embedded", "memory")
+        )
+    if port == 0 or not parts.hostname or _db_of(parts) is None or parts.fragment:
+        return f"{parts.scheme}://user:password@host:port/db"
+    return None
+
+
+def _db_of(parts: Any) -> int | None:
+    """Number of the database in a URL, None when it is malformed."""
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    text = query.pop("db", None if parts.scheme == "unix" else parts.path.strip("/")) or "0"
+    return int(text) if not query and re.fullmatch(r"[0-9]{1,6}", text) else None
+
+
+def _from_url(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The url taken apart, so that everybody else reads host, port, socket, db."""
+    parts = urlsplit(given.get("url", ""))
+    values = dict(given)
+    if parts.scheme not in _SERVERS and parts.scheme != "unix":
+        return values
+    if parts.scheme == "unix":
+        values["socket"] = unquote(parts.path)
+    else:
+        values |= {"host": parts.hostname, "port": parts.port or 6379}
+        values["ssl"] = _SERVERS[parts.scheme]
+    values["db"] = _db_of(parts)
+    values["username"] = unquote(parts.username) if parts.username else None
+    values["password"] = unquote(parts.password) if parts.password else None
+    return values
+
+
+# -- what contradicts what
+
+
+def _session_faults(given: Mapping[str, Any]) -> list[str]:
+    session = SessionSettings(**given)
+    faults = []
+
+    def fault(name: str, text: str) -> None:
+        faults.append(f"{PREFIX}session.{name}: {text}")
+
+    if session.touch_interval is not None and session.touch_interval > session.tti:
+        fault("touch_interval", f"{session.touch_interval:g} is longer than tti {session.tti:g}")
+    if 0 < session.lifetime < session.tti:
+        fault("tti", f"{session.tti:g} is longer than session.lifetime {session.lifetime:g}")
+    if session.cookie_name.startswith("__Host-"):
+        if not session.secure or session.path != "/" or session.domain is not None:
+            fault("cookie_name", "__Host- needs secure = true, path = / and no domain")
+    elif session.cookie_name.startswith("__Secure-") and not session.secure:
+        fault("cookie_name", "__Secure- needs secure = true")
+    if session.same_site == "None" and not session.secure:
+        fault("same_site", "None needs secure = true, or browsers drop the cookie")
+    if session.partitioned and not session.secure:
+        fault("partitioned", "needs secure = true, or browsers drop the cookie")
+    return faults

@@ -1,0 +1,134 @@
+"""Connections, leased one packet at a time.
+
+redis-py builds connections (TLS, AUTH, unix sockets); this hands them out itself, because a pool
+that takes back a connection with an unread reply hands one visitor's data to another. The rule:
+a connection whose replies were not all read is closed before anybody can get it again.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from redis.connection import AbstractConnection
+
+PAUSE = 1.0
+"""Seconds after a failure to connect in which nobody waits for another try."""
+
+
+class NotConnected(redis.ConnectionError):
+    """Nothing was sent: there was no connection to be had."""
+
+
+class Lease:
+    """At most ``limit`` connections of one process; the last one used is the first one taken."""
+
+    def __init__(self, build: Callable[[], AbstractConnection], *, limit: int, wait: float) -> None:
+        self._build = build
+        self._limit = limit
+        self._wait = wait
+        self._reset()
+        _leases.add(self)
+
+    def _reset(self) -> None:
+        self._idle: deque[AbstractConnection] = deque()
+        # Weak: a connection that an exception tore out of our hands frees its place by itself.
+        self._open: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._away: tuple[float, Exception] | None = None
+
+    def exchange(self, packet: bytes, replies: int) -> list[Any]:
+        """Send one packet, read so many replies. Error replies are returned, not raised.
+
+        Raises NotConnected when nothing was sent, redis.ConnectionError or redis.TimeoutError
+        when it is not known what was carried out; the connection is closed then.
+        """
+        connection = self._take()
+        try:
+            if not connection.is_connected:
+                self._connect(connection)
+            connection.send_packed_command([packet], check_health=False)
+            answers = [_reply(connection) for _ in range(replies)]
+        except BaseException:
+            connection.disconnect()
+            self._idle.append(connection)
+            raise
+        self._idle.append(connection)
+        return answers
+
+    def close(self) -> None:
+        """Close every connection that is not in use at this moment."""
+        while self._idle:
+            self._idle.pop().disconnect()
+
+    def _take(self) -> AbstractConnection:
+        """A connection with nothing unread in it."""
+        deadline = 0.0
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                fresh = self._another()
+                if fresh is not None:
+                    return fresh
+            else:
+                if connection.is_connected and _unusable(connection):
+                    connection.disconnect()
+                return connection
+            now = time.monotonic()
+            deadline = deadline or now + self._wait
+            if now > deadline:
+                raise NotConnected(
+                    f"all {self._limit} connections (redis.max_connections) are in use"
+                )
+            time.sleep(0.001)
+
+    def _another(self) -> AbstractConnection | None:
+        with self._lock:
+            if len(self._open) >= self._limit:
+                return None
+            connection = self._build()
+            self._open.add(connection)
+            return connection
+
+    def _connect(self, connection: AbstractConnection) -> None:
+        away = self._away
+        if away is not None and time.monotonic() < away[0]:
+            raise NotConnected(str(away[1]))
+        try:
+            connection.connect()
+        except redis.RedisError as error:
+            self._away = (time.monotonic() + PAUSE, error)
+            raise NotConnected(str(error)) from error
+        self._away = None
+
+
+def _reply(connection: AbstractConnection) -> Any:
+    try:
+        return connection.read_response(disable_decoding=True)
+    except redis.ResponseError as error:
+        return error
+
+
+def _unusable(connection: AbstractConnection) -> bool:
+    """Whether the peer closed it or unread bytes wait in it."""
+    try:
+        return connection.can_read(0)
+    except redis.RedisError:
+        return True
+
+
+_leases: "weakref.WeakSet[Lease]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A child must not speak on its parent's sockets."""
+    for lease in list(_leases):
+        lease._reset()
+
+
+os.register_at_fork(after_in_child=_after_fork)

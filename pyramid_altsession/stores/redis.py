@@ -1,0 +1,289 @@
+"""Sessions on a Redis or Valkey server: one packet for a read, one script for a write."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+import hiredis
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.retry import Retry
+
+from ..errors import AltSessionError, CorruptValue, StoreFull, StoreUnavailable
+from ..operations import (
+    CREATED,
+    DEAD_PROOFS,
+    DEADLINE,
+    OWN_TTI,
+    PROOF,
+    TOMBSTONE,
+    Operation,
+    Raw,
+    Read,
+    Reply,
+    State,
+    Write,
+    judge,
+)
+from ..settings import RedisSettings
+from .embedded import EmbeddedServer
+from .lease import Lease, NotConnected
+
+log = logging.getLogger("pyramid_altsession")
+
+SCRIPT = resources.files(__package__).joinpath("write.lua").read_bytes()
+SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
+
+_OURS = tuple(name.encode() for name in (PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI))
+
+# Bytes only: with numbers it can crash when a signal handler raises.
+pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+
+_UNABLE = (
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+)
+_UNABLE_CODES = ("MISCONF", "NOREPLICAS", "BUSY")
+
+
+def connections(settings: RedisSettings) -> Callable[[], AbstractConnection]:
+    """What builds an unconnected connection, with all of redis-py's own extras switched off.
+
+    Its retries would execute a command several times; RESP3, driver names and maintenance
+    notifications would cost round trips at each connect and bring pushes nobody asked for.
+    """
+    common: dict[str, Any] = {
+        "db": settings.db,
+        "username": settings.username,
+        "password": settings.password,
+        "socket_timeout": settings.timeout,
+        "socket_connect_timeout": settings.connect_timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "driver_info": None,
+    }
+    if settings.scheme == "embedded":
+        server = EmbeddedServer(urlsplit(settings.url or "").path or None)
+        return lambda: UnixConnection(server.socket, **common)
+    if settings.socket is not None:
+        path = settings.socket
+        return lambda: UnixConnection(lambda: path, **common)
+    common |= {"host": settings.host, "port": settings.port}
+    if not settings.ssl:
+        return lambda: Connection(**common)
+    common |= {
+        "ssl_ca_certs": settings.ssl_ca_certs,
+        "ssl_certfile": settings.ssl_certfile,
+        "ssl_keyfile": settings.ssl_keyfile,
+        "ssl_check_hostname": settings.ssl_check_hostname,
+    }
+    return lambda: SSLConnection(**common)
+
+
+class UnixConnection(UnixDomainSocketConnection):
+    """A connection to the socket that ``find`` gives each time it connects."""
+
+    host = ""  # redis-py forgot this one
+
+    def __init__(self, find: Callable[[], str], **common: Any) -> None:
+        super().__init__(**common)  # type: ignore[no-untyped-call]
+        self._find = find
+
+    def _connect(self) -> Any:
+        self.path = self._find()
+        return super()._connect()  # type: ignore[no-untyped-call]
+
+
+class RedisStore:
+    """The store contract on one server. Thread-safe and fork-safe; connects when first used."""
+
+    def __init__(
+        self, build: Callable[[], AbstractConnection], *, prefix: str, name: str, limit: int,
+        wait: float, hint: str = "",
+    ) -> None:  # fmt: skip
+        self._prefix = prefix.encode() + b":"
+        self._name = name
+        self._hint = hint
+        self._lease = Lease(build, limit=limit, wait=wait)
+        self._trouble: type[Operation] | None = None
+
+    @classmethod
+    def from_settings(cls, settings: RedisSettings, prefix: str) -> "RedisStore":
+        return cls(
+            connections(settings),
+            prefix=prefix,
+            name=settings.place,
+            limit=settings.max_connections,
+            wait=settings.timeout,
+            hint="" if settings.configured else _HINT,
+        )
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {self._name}>"
+
+    def carry_out(self, operation: Operation) -> Reply:
+        """One round trip; a second one when a connection broke or the script was not loaded."""
+        try:
+            if isinstance(operation, Read):
+                packet = pack_read(operation, self._prefix)
+                replies = self._exchange(operation, packet, 3 * len(operation.claims))
+                reply = unpack_read(operation, replies)
+            else:
+                (answer,) = self._exchange(operation, pack_write(operation, self._prefix), 1)
+                if isinstance(answer, redis.exceptions.NoScriptError):
+                    packet = pack_write(operation, self._prefix, load=True)
+                    (answer,) = self._exchange(operation, packet, 1)
+                reply = unpack_write(answer)
+        except redis.RedisError as error:
+            failure = self._failure(operation, error)
+            if failure is None:
+                raise
+            raise failure from error
+        if self._trouble is not None:
+            self._recovered(operation)
+        return reply
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._lease.close()
+
+    def _exchange(self, operation: Operation, packet: bytes, replies: int) -> list[Any]:
+        try:
+            return self._lease.exchange(packet, replies)
+        except NotConnected:
+            raise
+        except redis.ConnectionError:
+            # The server closed an idle connection, or restarted. What is harmless is repeated.
+            if not operation.repeatable:
+                raise
+            return self._lease.exchange(packet, replies)
+
+    def _failure(self, operation: Operation, error: redis.RedisError) -> AltSessionError | None:
+        """Our error for one of redis-py's (None: a mistake of ours, to be seen as it is).
+
+        An outage is logged once for each change of state.
+        """
+        if isinstance(error, redis.exceptions.OutOfMemoryError):
+            failure: AltSessionError = StoreFull(f"{self._name} is full: {error}")
+        elif isinstance(error, redis.ConnectionError | redis.TimeoutError | _UNABLE) or (
+            isinstance(error, redis.ResponseError) and str(error).startswith(_UNABLE_CODES)
+        ):
+            failure = StoreUnavailable(f"{self._name} does not serve: {error}")
+            if isinstance(error, redis.exceptions.ReadOnlyError):
+                self._lease.close()  # a replica by now: connect anew, perhaps to the new primary
+        elif str(error).startswith("WRONGTYPE"):
+            return CorruptValue("the session's key on the server holds no hash")
+        else:
+            return None
+        if self._trouble is None:
+            self._trouble = type(operation)
+            log.error("sessions: %s%s", failure, self._hint)
+        return failure
+
+    def _recovered(self, operation: Operation) -> None:
+        # Reads may go on while writes are refused: what failed has to succeed.
+        if isinstance(operation, self._trouble or ()):
+            self._trouble = None
+            log.warning("sessions: %s serves again", self._name)
+
+
+_HINT = (
+    "; no server is configured: set altsession.redis.url, for development to embedded://,"
+    " which starts a server of its own"
+)
+
+
+def pack_read(operation: Read, prefix: bytes) -> bytes:
+    """HMGET (or HGETALL), PTTL, PEXPIRETIME of each claim, in one packet.
+
+    The two times together tell the server's clock without a further command.
+    """
+    packets = []
+    for claim in operation.claims:
+        key = prefix + claim.id.encode()
+        if operation.fields is None:
+            packets.append(pack_command((b"HGETALL", key)))
+        else:
+            names = [name.encode() for name in operation.fields]
+            packets.append(pack_command((b"HMGET", key, *_OURS, *names)))
+        packets.append(pack_command((b"PTTL", key)))
+        packets.append(pack_command((b"PEXPIRETIME", key)))
+    return b"".join(packets)
+
+
+def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
+    """The first live claim; else DEAD with the state of every claim."""
+    states = []
+    for which, claim in enumerate(operation.claims):
+        fetched, left, expires = _no_errors(replies[3 * which : 3 * which + 3])
+        # The key may have ended between the commands: the fields were read while it lived.
+        now = expires - left if left >= 0 and expires >= 0 else 0
+        if operation.fields is None:
+            held = dict(zip(fetched[::2], fetched[1::2], strict=True))
+            ours: Sequence[Raw] = [held.get(name) for name in _OURS]
+            values: Any = {
+                name.decode(errors="replace"): raw
+                for name, raw in held.items()
+                if name[:1] != b"@" or name == CREATED.encode()
+            }
+        else:
+            ours, values = fetched[: len(_OURS)], fetched[len(_OURS) :]
+        state = judge(claim, ours[:4], now, operation.timing.window)
+        if state is State.LIVE:
+            deadline, own_tti = ours[2], ours[4]
+            return Reply(
+                state,
+                values,
+                now,
+                left if left != -2 else None,
+                which,
+                None if own_tti is None else int(own_tti),
+                None if deadline is None else int(deadline),
+            )
+        states.append(state)
+    return Reply(State.DEAD, states)
+
+
+def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
+    """The script's call, by its hash or with its text; write.lua tells the arguments."""
+    timing = operation.timing
+    arguments = [b"EVAL" if load else b"EVALSHA", SCRIPT if load else SCRIPT_SHA, b"1"]
+    arguments += [
+        prefix + operation.claim.id.encode(),
+        operation.claim.proof,
+        b"1" if operation.create else b"0",
+        b"%d" % timing.tti,
+        b"%d" % timing.interval,
+        b"%d" % timing.lifetime,
+        b"%d" % timing.window,
+        b"%d" % operation.window,
+    ]
+    for verb in operation.verbs:
+        arguments += verb.wire()
+    return pack_command(tuple(arguments))
+
+
+def unpack_write(answer: Any) -> Reply:
+    state, now, left, *results = _no_errors([answer])[0]
+    state = State(state)
+    if state is State.REFUSED:
+        return Reply(state, results[0], now, left)
+    return Reply(state, results, now, left if left != -2 else None)
+
+
+def _no_errors(replies: Sequence[Any]) -> Sequence[Any]:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies

@@ -1,0 +1,68 @@
+"""Servers and stores that every test can ask for."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from servers import Server, redis_binary, valkey
+
+from pyramid_altsession.settings import Settings, read_settings
+from pyramid_altsession.stores import open_store
+from pyramid_altsession.stores.memory import MemoryStore
+from pyramid_altsession.stores.redis import RedisStore
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    """Valkey 9.1, one for the whole run; ``server`` gives it empty."""
+    server = valkey()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis7_server() -> Iterator[Server]:
+    """Redis 7.0. Not installed: skipped on a laptop, a failure in CI."""
+    binary = redis_binary()
+    if binary is None:
+        assert not os.environ.get("CI"), "CI has to have a redis-server"
+        pytest.skip("no redis-server on PATH")
+    server = Server(binary)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(valkey_server: Server) -> Server:
+    """An empty Valkey."""
+    valkey_server.client.flushall()
+    return valkey_server
+
+
+@pytest.fixture(params=["valkey", "redis7"])
+def any_server(request: pytest.FixtureRequest) -> Server:
+    """An empty server of each kind."""
+    found: Server = request.getfixturevalue(f"{request.param}_server")
+    found.client.flushall()
+    return found
+
+
+def settings_for(url: str, **session: object) -> Settings:
+    return read_settings({"redis": {"url": url}, "session": session})
+
+
+@pytest.fixture(params=["memory", "valkey-unix", "valkey-tcp", "redis7"])
+def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore | RedisStore]:
+    """Every store there is, empty."""
+    if request.param == "memory":
+        url = "memory://"
+    else:
+        kind, _, way = request.param.partition("-")
+        found: Server = request.getfixturevalue(f"{kind}_server")
+        found.client.flushall()
+        url = found.tcp_url if way == "tcp" else found.url
+    opened = open_store(settings_for(url))
+    yield opened  # type: ignore[misc]
+    opened.close()
+
+
