@@ -1,7 +1,7 @@
 """The utility: makes the session of a request, and of code without one."""
 
+import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from pyramid.registry import Registry
@@ -116,7 +116,7 @@ class SessionAPI:
             if BEGAN not in environ:  # no tween of ours
                 request.add_response_callback(self.answer)
         environ[RECORD] = state
-        return self._make(RequestSession, state, request)
+        return self._make(RequestSession, state, self._tell_request)
 
     def _outer(self, request: Request) -> SessionState | None:
         """The record of the request that this one is a subrequest of, for the same cookie."""
@@ -145,24 +145,25 @@ class SessionAPI:
             return
         state.answered = True
         if state.used:
-            vary = response.vary or ()
-            if "*" not in vary and "cookie" not in [name.lower() for name in vary]:
-                response.vary = (*vary, "Cookie")
+            vary = response.headers.get("Vary")
+            if vary is None:
+                response.headerlist.append(("Vary", "Cookie"))
+            elif not re.search(r"\*|\bcookie\b", vary, re.IGNORECASE):
+                response.headers["Vary"] = f"{vary}, Cookie"
         if state.cookie is not None:
             self._cookie.send(response, state.cookie or None)
 
     def _make(
-        self, factory: type[AltSession], state: SessionState, request: Request | None
+        self, factory: type[AltSession], state: SessionState, notify: Callable[[Happening], None]
     ) -> AltSession:
-        return factory(
-            self._store,
-            self._codec,
-            state,
-            max_value_bytes=self.settings.session.max_value_bytes,
-            notify=partial(self._tell, request),
-        )
+        limit = self.settings.session.max_value_bytes
+        return factory(self._store, self._codec, state, max_value_bytes=limit, notify=notify)
 
-    def _tell(self, request: Request | None, happening: Happening) -> None:
+    def _tell_request(self, happening: Happening) -> None:
+        # The current request: a session that held its own would be a reference cycle.
+        self._tell(happening, manager.get()["request"])
+
+    def _tell(self, happening: Happening, request: Request | None = None) -> None:
         if self._notify is not None:
             self._notify(BY_KIND[happening.kind](happening.id, request))
 
@@ -186,7 +187,7 @@ class SessionAPI:
         return session
 
     def _detached(self, state: SessionState) -> OpenSession:
-        session = self._make(OpenSession, state, None)
+        session = self._make(OpenSession, state, self._tell)
         assert isinstance(session, OpenSession)
         session._cookie = self._cookie
         return session

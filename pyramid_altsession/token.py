@@ -60,6 +60,8 @@ class SessionCookie:
 
     def __init__(self, settings: SessionSettings) -> None:
         self._name = settings.cookie_name
+        name = re.escape(settings.cookie_name)
+        self._values = re.compile(rf"(?:^|;)\s*{name}\s*=\s*([^;]*?)\s*(?=;|$)").findall
         # The signature covers where the cookie is valid, so that it is worth nothing elsewhere.
         context = f"{settings.cookie_name}\0{settings.prefix}\0".encode()
         self._signers = [hmac.new(s.encode(), context, sha256) for s in settings.secret]
@@ -82,13 +84,9 @@ class SessionCookie:
         header: str = environ.get("HTTP_COOKIE", "")
         if self._name not in header:
             return ()
-        values = []
-        for part in header.split(";"):
-            name, _, value = part.partition("=")
-            if name.strip() == self._name:
-                values.append(value.strip())
-        tokens = [token for value in values[:MAX_CANDIDATES] if (token := self.parse(value))]
-        return tuple({token.claim: token for token in tokens}.values())
+        values = self._values(header)[:MAX_CANDIDATES]
+        tokens = [token for value in dict.fromkeys(values) if (token := self.parse(value))]
+        return tuple(tokens)
 
     def parse(self, value: str) -> Token | None:
         """The token in a cookie's value, or None when it is malformed or forged."""

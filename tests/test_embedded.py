@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.machinery
 import importlib.util
 import multiprocessing
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -216,6 +218,14 @@ def test_child_makes_its_own_connection(server: EmbeddedServer) -> None:
     assert connections(path) == parents
 
 
+def test_child_begins_without_a_connection(server: EmbeddedServer) -> None:
+    """What runs first in a child closes its copy; the next call joins again."""
+    path = server.socket()
+    server._forked()
+    assert server._kept is None
+    assert server.socket() == path
+
+
 def test_child_does_not_hang_on_a_lock_of_the_parent(server: EmbeddedServer) -> None:
     """A fork while another thread of the parent is inside `socket` leaves the child free."""
     server.socket()
@@ -332,6 +342,32 @@ def test_foreign_files_stay(directory: str, server: EmbeddedServer) -> None:
     server.release()
     eventually(lambda: os.listdir(directory) == ["note"])
     assert note.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("module", "step"), [(os, "open"), (fcntl, "flock")])
+def test_directory_removed_while_locking(
+    directory: str, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str
+) -> None:
+    """Who was about to lock a directory that is removed gets the lock of the one made after it."""
+    original = getattr(module, step)
+    removed = []
+
+    def removing(*args: Any, **options: Any) -> Any:
+        if not removed:
+            removed.append(os.rmdir(directory))
+        return original(*args, **options)
+
+    monkeypatch.setattr(module, step, removing)
+    with embedded._locked(directory, time.monotonic() + 5) as fd:
+        assert removed
+        assert os.path.samestat(os.fstat(fd), os.stat(directory))
+
+
+def test_broken_connection_counts_as_closed() -> None:
+    """An error on the kept connection is a reason to join again, not to fail."""
+    with socket.socket(socket.AF_UNIX) as never_connected:
+        never_connected.setblocking(False)
+        assert not embedded._open(never_connected)
 
 
 # refusals
@@ -590,7 +626,7 @@ def test_supervise_stopped_before_it_was_ready(directory: str) -> None:
 
     with pytest.raises(SystemExit):
         embedded.supervise(directory, 60, server_binary(), stop)
-    assert processes(directory) == []
+    assert not processes(directory)
     assert os.path.exists(directory)
 
 

@@ -54,8 +54,8 @@ def server_binary() -> str:
 class EmbeddedServer:
     """A private Valkey server on a unix socket, shared by every process that names the directory.
 
-    Its data live until no process has been connected for `grace` seconds.  Making one does no I/O
-    on it: nothing is started before `socket` is called.  Thread-safe; a forked child joins anew.
+    Its data live until no process has been connected for `grace` seconds.  Nothing is started or
+    touched before `socket` is called.  Thread-safe; a forked child joins by itself.
     """
 
     def __init__(self, directory: str | None = None, *, grace: float = 15.0) -> None:
@@ -273,20 +273,21 @@ def supervise(directory: str, grace: float, binary: str, ready: Callable[[], Non
         stdout=2,
         preexec_fn=lambda: _die_with(us),
     )
+    started = False
     try:
-        connection = _answering(server, path)
-        ready()
-    except BaseException:
-        _kill(server)
-        raise
-    try:
-        with connection, suppress(ConnectionError):
+        with _answering(server, path) as connection, suppress(ConnectionError):
+            ready()
+            started = True
             _watch(server, connection, directory, grace)
     finally:
         _kill(server)
-        with suppress(_Unusable, TimeoutError), _locked(directory, time.monotonic() + _PATIENCE):
-            if _connect(path) is None:
-                _clear(directory)
+        if started:
+            deadline = time.monotonic() + _PATIENCE
+            with suppress(_Unusable, TimeoutError), _locked(directory, deadline):
+                if (successor := _connect(path)) is None:
+                    _clear(directory)
+                else:
+                    successor.close()
 
 
 def _answering(server: subprocess.Popen[bytes], path: str) -> Connection:

@@ -102,7 +102,11 @@ class UnixConnection(UnixDomainSocketConnection):
 
     def _connect(self) -> Any:
         self.path = self._find()
-        return super()._connect()  # type: ignore[no-untyped-call]
+        try:
+            return super()._connect()  # type: ignore[no-untyped-call]
+        except (ConnectionRefusedError, FileNotFoundError):
+            self.path = self._find()  # the server went away since: another one may be there
+            return super()._connect()  # type: ignore[no-untyped-call]
 
 
 class RedisStore:
@@ -204,22 +208,24 @@ _HINT = (
 )
 
 
+_TIMES = b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n*2\r\n$11\r\nPEXPIRETIME\r\n$%d\r\n%b\r\n"
+
+
 def pack_read(operation: Read, prefix: bytes) -> bytes:
     """HMGET (or HGETALL), PTTL, PEXPIRETIME of each claim, in one packet.
 
     The two times together tell the server's clock without a further command.
     """
-    packets = []
+    packet = b""
     for claim in operation.claims:
         key = prefix + claim.id.encode()
         if operation.fields is None:
-            packets.append(pack_command((b"HGETALL", key)))
+            packet += pack_command((b"HGETALL", key))
         else:
             names = [name.encode() for name in operation.fields]
-            packets.append(pack_command((b"HMGET", key, *_OURS, *names)))
-        packets.append(pack_command((b"PTTL", key)))
-        packets.append(pack_command((b"PEXPIRETIME", key)))
-    return b"".join(packets)
+            packet += pack_command((b"HMGET", key, *_OURS, *names))
+        packet += _TIMES % (len(key), key, len(key), key)
+    return packet
 
 
 def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
