@@ -265,8 +265,9 @@ class AltSession:
             try:
                 operation = self._state.learn(operation, reply)
             finally:
-                while self._state.happenings:
-                    self._notify(self._state.happenings.pop(0))
+                happenings, self._state.happenings = self._state.happenings, ()
+                for happening in happenings:
+                    self._notify(happening)
 
     def _begin(self, values: Mapping[str, Any]) -> None:
         verbs = [Set(_name(key), self._encode(key, value)) for key, value in values.items()]

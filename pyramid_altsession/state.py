@@ -56,27 +56,18 @@ class SessionState:
     drop it, or None for nothing.
     """
 
-    __slots__ = (
-        "_detached",
-        "_met",
-        "_rejected",
-        "_sent",
-        "_timing",
-        "_tokens",
-        "answered",
-        "began",
-        "clock",
-        "cookie",
-        "happenings",
-        "left",
-        "memo",
-        "new",
-        "results",
-        "root",
-        "status",
-        "token",
-        "used",
-    )
+    # Made for every request that uses its session: what most never change stays in the class.
+    token: Token | None = None
+    new = False
+    left: int | None = None
+    results: Sequence[Any] = ()
+    cookie: Token | Literal[False] | None = None
+    happenings: tuple[Happening, ...] = ()
+    answered = False
+    used = False
+    root: int | None = None
+    _met: frozenset[State] = frozenset()
+    _rejected: frozenset[Claim] = frozenset()
 
     def __init__(
         self,
@@ -87,25 +78,13 @@ class SessionState:
         began: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tokens = list(tokens)
+        self._tokens = tokens
         self._timing = timing
         self._detached = detached
-        self._sent = bool(tokens)
-        self._met: set[State] = set()
-        self._rejected: set[Claim] = set()
         self.clock = clock
         self.began = clock() if began is None else began
         self.status = Status.UNSEEN if tokens else Status.NONE
-        self.token: Token | None = None
-        self.new = False
-        self.left: int | None = None
         self.memo = Memo()
-        self.results: Sequence[Any] = ()
-        self.cookie: Token | Literal[False] | None = None
-        self.happenings: list[Happening] = []
-        self.answered = False
-        self.used = False
-        self.root: int | None = None
 
     def __repr__(self) -> str:
         return f"<SessionState {self.status.name} {self.token!r}>"
@@ -144,7 +123,7 @@ class SessionState:
         if self.status is Status.ALIVE and self.token is not None:
             return self._guarded(self.token, verbs)
         if self.status in (Status.UNSEEN, Status.LOST):
-            self._met.clear()
+            self._met = frozenset()
             return self._guarded(self._tokens[0], verbs)
         return self._without_session(verbs)
 
@@ -210,7 +189,7 @@ class SessionState:
             return self._create(Token.new(), operation.verbs)  # the name was taken
         self.status = Status.LOST
         self._note_rejection(operation.claim, state)
-        self._met.add(state)
+        self._met |= {state}
         following = self._after(operation.claim)
         if following is not None:
             return self._guarded(following, operation.verbs)
@@ -251,7 +230,7 @@ class SessionState:
             elif isinstance(verb, Invalidate):
                 self._tell("invalidated")
                 self.status = Status.ENDED
-                self.cookie = False if self._sent else None
+                self.cookie = False if self._tokens else None
                 self.new = False
                 self.left = None
         return None
@@ -304,9 +283,9 @@ class SessionState:
 
     def _note_rejection(self, claim: Claim, state: State) -> None:
         if state is State.REJECTED and claim not in self._rejected:
-            self._rejected.add(claim)
-            self.happenings.append(Happening("rejected", claim.id))
+            self._rejected |= {claim}
+            self.happenings += (Happening("rejected", claim.id),)
 
     def _tell(self, kind: str) -> None:
         if self.token is not None:
-            self.happenings.append(Happening(kind, self.token.id))
+            self.happenings += (Happening(kind, self.token.id),)

@@ -314,7 +314,8 @@ def _watch(
         elif time.monotonic() - seen >= grace:
             with suppress(TimeoutError), _locked(directory, 0):  # who has the lock will join
                 if not _clients(connection):
-                    return _kill(server)
+                    _kill(server)
+                    return
 
 
 def _clients(connection: Connection) -> int:
