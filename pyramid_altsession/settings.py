@@ -14,6 +14,9 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pyramid.exceptions import ConfigurationError
+from pyramid.path import AssetResolver
+
+from .yamlfile import Source, read_yaml
 
 PREFIX = "altsession."
 
@@ -35,7 +38,7 @@ def _number(minimum: float, unit: str, *, above: bool = False) -> Converter:
             raise ValueError(wanted)
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ValueError(wanted) from None
         if not minimum <= number < 1e10 or (above and number == minimum):
             raise ValueError(wanted)
@@ -245,7 +248,9 @@ def from_ini(mapping: Mapping[str, object]) -> dict[str, object]:
         if name.startswith(PREFIX):
             found[name.removeprefix(PREFIX)] = value
         elif name == PREFIX[:-1]:
-            found.update(_flat("", value) if isinstance(value, Mapping) else {name: value})
+            nested = _flat("", value) if isinstance(value, Mapping) else [(name, value)]
+            for inner, item in nested:
+                found.setdefault(inner, item)
     return found
 
 
@@ -260,34 +265,72 @@ def _flat(prefix: str, mapping: Mapping[str, object]) -> Iterator[tuple[str, obj
 def read_settings(mapping: Mapping[str, object]) -> Settings:
     """Settings from ``{"session.tti": 300}`` or ``{"session": {"tti": 300}}``.
 
-    An empty text counts as not given. Raises ConfigurationError with every fault in one message.
+    ``config`` names a YAML file with further ones, a path or an asset specification; what the
+    mapping says itself outweighs the file. An empty text counts as not given. Raises
+    ConfigurationError with every fault in one message.
     """
-    faults: list[str] = []
-    known = dict(table())
-    values: dict[str, Any] = {}
-    for given, value in _flat("", mapping):
-        name = ANCESTOR_NAMES.get(given, given)
-        if name not in known:
-            near = difflib.get_close_matches(given, [*known, *ANCESTOR_NAMES], 1, 0.5)
-            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-            faults.append(f"{PREFIX}{given}: there is no such setting{hint}")
-        elif name in values:
-            faults.append(f"{PREFIX}{given}: also given as {PREFIX}{name}; keep one of the two")
-        elif not (value is None or value == ""):
-            try:
-                values[name] = known[name].metadata["convert"](value)
-            except ValueError as wanted:
-                got = "" if known[name].metadata["secret"] else f", not {value!r}"
-                faults.append(f"{PREFIX}{given}: must be {wanted}{got}")
-    sections = {
-        section: {n.partition(".")[2]: v for n, v in values.items() if n.startswith(section + ".")}
-        for section in ("redis", "session")
-    }
-    faults += _redis_faults(sections["redis"]) + _session_faults(sections["session"])
+    own = dict(_flat("", mapping))
+    config = own.pop("config", None)
+    sources = [Source(own)]
+    if isinstance(config, str) and config.strip():
+        sources.append(read_yaml(AssetResolver(None).resolve(config.strip()).abspath()))
+    found = _Found(sources)
+    redis, session = (found.section(name) for name in ("redis", "session"))
+    faults = (
+        found.faults + _redis_faults(redis, found.title) + _session_faults(session, found.title)
+    )
+    if config is not None and not isinstance(config, str):
+        faults.append(f"{PREFIX}config: must be the path of a YAML file, not {config!r}")
     if faults:
         raise ConfigurationError("altsession settings:\n  " + "\n  ".join(faults))
-    redis = RedisSettings(**_from_url(sections["redis"]))
-    return Settings(redis=redis, session=SessionSettings(**sections["session"]))
+    return Settings(redis=RedisSettings(**_from_url(redis)), session=SessionSettings(**session))
+
+
+class _Found:
+    """The values of several sources, heaviest first, converted; and all that is wrong."""
+
+    def __init__(self, sources: list[Source]) -> None:
+        self.known = dict(table())
+        self.values: dict[str, Any] = {}
+        self.titles: dict[str, str] = {}
+        self.faults: list[str] = []
+        for source in sources:
+            self.faults += source.faults
+            self.take(source)
+
+    def take(self, source: Source) -> None:
+        spelled: dict[str, str] = {}
+        for given, value in source.values.items():
+            name = ANCESTOR_NAMES.get(given, given)
+            title = f"{source.places.get(given, '')}{PREFIX}{given}"
+            if name not in self.known:
+                near = difflib.get_close_matches(given, [*self.known, *ANCESTOR_NAMES], 1, 0.5)
+                hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+                self.faults.append(f"{title}: there is no such setting{hint}")
+            elif name in spelled:
+                self.faults.append(f"{title}: also given as {PREFIX}{spelled[name]}; keep one")
+            elif not (value is None or value == ""):
+                spelled[name] = given
+                self.convert(name, title, value)
+
+    def convert(self, name: str, title: str, value: object) -> None:
+        metadata = self.known[name].metadata
+        try:
+            converted = metadata["convert"](value)
+        except ValueError as wanted:
+            got = "" if metadata["secret"] else f", not {value!r}"
+            self.faults.append(f"{title}: must be {wanted}{got}")
+        else:
+            self.values.setdefault(name, converted)
+            self.titles.setdefault(name, title)
+
+    def section(self, section: str) -> dict[str, Any]:
+        start = section + "."
+        return {n.removeprefix(start): v for n, v in self.values.items() if n.startswith(start)}
+
+    def title(self, name: str) -> str:
+        """How to name a setting in a message: with the file's line where it came from one."""
+        return self.titles.get(name, PREFIX + name)
 
 
 # -- where the server is
@@ -295,20 +338,20 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
 _SERVERS = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
 
 
-def _redis_faults(given: Mapping[str, Any]) -> list[str]:
+def _redis_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:
     faults = []
-    name = f"{PREFIX}redis.url"
+    name = title("redis.url")
     if given.get("url"):
         both = {"host", "port", "socket", "username", "password", "db", "ssl"} & set(given)
         if both:
-            named = ", ".join(f"{PREFIX}redis.{n}" for n in sorted(both))
+            named = ", ".join(title(f"redis.{n}") for n in sorted(both))
             faults.append(f"{name}: says where the server is; remove {named}")
         wish = _url_fault(given["url"])
         if wish:
             # The found text stays out: a URL may hold a password.
             faults.append(f"{name}: must be {wish}")
     elif "socket" in given and {"host", "port", "ssl"} & set(given):
-        faults.append(f"{PREFIX}redis.socket: excludes redis.host, redis.port and redis.ssl")
+        faults.append(f"{title('redis.socket')}: excludes redis.host, redis.port and redis.ssl")
     return faults
 
 
@@ -329,7 +372,8 @@ def _url_fault(url: str) -> str | None:
             + (" or with a path: embedded:///path" if parts.scheme == "embedded" else "")
         )
     if parts.scheme == "unix":
-        return None if parts.path and _db_of(parts) is not None else "unix:///path?db=0"
+        relative = parts.hostname or not parts.path or parts.fragment
+        return "unix:///path?db=0" if relative or _db_of(parts) is None else None
     if parts.scheme not in _SERVERS:
         return "a URL that begins with " + ", ".join(
             f"{scheme}://" for scheme in (*_SERVERS, "unix", "embedded", "memory")
@@ -366,21 +410,22 @@ def _from_url(given: Mapping[str, Any]) -> dict[str, Any]:
 # -- what contradicts what
 
 
-def _session_faults(given: Mapping[str, Any]) -> list[str]:
+def _session_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:
     session = SessionSettings(**given)
     faults = []
 
     def fault(name: str, text: str) -> None:
-        faults.append(f"{PREFIX}session.{name}: {text}")
+        faults.append(f"{title(f'session.{name}')}: {text}")
 
     if session.touch_interval is not None and session.touch_interval > session.tti:
         fault("touch_interval", f"{session.touch_interval:g} is longer than tti {session.tti:g}")
     if 0 < session.lifetime < session.tti:
         fault("tti", f"{session.tti:g} is longer than session.lifetime {session.lifetime:g}")
-    if session.cookie_name.startswith("__Host-"):
+    cookie_name = session.cookie_name.lower()  # browsers take __HOST- for __Host-
+    if cookie_name.startswith("__host-"):
         if not session.secure or session.path != "/" or session.domain is not None:
             fault("cookie_name", "__Host- needs secure = true, path = / and no domain")
-    elif session.cookie_name.startswith("__Secure-") and not session.secure:
+    elif cookie_name.startswith("__secure-") and not session.secure:
         fault("cookie_name", "__Secure- needs secure = true")
     if session.same_site == "None" and not session.secure:
         fault("same_site", "None needs secure = true, or browsers drop the cookie")

@@ -14,7 +14,8 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 class Source(NamedTuple):
-    """Settings under their dotted names, where each was found, and what was wrong."""
+    """Settings under their dotted names, where each was found ("file:line: "), and what was
+    wrong there."""
 
     values: Mapping[str, object]
     places: Mapping[str, str] = {}
@@ -56,9 +57,9 @@ class _Reader:
         places: dict[str, str] = {}
         if isinstance(root, yaml.MappingNode):
             for name, node in self.leaves("", root):
-                place = self.place(node)
+                place = self.place(node) + ": "
                 if name in values:
-                    self.faults.append(f"{place}: {name} is given twice")
+                    self.faults.append(f"{place}altsession.{name}: given twice")
                 values[name] = self.expand(self.loader.construct_object(node, deep=True), place)
                 places[name] = place
         elif root is not None:
@@ -89,7 +90,7 @@ class _Reader:
             name, default = match.groups()
             found = self.environ.get(name, default)
             if found is None:
-                self.faults.append(f"{place}: the environment has no variable {name}")
+                self.faults.append(f"{place}the environment has no variable {name}")
             return found or ""
 
         return _VARIABLE.sub(variable, value)
