@@ -6,17 +6,20 @@
 from pyramid.config import PHASE1_CONFIG, Configurator
 from pyramid.request import Request
 
-from .api import SessionAPI
+from .api import SessionAPI, SessionInfo
 from .errors import (
     AltSessionError,
     CorruptValue,
+    FreshLoginRequired,
     InvalidKey,
     SessionGone,
     StoreFull,
     StoreUnavailable,
+    TooManySessions,
     ValueTooLarge,
 )
 from .interfaces import IAltSession, ISessionAPI
+from .security import add_view_options
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
 from .tween import add_tween
@@ -25,14 +28,17 @@ __all__ = [
     "AltSession",
     "AltSessionError",
     "CorruptValue",
+    "FreshLoginRequired",
     "IAltSession",
     "ISessionAPI",
     "InvalidKey",
     "SessionAPI",
     "SessionGone",
+    "SessionInfo",
     "Settings",
     "StoreFull",
     "StoreUnavailable",
+    "TooManySessions",
     "ValueTooLarge",
     "includeme",
 ]
@@ -58,4 +64,5 @@ def includeme(config: Configurator) -> None:
     config.action("altsession", register, introspectables=(introspectable,), order=PHASE1_CONFIG)
     config.add_request_method(altsession, "altsession", reify=True)
     config.add_directive("testing_altsession", "pyramid_altsession.testing.testing_altsession")
+    add_view_options(config)
     add_tween(config)

@@ -1,8 +1,10 @@
 """The utility: makes the session of a request, and of code without one."""
 
+import logging
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -11,14 +13,18 @@ from pyramid.threadlocal import manager
 from zope.interface import implementer
 
 from .codec import JSONCodec
+from .errors import AltSessionError
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, Store
-from .operations import Read, Timing, Touch, Write
+from .operations import Description, Listing, Read, Timing, Touch, Write
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
 from .state import Happening, SessionState
 from .stores import open_store
 from .token import SessionCookie, Token
+from .users import all_sessions, described, end_session, live_sessions
+
+log = logging.getLogger("pyramid_altsession")
 
 RECORD = "pyramid_altsession"
 """environ: the SessionState, shared by pyramid_retry's attempts and by subrequests."""
@@ -28,6 +34,25 @@ ANSWERED = "pyramid_altsession.answered"
 """environ: the response callbacks of this attempt have run."""
 
 Notify = Callable[[object], None]
+
+
+class SessionInfo(NamedTuple):
+    """What may be shown of a session: nothing in it opens it. Times are UTC.
+
+    ``last_seen`` is exact to ``session.touch_interval``; ``info`` is what the login noted.
+    """
+
+    id: str
+    userid: str | None
+    created: datetime
+    last_seen: datetime
+    expires: datetime
+    current: bool
+    info: Mapping[str, Any]
+
+
+def _time(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 @implementer(IAltSession)
@@ -143,6 +168,7 @@ class SessionAPI:
         state: SessionState | None = request.environ.get(RECORD)
         if state is None or state.root != id(request):
             return
+        self._renew(request, state)
         state.answered = True
         if state.used:
             vary = response.headers.get("Vary")
@@ -151,21 +177,33 @@ class SessionAPI:
             elif not re.search(r"\*|\bcookie\b", vary, re.IGNORECASE):
                 response.headers["Vary"] = f"{vary}, Cookie"
         if state.cookie is not None:
-            self._cookie.send(response, state.cookie or None)
+            self._cookie.send(response, state.cookie or None, age=state.cookie_age)
+
+    def _renew(self, request: Request, state: SessionState) -> None:
+        """The periodic renewal, if it is due: the last thing before the answer leaves, so that a
+        login meanwhile is not undone by an older cookie that arrives later."""
+        try:
+            self.session(request)._carry_out(state.renewal())
+        except AltSessionError:
+            state.cookie = None  # the page is made: it goes out, and a later request renews
 
     def _make(
         self, factory: type[AltSession], state: SessionState, notify: Callable[[Happening], None]
     ) -> AltSession:
-        limit = self.settings.session.max_value_bytes
-        return factory(self._store, self._codec, state, max_value_bytes=limit, notify=notify)
+        return factory(
+            self._store, self._codec, state, settings=self.settings.session, notify=notify
+        )
 
     def _tell_request(self, happening: Happening) -> None:
         # The current request: a session that held its own would be a reference cycle.
         self._tell(happening, manager.get()["request"])
 
     def _tell(self, happening: Happening, request: Request | None = None) -> None:
+        kind, id, userid, reason = happening
+        if self.settings.log_events:
+            log.info("session %s %s: user %r, %s", id, kind, userid, reason)
         if self._notify is not None:
-            self._notify(BY_KIND[happening.kind](happening.id, request))
+            self._notify(BY_KIND[kind](id, request, userid, reason))
 
     # -- sessions without a request
 
@@ -191,6 +229,55 @@ class SessionAPI:
         assert isinstance(session, OpenSession)
         session._cookie = self._cookie
         return session
+
+    # -- sessions of users
+
+    def sessions_of(self, userid: str) -> list[SessionInfo]:
+        """The user's sessions, newest login first; ``current`` marks the one of the request
+        that asks, if it has used its session. Two round trips for up to 500 sessions."""
+        return [self._info(known) for known in live_sessions(self._store, userid)]
+
+    def invalidate_user(self, userid: str, keep: str | None = None) -> int:
+        """End every session of the user, but the one with the id ``keep``; returns how many.
+
+        Every session that existed when the call began is dead when it returns; a login that
+        comes later stays. So after a change of password: change it first, then call this.
+        """
+        ids = [id for id, _ in self._store.carry_out(Listing(userid)).values if id != keep]
+        return sum([self._end(id, userid) for id in ids])
+
+    def describe(self, id: str) -> SessionInfo | None:
+        """What is known of one session, None when there is none. One round trip."""
+        ((_, known),) = described(self._store, [id])
+        return None if known is None else self._info(known)
+
+    def invalidate_id(self, id: str) -> bool:
+        """End one session by its public handle; False when there was none. One round trip."""
+        return self._end(id, None)
+
+    def scan(self) -> Iterator[SessionInfo]:
+        """Every session, by the server's cursor: a long walk that blocks nobody. A session that
+        begins or ends meanwhile may be missing, and one may come twice."""
+        return map(self._info, all_sessions(self._store))
+
+    def _end(self, id: str, userid: str | None) -> bool:
+        ended = end_session(self._store, id, self._timing, userid)
+        if ended:
+            self._tell(Happening("invalidated", id, userid, "administration"))
+        return ended
+
+    def _info(self, known: Description) -> SessionInfo:
+        request = manager.get()["request"]
+        session = None if request is None else request.__dict__.get("altsession")
+        return SessionInfo(
+            known.id,
+            known.user,
+            _time(known.created),
+            _time(known.seen),
+            _time(known.expires),
+            session is not None and session.id == known.id,
+            self._codec.decode("info", known.info) if known.info else {},
+        )
 
     # -- the server
 

@@ -4,7 +4,7 @@ The message of an error is for ``str(exc)`` and the log. The page that a visitor
 fixed ``explanation`` alone: it holds no host, key or value.
 """
 
-from pyramid.httpexceptions import HTTPConflict, HTTPServiceUnavailable
+from pyramid.httpexceptions import HTTPConflict, HTTPForbidden, HTTPServiceUnavailable
 
 
 class AltSessionError(Exception):
@@ -54,6 +54,33 @@ class StoreFull(StoreUnavailable):
 
     Reads, ``touch``, ``remove`` and ``invalidate`` still work.
     """
+
+
+class TooManySessions(AltSessionError, HTTPForbidden):
+    """The user has ``session.max_sessions_per_user`` sessions; nobody was signed in. 403."""
+
+    explanation = "You are signed in at too many places. Please sign out at one of them first."
+
+    def __init__(self, message: str) -> None:
+        HTTPForbidden.__init__(self, headers=[("Cache-Control", "no-store")])
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class FreshLoginRequired(AltSessionError, HTTPForbidden):
+    """The view wants a sign-in that is younger than this session's. 403; an exception view can
+    ask for the password again."""
+
+    explanation = "Please sign in again to see this page."
+
+    def __init__(self, message: str) -> None:
+        HTTPForbidden.__init__(self, headers=[("Cache-Control", "no-store")])
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class CorruptValue(AltSessionError, ValueError):

@@ -9,11 +9,20 @@ __all__ = ["SessionCreated", "SessionInvalidated", "SessionRenewed", "TokenRejec
 
 
 class SessionEvent:
-    """``id``: the session's public handle. ``request``: the request, or None."""
+    """``id``: the session's public handle. ``request``: the request, or None. ``userid``: the
+    session's user as far as it was known, or None. ``reason``: what made it happen."""
 
-    def __init__(self, id: str, request: Request | None = None) -> None:
+    def __init__(
+        self,
+        id: str,
+        request: Request | None = None,
+        userid: str | None = None,
+        reason: str = "call",
+    ) -> None:
         self.id = id
         self.request = request
+        self.userid = userid
+        self.reason = reason
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}>"

@@ -50,6 +50,21 @@ class ISessionAPI(Interface):
     def create(values=None):
         """A new session, for code without a request; ``.token`` is its cookie's value."""
 
+    def sessions_of(userid):
+        """A user's sessions as SessionInfo, newest login first."""
+
+    def invalidate_user(userid, keep=None):
+        """End all sessions of a user, but ``keep``; how many."""
+
+    def describe(id):
+        """SessionInfo of one session, or None."""
+
+    def invalidate_id(id):
+        """End one session by its public handle."""
+
+    def scan():
+        """SessionInfo of every session."""
+
     def check():
         """Raise StoreUnavailable unless the server answers and lets us do what we need."""
 
@@ -111,6 +126,18 @@ class IAltSession(Interface):
     def touch():
         """Restart the time to idle."""
 
+    def login(userid, *, remember=None, info=None):
+        """Bind the session to a user under a new cookie; the data stays."""
+
+    def logout():
+        """End the session."""
+
+    def userid():
+        """The user that the session is bound to."""
+
+    def login_age():
+        """Seconds since the login."""
+
     def renew():
         """New cookie, same session."""
 
@@ -123,6 +150,8 @@ class ISessionEvent(Interface):
 
     id = Attribute("The session's public handle; never a secret.")
     request = Attribute("The request, or None.")
+    userid = Attribute("The session's user as far as it was known, or None.")
+    reason = Attribute("What made it happen, a word or two.")
 
 
 class ISessionCreated(ISessionEvent):

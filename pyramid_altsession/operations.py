@@ -21,16 +21,16 @@ SAFE_INTEGER = 2**53 - 1
 """The largest whole number that every JSON reader, and the server's script, holds exactly."""
 
 
-PROOF, DEAD_PROOFS, CREATED, DEADLINE, OWN_TTI, SEEN, TOMBSTONE = (
-    "@v",
-    "@q",
-    "@c",
-    "@d",
-    "@i",
-    "@t",
-    "@x",
-)
+PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI = "@v", "@q", "@d", "@x", "@i"
+PREDECESSOR, USER, LOGIN, CREATED, SEEN = "@p", "@u", "@l", "@c", "@t"
 """Our own fields of a session's hash; an application's key never begins with @."""
+
+INFO = tuple(f"@n{chunk}" for chunk in range(8))
+"""What was noted at login, in chunks: one field of over 64 bytes doubles a session's memory."""
+INFO_CHUNK = 64
+
+CSRF_TOKEN = "_csrft_"
+"""Pyramid's key for the CSRF token. A login removes it: who planted the session knows it."""
 
 
 class State(Enum):
@@ -42,6 +42,9 @@ class State(Enum):
     REJECTED = b"REJECTED"  # the session lives, the verifier is not and was not just now its own
     REPLACED = b"REPLACED"  # the session lives under a newer verifier, since less than the window
     ENDED = b"ENDED"  # its tombstone stands: invalidated less than the window ago
+    REUSED = b"REUSED"  # a predecessor came back after its time, and that ended the session
+    OTHERS = b"OTHERS"  # it was another user's session, and was ended for this login
+    CROWDED = b"CROWDED"  # the user has as many sessions as allowed: nothing was done
 
 
 class Timing(NamedTuple):
@@ -51,6 +54,10 @@ class Timing(NamedTuple):
     interval: int
     lifetime: int
     window: int
+    grace: int = 0
+    reuse_ends: bool = False
+    renew_after: int = 0
+    first_tti: int | None = None
 
     @classmethod
     def of(cls, settings: SessionSettings) -> "Timing":
@@ -60,7 +67,17 @@ class Timing(NamedTuple):
             interval=round((settings.tti / 10 if interval is None else interval) * 1000),
             lifetime=round(settings.lifetime * 1000),
             window=round(settings.gone_window * 1000),
+            grace=round(settings.renew_grace * 1000),
+            reuse_ends=settings.on_reuse == "invalidate",
+            renew_after=round(settings.renew_after * 1000),
+            first_tti=None if settings.first_tti is None else round(settings.first_tti * 1000),
         )
+
+    def newborn(self) -> "Timing":
+        """The times of a session whose cookie has not come back yet."""
+        if self.first_tti is None:
+            return self
+        return self._replace(tti=self.first_tti, interval=0)
 
     def own(self, tti: int | None) -> "Timing":
         """The times of a session with a tti of its own (None: the setting's)."""
@@ -109,7 +126,7 @@ class Memo:
 
     def present(self) -> dict[str, bytes]:
         """What the application stored."""
-        return {n: raw for n, raw in self.fields.items() if raw is not None and n != CREATED}
+        return {n: raw for n, raw in self.fields.items() if raw is not None and n[0] != "@"}
 
     def forget(self, *names: str) -> None:
         for name in names:
@@ -123,6 +140,10 @@ class Memo:
 
 class Refused(Exception):
     """A verb cannot be carried out on what its field holds; ``args[0]``: its place."""
+
+
+class Crowded(Exception):
+    """A login was refused: the user has as many sessions as allowed."""
 
 
 class DataVerb:
@@ -306,12 +327,61 @@ class Invalidate(LifeVerb):
     """Result 1. Forgets the data and leaves a tombstone, known by its nonce to who repeats."""
 
     nonce: bytes
+    user: str = ""
 
     def wire(self) -> tuple[bytes, ...]:
-        return b"invalidate", self.nonce
+        return b"invalidate", self.nonce, self.user.encode()
 
     def note(self, memo: Memo, result: Any) -> None:
         memo.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate(LifeVerb):
+    """Periodic renewal. Result 1, or 0 when the verifier is not ``after`` ms old yet. The old
+    verifier stays good until the grace after the new one's first use."""
+
+    verifier: str = field(repr=False)
+    after: int
+
+    @property
+    def proof(self) -> bytes:
+        return proof_of(self.verifier)
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"rotate", self.proof, b"%d" % self.after
+
+
+@dataclass(frozen=True, slots=True)
+class Login(LifeVerb):
+    """Result 1. Binds the session to a user under a new verifier, with a new lifetime.
+
+    ``tti``: the session's own (None: the setting's). ``limit``: sessions a user may have, 0 for
+    any number; where it is reached: CROWDED.
+    """
+
+    verifier: str = field(repr=False)
+    user: str
+    tti: int | None
+    lifetime: int
+    limit: int = 0
+    info: bytes = b""
+    creates: ClassVar[bool] = True
+
+    @property
+    def proof(self) -> bytes:
+        return proof_of(self.verifier)
+
+    def wire(self) -> tuple[bytes, ...]:
+        tti = b"" if self.tti is None else b"%d" % self.tti
+        return (
+            *(b"login", self.proof, self.user.encode(), tti),
+            *(b"%d" % self.lifetime, b"%d" % self.limit, self.info),
+        )
+
+    def note(self, memo: Memo, result: Any) -> None:
+        memo.fields[USER] = self.user.encode()
+        memo.fields[CSRF_TOKEN] = None
 
 
 # -- operations and replies
@@ -344,19 +414,104 @@ class Write:
     window: int = 0
     create: bool = False
     optional: bool = False
+    user: str | None = None
+    """The session's user, where the index has to be kept."""
+    anybody: bool = False
+    """For administration: whatever the session's verifier is."""
 
     @property
     def repeatable(self) -> bool:
         return all(verb.repeatable for verb in self.verbs)
 
 
-Operation = Read | Write
+# Operations on what is kept about many sessions. No request learns from them.
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The index of a user: ``values`` are (session id, time of login in ms), newest first."""
+
+    user: str
+    repeatable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Remove entries of ended sessions from a user's index: only those that are older than 60 s
+    and unchanged, or a login under way would be lost. ``values``: how many."""
+
+    user: str
+    entries: tuple[tuple[str, int], ...]
+    repeatable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """What our own fields tell of sessions: ``values`` are Descriptions or None, in order."""
+
+    ids: tuple[str, ...]
+    repeatable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Some session ids of all: ``values`` are (next cursor, ids); cursor 0 begins and ends."""
+
+    cursor: int
+    repeatable: ClassVar[bool] = True
+
+
+Operation = Read | Write | Listing | Prune | Describe | Scan
+
+PRUNE_AGE = 60_000
+"""Milliseconds in which the entry of a login may come before its session."""
+
+
+class Facts(NamedTuple):
+    """Our own fields of one session, as they are stored."""
+
+    proof: Raw
+    dead: Raw
+    deadline: Raw
+    tombstone: Raw
+    tti: Raw
+    predecessor: Raw
+    user: Raw
+    login: Raw
+
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether a periodic renewal's new verifier was never used yet."""
+        return self.predecessor is not None and stamped(self.predecessor[32:37]) == 0
+
+    @property
+    def verifier_since(self) -> int | None:
+        """When a signed-in session got its verifier, ms."""
+        if self.predecessor is not None:
+            return stamped(self.predecessor[37:])
+        return _number(self.login)
+
+
+FACTS = (PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI, PREDECESSOR, USER, LOGIN)
+
+
+class Description(NamedTuple):
+    """A session as administration sees it; times in milliseconds."""
+
+    id: str
+    user: str | None
+    created: int
+    seen: int
+    expires: int
+    login: int | None
+    info: bytes
 
 
 class Reply(NamedTuple):
     """``left``: milliseconds until the server forgets the session; -1: never; None: no session.
 
-    ``which``: the claim of a Read that was served. ``tti`` and ``deadline``: the session's own.
+    ``which``: the claim of a Read that was served, and ``facts`` of its session.
+    ``remembered``: milliseconds until the end of a session with a tti of its own, else None.
     """
 
     state: State
@@ -364,8 +519,8 @@ class Reply(NamedTuple):
     now: int = 0
     left: int | None = None
     which: int = 0
-    tti: int | None = None
-    deadline: int | None = None
+    facts: Facts | None = None
+    remembered: int | None = None
 
 
 # -- judging a proof, for reads and for stores without scripts
@@ -374,27 +529,59 @@ _ENTRY = 21
 _KEPT = 3
 
 
-def remember_dead(dead: Raw, proof: bytes, now: int) -> bytes:
-    """The last few proofs that died: 16 bytes each and 5 bytes of time (10 ms), newest first."""
-    return (proof[:16] + (now // 10).to_bytes(5, "big") + (dead or b""))[: _ENTRY * _KEPT]
+def stamp(ms: int) -> bytes:
+    """A time within a field: 5 bytes, in units of 10 ms."""
+    return (ms // 10).to_bytes(5, "big")
 
 
-def died_within(dead: Raw, proof: bytes, now: int, window: int) -> bool:
-    """Whether the proof died less than ``window`` ago; a clock set back makes it false."""
-    for start in range(0, len(dead or b""), _ENTRY):
-        entry = (dead or b"")[start : start + _ENTRY]
+def stamped(raw: bytes) -> int:
+    return int.from_bytes(raw, "big") * 10
+
+
+def _number(raw: Raw) -> int | None:
+    return None if raw is None else int(raw)
+
+
+def remember_dead(dead: Raw, proof: bytes, died: int) -> bytes:
+    """The last few proofs that died, 16 bytes and a time each, newest first."""
+    return (proof[:16] + stamp(died) + (dead or b""))[: _ENTRY * _KEPT]
+
+
+def _died(facts: Facts, proof: bytes, grace: int) -> int | None:
+    """When a verifier of this session died, in ms; None for one that never was its own."""
+    for start in range(0, len(facts.dead or b""), _ENTRY):
+        entry = (facts.dead or b"")[start : start + _ENTRY]
         if hmac.compare_digest(entry[:16], proof[:16]):
-            return 0 <= now - int.from_bytes(entry[16:], "big") * 10 < window
-    return False
+            return stamped(entry[16:])
+    if facts.predecessor and hmac.compare_digest(facts.predecessor[:32], proof):
+        return stamped(facts.predecessor[32:37]) + grace
+    return None
 
 
-def judge(claim: Claim, held: Sequence[Raw], now: int, window: int) -> State:
-    """State of a session whose hash holds (@v, @q, @d, @x), in constant time for the proof."""
-    proof, dead, deadline, tombstone = held
-    if tombstone is not None:
+def by_predecessor(facts: Facts, proof: bytes, now: int, grace: int) -> bool:
+    """Whether this is the predecessor of a periodic renewal, and still good."""
+    previous = facts.predecessor
+    if previous is None or not hmac.compare_digest(previous[:32], proof):
+        return False
+    return facts.unconfirmed or 0 <= now - stamped(previous[32:37]) < grace
+
+
+def judge(claim: Claim, facts: Facts, now: int, window: int, timing: Timing) -> State:
+    """State of a session for a claim, in constant time for the proof.
+
+    Times in the future, which a server's clock that was set back leaves behind, count for
+    nothing.
+    """
+    if facts.tombstone is not None:
         return State.ENDED
-    if proof is None or (deadline is not None and now >= int(deadline)):
+    if facts.proof is None or (facts.deadline is not None and now >= int(facts.deadline)):
         return State.DEAD
-    if hmac.compare_digest(proof, claim.proof):
+    if hmac.compare_digest(facts.proof, claim.proof):
         return State.LIVE
-    return State.REPLACED if died_within(dead, claim.proof, now, window) else State.REJECTED
+    if by_predecessor(facts, claim.proof, now, timing.grace):
+        return State.LIVE
+    died = _died(facts, claim.proof, timing.grace)
+    if died is not None and 0 <= now - died < window:
+        return State.REPLACED
+    reused = facts.predecessor is not None and facts.predecessor[:32] == claim.proof
+    return State.REUSED if reused and timing.reuse_ends else State.REJECTED

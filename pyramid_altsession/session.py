@@ -5,31 +5,49 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidKey, SessionGone, StoreUnavailable, ValueTooLarge
+from .errors import (
+    InvalidKey,
+    SessionGone,
+    StoreUnavailable,
+    TooManySessions,
+    ValueTooLarge,
+)
 from .operations import (
     CREATED,
+    INFO,
+    INFO_CHUNK,
+    LOGIN,
     SAFE_INTEGER,
+    USER,
     CompareAndSet,
+    Crowded,
     Increment,
     Invalidate,
-    Operation,
+    Login,
     Pop,
     Raw,
+    Read,
     Refused,
     Remove,
     Renew,
     Set,
     SetDefault,
+    Timing,
     Touch,
     Verb,
+    Write,
 )
+from .settings import SessionSettings
 from .state import Happening, SessionState, Status
-from .token import new_verifier
+from .users import end_session, live_sessions
 
 if TYPE_CHECKING:
     from .interfaces import Codec, Store
 
 MAX_KEY_BYTES = 512
+MAX_INFO_BYTES = len(INFO) * INFO_CHUNK
+NO_LIFETIME = 400 * 86400.0
+"""Seconds: the lifetime of a signed-in session without one, as long as browsers keep cookies."""
 MODIFY_TRIES = 100
 
 
@@ -53,7 +71,7 @@ class AltSession:
     An AltSession belongs to one thread.
     """
 
-    __slots__ = ("_codec", "_max_value_bytes", "_notify", "_state", "_store")
+    __slots__ = ("_codec", "_notify", "_settings", "_state", "_store")
 
     def __init__(
         self,
@@ -61,13 +79,13 @@ class AltSession:
         codec: "Codec",
         state: SessionState,
         *,
-        max_value_bytes: int,
+        settings: SessionSettings,
         notify: Callable[[Happening], None],
     ) -> None:
         self._store = store
         self._codec = codec
         self._state = state
-        self._max_value_bytes = max_value_bytes
+        self._settings = settings
         self._notify = notify
 
     def __repr__(self) -> str:
@@ -240,7 +258,82 @@ class AltSession:
 
         False without a live session.
         """
-        return bool(self._write(Renew(new_verifier()))[0])
+        return bool(self._write(Renew(self._state.verifier()))[0])
+
+    # -- who is signed in
+
+    def userid(self) -> str | None:
+        """The user that the session is bound to; None without a login. At most one round trip
+        per request, none after any other read."""
+        self._fetch((USER,), False)
+        return self._state.user
+
+    def login_age(self) -> float | None:
+        """Seconds since the login, by the server's clock; None without one. One round trip."""
+        self._state.now = None
+        self._carry_out(self._state.read((LOGIN,), fresh=True))
+        raw, now = self._state.memo.fields.get(LOGIN), self._state.now
+        return None if raw is None or now is None else (now - int(raw)) / 1000
+
+    def login(
+        self,
+        userid: str,
+        *,
+        remember: float | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Sign a user in: new verifier and cookie, same data, and a new lifetime.
+
+        The old cookie is dead at once, and so is the CSRF token: who planted the session knows
+        both. Another user's session is ended, and nothing of it is kept. ``remember``: seconds
+        for which this session and its cookie last, used or not. ``info``: what
+        ``sessions_of(userid)`` shows of this session, at most 512 bytes of JSON.
+
+        One round trip on a live session. It works on a full server, and after
+        :exc:`SessionGone`. :exc:`TooManySessions` as ``session.on_max_sessions`` says.
+        """
+        verb = self._login(userid, remember, info)
+        try:
+            self._carry_out(self._state.login(verb))
+        except Crowded:
+            live_sessions(self._store, userid)  # forgets entries of ended ones
+            try:
+                self._carry_out(self._state.login(verb))
+            except Crowded:
+                raise TooManySessions(
+                    f"the user has {verb.limit} sessions (session.max_sessions_per_user)"
+                ) from None
+        self._end_oldest(userid)
+
+    def logout(self) -> bool:
+        """The same as :meth:`invalidate`."""
+        return self.invalidate()
+
+    def _login(self, userid: str, remember: float | None, info: Mapping[str, Any] | None) -> Login:
+        if not isinstance(userid, str) or not userid:
+            raise TypeError(f"login: the user id must be a non-empty str, not {userid!r}")
+        if len(userid.encode()) > MAX_KEY_BYTES:
+            raise ValueTooLarge(f"login: a user id must have at most {MAX_KEY_BYTES} bytes")
+        if remember is not None and not 0 < remember <= NO_LIFETIME:
+            raise ValueError(f"login: remember must be seconds, at most 400 days, not {remember!r}")
+        noted = b"" if info is None else self._codec.encode("info", dict(info))
+        if len(noted) > MAX_INFO_BYTES:
+            raise ValueTooLarge(f"login: info has {len(noted)} bytes, and {MAX_INFO_BYTES} fit")
+        session = self._settings
+        own = None if remember is None else round(remember * 1000)
+        lifetime = own or round((session.lifetime or NO_LIFETIME) * 1000)
+        limit = session.max_sessions_per_user if session.on_max_sessions == "deny" else 0
+        return Login(self._state.verifier(), userid, own, lifetime, limit, noted)
+
+    def _end_oldest(self, userid: str) -> None:
+        """After a login, so that a failure in between ends nobody's session for nothing."""
+        session = self._settings
+        if session.max_sessions_per_user and session.on_max_sessions == "end_oldest":
+            sessions = live_sessions(self._store, userid)
+            for described in sessions[session.max_sessions_per_user :]:
+                end_session(self._store, described.id, Timing.of(session), userid)
+
+    # -- the end
 
     def invalidate(self) -> bool:
         """End the session: data and id are forgotten, the cookie is dropped.
@@ -253,7 +346,7 @@ class AltSession:
 
     # -- the driver: carry out, learn, go on
 
-    def _carry_out(self, operation: Operation | None) -> None:
+    def _carry_out(self, operation: Read | Write | None) -> None:
         while operation is not None:
             try:
                 reply = self._store.carry_out(operation)
@@ -278,25 +371,21 @@ class AltSession:
         return self._state.results
 
     def _fetch(self, names: tuple[str, ...], fresh: bool) -> None:
-        if fresh:
-            self._state.memo.forget(*names)
         if names:
-            self._carry_out(self._state.read(names))
+            self._carry_out(self._state.read(names, fresh=fresh))
 
     def _everything(self, fresh: bool) -> dict[str, bytes]:
-        if fresh:
-            self._state.memo.clear()
-        self._carry_out(self._state.read(None))
+        self._carry_out(self._state.read(None, fresh=fresh))
         return self._state.memo.present()
 
     # -- keys and values
 
     def _encode(self, name: str, value: Any) -> bytes:
         raw = self._codec.encode(name, value)
-        if len(raw) > self._max_value_bytes:
+        limit = self._settings.max_value_bytes
+        if len(raw) > limit:
             raise ValueTooLarge(
-                f"{name!r}: {len(raw)} bytes, "
-                f"and session.max_value_bytes is {self._max_value_bytes}"
+                f"{name!r}: {len(raw)} bytes, and session.max_value_bytes is {limit}"
             )
         return raw
 

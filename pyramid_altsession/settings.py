@@ -196,6 +196,24 @@ class SessionSettings:
     gone_window: float = setting(
         10.0, _seconds, "seconds in which a cookie that was just replaced starts no new session"
     )
+    renew_after: float = setting(
+        0.0, _seconds, "seconds until a signed-in session gets a new cookie; 0 = never"
+    )
+    renew_grace: float = setting(
+        10.0, _seconds, "seconds that the old cookie stays good after the new one's first use"
+    )
+    on_reuse: str = setting(
+        "ignore",
+        _choice("ignore", "invalidate"),
+        "what an old cookie does that comes back later than that",
+    )
+    first_tti: float | None = setting(
+        None, _above_zero, "seconds until a session ends whose cookie never came back; default tti"
+    )
+    max_sessions_per_user: int = setting(0, _whole(0, 10**6), "sessions of one user; 0 = any")
+    on_max_sessions: str = setting(
+        "end_oldest", _choice("end_oldest", "deny"), "what one sign-in more does"
+    )
     prefix: str = setting("sess", _prefix, "what the keys on the server begin with")
     secret: tuple[str, ...] = setting(
         (), _secrets, "signs the cookie; the first signs, all verify", secret=True
@@ -228,6 +246,7 @@ class Settings:
 
     redis: RedisSettings = RedisSettings()
     session: SessionSettings = SessionSettings()
+    log_events: bool = setting(False, _flag, "log every event: session id, user id, reason")
 
 
 ANCESTOR_NAMES = {"redis.auth_pass": "redis.password", "session.dbIndex": "redis.db"}
@@ -237,8 +256,11 @@ ANCESTOR_NAMES = {"redis.auth_pass": "redis.password", "session.dbIndex": "redis
 def table() -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
     """Every setting as (dotted name, dataclass field)."""
     for section in dataclasses.fields(Settings):
-        for entry in dataclasses.fields(section.default):  # type: ignore[arg-type]
-            yield f"{section.name}.{entry.name}", entry
+        if section.metadata:
+            yield section.name, section
+        else:
+            for entry in dataclasses.fields(section.default):  # type: ignore[arg-type]
+                yield f"{section.name}.{entry.name}", entry
 
 
 def from_ini(mapping: Mapping[str, object]) -> dict[str, object]:
@@ -283,7 +305,11 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
         faults.append(f"{PREFIX}config: must be the path of a YAML file, not {config!r}")
     if faults:
         raise ConfigurationError("altsession settings:\n  " + "\n  ".join(faults))
-    return Settings(redis=RedisSettings(**_from_url(redis)), session=SessionSettings(**session))
+    return Settings(
+        redis=RedisSettings(**_from_url(redis)),
+        session=SessionSettings(**session),
+        **found.section(""),
+    )
 
 
 class _Found:
@@ -325,8 +351,9 @@ class _Found:
             self.titles.setdefault(name, title)
 
     def section(self, section: str) -> dict[str, Any]:
-        start = section + "."
-        return {n.removeprefix(start): v for n, v in self.values.items() if n.startswith(start)}
+        """The values of one section; of "", those that stand in none."""
+        named = [(name.rpartition("."), value) for name, value in self.values.items()]
+        return {name: value for (start, _, name), value in named if start == section}
 
     def title(self, name: str) -> str:
         """How to name a setting in a message: with the file's line where it came from one."""
@@ -417,6 +444,8 @@ def _session_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> li
     def fault(name: str, text: str) -> None:
         faults.append(f"{title(f'session.{name}')}: {text}")
 
+    if session.first_tti is not None and session.first_tti > session.tti:
+        fault("first_tti", f"{session.first_tti:g} is longer than tti {session.tti:g}")
     if session.touch_interval is not None and session.touch_interval > session.tti:
         fault("touch_interval", f"{session.touch_interval:g} is longer than tti {session.tti:g}")
     if 0 < session.lifetime < session.tti:

@@ -12,21 +12,24 @@ from typing import Any, Literal, NamedTuple
 from .errors import SessionGone
 from .operations import (
     CREATED,
+    USER,
+    Crowded,
     DataVerb,
     Invalidate,
+    Login,
     Memo,
-    Operation,
     Read,
     Refused,
     Renew,
     Reply,
+    Rotate,
     State,
     Timing,
     Touch,
     Verb,
     Write,
 )
-from .token import Claim, Token
+from .token import Claim, Token, new_verifier
 
 
 class Status(Enum):
@@ -41,10 +44,12 @@ class Status(Enum):
 
 
 class Happening(NamedTuple):
-    """Something to tell the application's subscribers."""
+    """Something to tell the application's subscribers, and why it happened."""
 
     kind: str
     id: str
+    user: str | None
+    reason: str
 
 
 class SessionState:
@@ -59,15 +64,19 @@ class SessionState:
     # Made for every request that uses its session: what most never change stays in the class.
     token: Token | None = None
     new = False
-    left: int | None = None
+    left: int | None = None  # milliseconds until the end without use, at the last reply
+    now: int | None = None  # the server's clock at the last reply
     results: Sequence[Any] = ()
     cookie: Token | Literal[False] | None = None
+    cookie_age: int | None = None  # milliseconds, of a remembered session
+    renewal_due = False
     happenings: tuple[Happening, ...] = ()
     answered = False
     used = False
     root: int | None = None
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()
+    _verifier: str | None = None
 
     def __init__(
         self,
@@ -97,9 +106,14 @@ class SessionState:
 
     # what to ask
 
-    def read(self, names: Sequence[str] | None, *, touch: bool = True) -> Read | None:
-        """The Read for fields (None: all) that are not remembered; None when none is needed."""
+    def read(
+        self, names: Sequence[str] | None, *, touch: bool = True, fresh: bool = False
+    ) -> Read | None:
+        """The Read for fields (None: all) that are not remembered, or, if ``fresh``, for all of
+        them; None when none is needed."""
         self._begin()
+        if fresh:
+            self.memo.forget(*(names or self.memo.fields.copy()))
         if self.status is Status.ALIVE and self.token is not None:
             claims: tuple[Claim, ...] = (self.token.claim,)
         elif self.status is Status.UNSEEN:
@@ -127,17 +141,61 @@ class SessionState:
             return self._guarded(self._tokens[0], verbs)
         return self._without_session(verbs)
 
+    def login(self, verb: Login) -> Write:
+        """The Write for a sign-in: the one thing that a gone session does not stand in the way
+        of."""
+        if self.status is Status.GONE:
+            self.used = True
+            return self._create(Token.new(), (verb,))
+        write = self.write(verb)
+        assert write is not None  # a Login creates
+        return write
+
+    def renewal(self) -> Write | None:
+        """The periodic renewal that is due, to be asked for as the last thing of a request."""
+        if not self.renewal_due or self.status is not Status.ALIVE or self.cookie is not None:
+            return None
+        return self.write(Rotate(self.verifier(), self._timing.renew_after))
+
+    def verifier(self) -> str:
+        """The next verifier; the same one until it was taken into use, so that a second try
+        after a lost reply finds what the first one did."""
+        self._verifier = self._verifier or new_verifier()
+        return self._verifier
+
+    @property
+    def user(self) -> str | None:
+        """The session's user, as far as this request has seen."""
+        raw = self.memo.fields.get(USER)
+        return None if raw is None else raw.decode()
+
     def _begin(self) -> None:
         self.used = True
         if self.status is Status.GONE:
             raise SessionGone()
 
     def _guarded(self, token: Token, verbs: tuple[Verb, ...], optional: bool = False) -> Write:
-        if any(isinstance(verb, Renew) for verb in verbs):
+        if any(isinstance(verb, Renew | Login) for verb in verbs):
             self._refuse_lost_cookie()
         age = round((self.clock() - self.began) * 1000)
         window = self._timing.window and self._timing.window + age
-        return Write(token.claim, verbs, self._timing, window, optional=optional)
+        user = self._index_of(verbs)
+        return Write(token.claim, verbs, self._times(), window, optional=optional, user=user)
+
+    def _index_of(self, verbs: tuple[Verb, ...]) -> str | None:
+        """The user whose index the verbs keep: a touch puts a lost entry back, an end takes it
+        out."""
+        for verb in verbs:
+            if isinstance(verb, Login):
+                return verb.user
+            if isinstance(verb, Touch | Invalidate):
+                return self.user
+        return None
+
+    def _times(self) -> Timing:
+        """Until its cookie has come back, an anonymous session may live for a shorter time."""
+        newborn = self.new and not self._detached and self.user is None
+        return self._timing.newborn() if newborn else self._timing
 
     def _without_session(self, verbs: tuple[Verb, ...]) -> Write | None:
         """A new session where the verbs have something to store; else they find nothing."""
@@ -151,7 +209,9 @@ class SessionState:
     def _create(self, token: Token, verbs: tuple[Verb, ...]) -> Write:
         self._refuse_lost_cookie()
         self.token = token
-        return Write(token.claim, verbs, self._timing, create=True)
+        user = self._index_of(verbs)
+        timing = self._timing if self._detached or user else self._timing.newborn()
+        return Write(token.claim, verbs, timing, create=True, user=user)
 
     def create(self, *verbs: Verb) -> Write:
         """A new session that no request asked for."""
@@ -167,7 +227,7 @@ class SessionState:
 
     # what the answer means
 
-    def learn(self, operation: Operation, reply: Reply) -> Operation | None:
+    def learn(self, operation: Read | Write, reply: Reply) -> Read | Write | None:
         """Take in a reply; give the operation that has to follow, or None.
 
         Raises SessionGone where the promises say so. Read this beside docs/semantics.
@@ -175,24 +235,28 @@ class SessionState:
         state = reply.state
         if state is State.LIVE or state is State.REFUSED:
             return self._learn_live(operation, reply)
-        if self.status is Status.ALIVE:
+        if state is State.CROWDED:
+            raise Crowded
+        if self.status is Status.ALIVE and not _signs_in(operation):
             self._learn_gone(operation)
             return None
         if isinstance(operation, Read):
-            for claim, one in zip(operation.claims, reply.values, strict=True):
-                self._note_rejection(claim, one)
-            self.status = Status.LOST
-            if self._detached:
-                raise SessionGone()
-            return None
+            return self._learn_lost(operation, reply)
         if operation.create:
             return self._create(Token.new(), operation.verbs)  # the name was taken
         self.status = Status.LOST
+        self.memo.clear()
         self._note_rejection(operation.claim, state)
+        if operation.optional:
+            return None
         self._met |= {state}
         following = self._after(operation.claim)
         if following is not None:
             return self._guarded(following, operation.verbs)
+        if _signs_in(operation):
+            if self._detached:
+                raise SessionGone()
+            return self._create(Token.new(), operation.verbs)
         ends = isinstance(operation.verbs[0], Invalidate)
         if State.REPLACED in self._met or (State.ENDED in self._met and not ends):
             # Never a new session: its cookie would replace the one a newer login has just set.
@@ -204,8 +268,22 @@ class SessionState:
             return None
         return self._without_session(operation.verbs)
 
-    def _learn_live(self, operation: Operation, reply: Reply) -> Operation | None:
-        self.left = reply.left
+    def _learn_lost(self, operation: Read, reply: Reply) -> Read | Write | None:
+        self.status = Status.LOST
+        following = None
+        for claim, state in zip(operation.claims, reply.values, strict=True):
+            if state is State.REUSED:
+                # Only the script ends a session: let it see who came.
+                token = next(token for token in self._tokens if token.claim == claim)
+                following = self._guarded(token, (Touch(),), optional=True)
+            else:
+                self._note_rejection(claim, state)
+        if self._detached:
+            raise SessionGone()
+        return following
+
+    def _learn_live(self, operation: Read | Write, reply: Reply) -> Read | Write | None:
+        self.left, self.now = reply.left, reply.now
         if isinstance(operation, Read):
             self._choose(operation.claims[reply.which])
             self._learn_values(operation, reply)
@@ -223,17 +301,32 @@ class SessionState:
             self._choose(operation.claim)
         self.results = reply.values
         for verb, result in zip(operation.verbs, reply.values, strict=True):
-            verb.note(self.memo, result)
-            if isinstance(verb, Renew):
-                self.token = self.cookie = Token(operation.claim.id, verb.verifier)
-                self._tell("renewed")
-            elif isinstance(verb, Invalidate):
+            if isinstance(verb, Invalidate):
                 self._tell("invalidated")
+            verb.note(self.memo, result)
+            if isinstance(verb, Login):
+                if not operation.create:
+                    self._adopt(verb.verifier, operation)
+                self._tell("renewed", "login")
+            elif isinstance(verb, Renew):
+                self._adopt(verb.verifier, operation)
+                self._tell("renewed", "renew")
+            elif isinstance(verb, Rotate) and result:
+                self._adopt(verb.verifier, operation)
+                self._tell("renewed", "periodic")
+            elif isinstance(verb, Invalidate):
                 self.status = Status.ENDED
                 self.cookie = False if self._tokens else None
                 self.new = False
                 self.left = None
+        if self.cookie:
+            self.cookie_age = reply.remembered
         return None
+
+    def _adopt(self, verifier: str, operation: Write) -> None:
+        self.token = self.cookie = Token(operation.claim.id, verifier)
+        self._verifier = None
+        self.renewal_due = False
 
     def _learn_values(self, operation: Read, reply: Reply) -> None:
         if operation.fields is None:
@@ -241,6 +334,16 @@ class SessionState:
             self.memo.complete = True
         else:
             self.memo.fields.update(zip(operation.fields, reply.values, strict=True))
+        facts = reply.facts
+        if facts is not None:
+            self.memo.fields[USER] = facts.user
+            since, after = facts.verifier_since, self._timing.renew_after
+            self.renewal_due = (
+                after > 0
+                and facts.user is not None
+                and since is not None
+                and reply.now - since >= after
+            )
 
     def _touch_if_due(self, operation: Read, reply: Reply) -> Write | None:
         """The touch that a read owes: not before touch_interval, and never at the deadline.
@@ -248,16 +351,18 @@ class SessionState:
         More time left than any touch gives means that the server's clock was set back (or a TTL
         was taken off by hand): the script puts that right.
         """
-        left, timing = reply.left, self._timing.own(reply.tti)
-        if not operation.touch or left is None or self.token is None:
+        left, facts, token = reply.left, reply.facts, self.token
+        if not operation.touch or left is None or facts is None or token is None:
             return None
+        timing = self._times().own(None if facts.tti is None else int(facts.tti))
         astray = left == -1 or left > timing.tti + timing.interval + 1000
-        limited = reply.deadline is not None and reply.now + left >= reply.deadline
-        if astray or (left < timing.tti and not limited):
-            return self._guarded(self.token, (Touch(),), optional=True)
+        limited = facts.deadline is not None and reply.now + left >= int(facts.deadline)
+        confirms = facts.unconfirmed and facts.proof == token.claim.proof
+        if astray or confirms or (left < timing.tti and not limited):
+            return self._guarded(token, (Touch(),), optional=True)
         return None
 
-    def _learn_gone(self, operation: Operation) -> None:
+    def _learn_gone(self, operation: Read | Write) -> None:
         """Row one: seen alive in this request, and now gone."""
         self.status = Status.GONE
         self.left = None
@@ -265,7 +370,7 @@ class SessionState:
             self.memo.clear()
             raise SessionGone()
 
-    def unsure(self, operation: Operation) -> None:
+    def unsure(self, operation: Read | Write) -> None:
         """No reply came: whether a write was carried out is not known, so forget its fields."""
         if isinstance(operation, Write):
             self.memo.forget(*[v.name for v in operation.verbs if isinstance(v, DataVerb)])
@@ -282,10 +387,17 @@ class SessionState:
         return self._tokens[place] if place < len(claims) else None
 
     def _note_rejection(self, claim: Claim, state: State) -> None:
-        if state is State.REJECTED and claim not in self._rejected:
+        if state in (State.REJECTED, State.REUSED) and claim not in self._rejected:
             self._rejected |= {claim}
-            self.happenings += (Happening("rejected", claim.id),)
+            self.happenings += (Happening("rejected", claim.id, None, state.name.lower()),)
+        if state in (State.OTHERS, State.REUSED):
+            reason = "login of another user" if state is State.OTHERS else "reuse"
+            self.happenings += (Happening("invalidated", claim.id, None, reason),)
 
-    def _tell(self, kind: str) -> None:
+    def _tell(self, kind: str, reason: str = "call") -> None:
         if self.token is not None:
-            self.happenings += (Happening(kind, self.token.id),)
+            self.happenings += (Happening(kind, self.token.id, self.user, reason),)
+
+
+def _signs_in(operation: Read | Write) -> bool:
+    return isinstance(operation, Write) and any(isinstance(v, Login) for v in operation.verbs)

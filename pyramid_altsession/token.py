@@ -18,6 +18,7 @@ from webob.cookies import make_cookie
 from .settings import SessionSettings
 
 MAX_CANDIDATES = 3
+ID_LENGTH = 22
 
 _TOKEN = re.compile(r"([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{43})(?:\.([A-Za-z0-9_-]{43}))?")
 
@@ -121,15 +122,16 @@ class SessionCookie:
         mac.update(f"{id}.{verifier}".encode())
         return base64.urlsafe_b64encode(mac.digest()).rstrip(b"=").decode()
 
-    def send(self, response: Response, token: Token | None) -> None:
+    def send(self, response: Response, token: Token | None, age: int | None = None) -> None:
         """Set the cookie, or drop it when ``token`` is None: same attributes either way.
 
-        A shared cache must never keep an answer that carries somebody's cookie.
+        ``age``: milliseconds that a remembered session has, instead of the setting. A shared
+        cache must never keep an answer that carries somebody's cookie.
         """
         cookie = make_cookie(
             self._name,
             None if token is None else self.value(token),
-            max_age=None if token is None else self._max_age,
+            max_age=None if token is None else self._max_age if age is None else age // 1000,
             **self._attributes,
         )
         response.headers.add("Set-Cookie", cookie + self._partitioned)

@@ -1,32 +1,54 @@
 """Sessions in the process, with the semantics of the server: for unit tests.
 
-``apply`` is write.lua in Python; the contract suite holds the two together.
+``_Change`` is write.lua in Python; the contract suite holds the two together.
 """
 
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ..operations import (
     CREATED,
+    CSRF_TOKEN,
     DEAD_PROOFS,
     DEADLINE,
+    FACTS,
+    INFO,
+    INFO_CHUNK,
+    LOGIN,
     OWN_TTI,
+    PREDECESSOR,
     PROOF,
+    PRUNE_AGE,
     SEEN,
     TOMBSTONE,
+    USER,
     DataVerb,
+    Describe,
+    Description,
+    Facts,
     Invalidate,
+    Listing,
+    Login,
     Operation,
+    Prune,
     Raw,
     Read,
     Refused,
     Renew,
     Reply,
+    Rotate,
+    Scan,
     State,
+    Touch,
+    Verb,
     Write,
+    by_predecessor,
     judge,
     remember_dead,
+    stamp,
+    stamped,
 )
 
 
@@ -35,20 +57,26 @@ class Hash(dict[str, bytes]):
 
     expires: int = 0
 
-    def ours(self) -> list[Raw]:
-        return [self.get(name) for name in (PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE)]
+    @property
+    def facts(self) -> Facts:
+        return Facts(*[self.get(name) for name in FACTS])
 
     def number(self, name: str) -> int | None:
         raw = self.get(name)
         return None if raw is None else int(raw)
 
+    def remembered(self, now: int) -> int | None:
+        deadline = self.number(DEADLINE)
+        return None if deadline is None or OWN_TTI not in self else deadline - now
+
 
 class MemoryStore:
-    """The store contract on a dict. ``clock`` gives seconds, as ``time.time`` does."""
+    """The store contract on dicts. ``clock`` gives seconds, as ``time.time`` does."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
         self.hashes: dict[str, Hash] = {}
+        self.indexes: dict[str, dict[str, int]] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -62,85 +90,243 @@ class MemoryStore:
             now = round(self.clock() * 1000)
             for id in [id for id, held in self.hashes.items() if held.expires <= now]:
                 del self.hashes[id]
-            if isinstance(operation, Read):
-                return self._read(operation, now)
-            return apply(self.hashes, operation, now)
+            match operation:
+                case Read():
+                    return self._read(operation, now)
+                case Write():
+                    return _Change(self, operation, now).reply()
+                case Listing(user):
+                    entries = sorted(self.indexes.get(user, {}).items(), key=_newest_first)
+                    return Reply(State.LIVE, entries, now)
+                case Prune():
+                    return Reply(State.LIVE, self._prune(operation, now), now)
+                case Describe(ids):
+                    return Reply(State.LIVE, [self._describe(id, now) for id in ids], now)
+                case Scan():
+                    return Reply(State.LIVE, (0, list(self.hashes)), now)
 
     def _read(self, operation: Read, now: int) -> Reply:
-        states = []
+        states, timing = [], operation.timing
         for which, claim in enumerate(operation.claims):
             held = self.hashes.get(claim.id, Hash())
-            state = judge(claim, held.ours(), now, operation.timing.window)
+            state = judge(claim, held.facts, now, timing.window, timing)
             if state is State.LIVE:
                 if operation.fields is None:
-                    values: object = {n: v for n, v in held.items() if n[0] != "@" or n == CREATED}
+                    values: Any = {n: v for n, v in held.items() if n[0] != "@" or n == CREATED}
                 else:
                     values = [held.get(name) for name in operation.fields]
-                tti, deadline = held.number(OWN_TTI), held.number(DEADLINE)
-                return Reply(state, values, now, held.expires - now, which, tti, deadline)
+                left = held.expires - now
+                return Reply(state, values, now, left, which, held.facts, held.remembered(now))
             states.append(state)
         return Reply(State.DEAD, states)
 
+    def _prune(self, operation: Prune, now: int) -> int:
+        index = self.indexes.get(operation.user, {})
+        gone = [
+            id
+            for id, score in operation.entries
+            if index.get(id) == score and now - score >= PRUNE_AGE
+        ]
+        for id in gone:
+            del index[id]
+        return len(gone)
 
-def apply(hashes: dict[str, Hash], write: Write, now: int) -> Reply:
-    """All verbs or none, on a live session; else the reason."""
-    id, timing, first = write.claim.id, write.timing, next(iter(write.verbs), None)
-    held = hashes.get(id, Hash())
-    if isinstance(first, Renew) and held.get(PROOF) == first.proof and not write.create:
-        return Reply(State.LIVE, [1], now, held.expires - now)
-    if isinstance(first, Invalidate) and held.get(TOMBSTONE) == first.nonce:
-        return Reply(State.LIVE, [1], now, held.expires - now)
-    ours = held.ours()
-    if held.expires - now > timing.window:
-        ours[3] = None  # a tombstone stands for the window, also when the clock was set back
-    state = judge(write.claim, ours, now, write.window)
-    deadline, seen = held.number(DEADLINE), held.number(SEEN)
-    create = write.create and not held
-    if create:
-        deadline = now + timing.lifetime if timing.lifetime else None
-    elif state is not State.LIVE:
-        return Reply(state, (), now)
-    elif deadline is not None and seen is not None and now < seen:
-        deadline -= seen - now  # the clock was set back: the end moves with it
-        if now >= deadline:
-            del hashes[id]
-            return Reply(State.DEAD, (), now)
-    draft = dict(held)
-    if create:
-        draft |= {PROOF: write.claim.proof, CREATED: b"%d" % now}
-    results = []
-    ended: Invalidate | None = None
-    renewed: Renew | None = None
-    for place, verb in enumerate(write.verbs):
-        if isinstance(verb, DataVerb):
+    def _describe(self, id: str, now: int) -> Description | None:
+        held = self.hashes.get(id, Hash())
+        if PROOF not in held:
+            return None
+        user, info = held.get(USER), b"".join(held.get(name, b"") for name in INFO)
+        return Description(
+            id,
+            None if user is None else user.decode(),
+            held.number(CREATED) or 0,
+            held.number(SEEN) or 0,
+            held.expires,
+            held.number(LOGIN),
+            info,
+        )
+
+
+def _newest_first(entry: tuple[str, int]) -> tuple[int, str]:
+    return -entry[1], entry[0]
+
+
+class _Change:
+    """One Write: all verbs or none, on a live session; else the reason."""
+
+    def __init__(self, store: MemoryStore, write: Write, now: int) -> None:
+        self.store = store
+        self.write = write
+        self.now = now
+        self.id = write.claim.id
+        self.timing = write.timing
+        self.first = next(iter(write.verbs), None)
+        self.held = store.hashes.get(self.id, Hash())
+        self.draft = Hash(self.held)
+        self.by_predecessor = by_predecessor(
+            self.held.facts, write.claim.proof, now, write.timing.grace
+        )
+
+    def reply(self) -> Reply:
+        if self.repeated():
+            return self.answer(State.LIVE, [1], self.held)
+        state = self.guard()
+        if state is not State.LIVE:
+            return Reply(state, (), self.now)
+        results: list[Any] = []
+        for verb in self.write.verbs:
             try:
-                value, result = verb.apply(draft.get(verb.name))
+                results.append(self.apply(verb))
             except Refused:
-                left = held.expires - now if held else None
-                return Reply(State.REFUSED, place, now, left)
-            draft.pop(verb.name, None)
-            if value is not None:
-                draft[verb.name] = value
-        else:
-            result = 1
-            ended = verb if isinstance(verb, Invalidate) else ended
-            renewed = verb if isinstance(verb, Renew) else renewed
-        results.append(result)
-    if ended is not None:
-        hashes.pop(id, None)
-        if timing.window:
-            hashes[id] = Hash({TOMBSTONE: ended.nonce})
-            hashes[id].expires = now + timing.window
-        return Reply(State.LIVE, results, now)
-    if renewed is not None:
-        draft[DEAD_PROOFS] = remember_dead(draft.get(DEAD_PROOFS), draft[PROOF], now)
-        draft[PROOF] = renewed.proof
-    if deadline is not None:
-        draft[DEADLINE] = b"%d" % deadline
-    draft[SEEN] = b"%d" % now
-    times = timing.own(held.number(OWN_TTI))
-    kept = hashes[id] = Hash(draft)
-    kept.expires = now + times.tti + times.interval
-    if deadline is not None:
-        kept.expires = min(kept.expires, deadline)
-    return Reply(State.LIVE, results, now, kept.expires - now)
+                left = self.held.expires - self.now if self.held else None
+                return Reply(State.REFUSED, len(results), self.now, left)
+        if isinstance(self.first, Login):
+            state = self.admit(self.first)
+            if state is not State.LIVE:
+                return Reply(state, (), self.now)
+        ended = [v for v, done in zip(self.write.verbs, results, strict=True) if done]
+        for verb in ended:
+            if isinstance(verb, Invalidate):
+                self.finish(verb.nonce)
+                self.index().pop(self.id, None)
+                return Reply(State.LIVE, results, self.now)
+        self.confirm()
+        self.keep()
+        return self.answer(State.LIVE, results, self.draft)
+
+    def repeated(self) -> bool:
+        """Whether a first try was carried out and its reply lost."""
+        if isinstance(self.first, Renew | Rotate | Login) and not self.write.create:
+            return self.held.get(PROOF) == self.first.proof
+        return isinstance(self.first, Invalidate) and (self.held.get(TOMBSTONE) == self.first.nonce)
+
+    def guard(self) -> State:
+        write, held, now = self.write, self.held, self.now
+        facts = held.facts
+        if held.expires - now > self.timing.window:
+            # A tombstone stands for the window, also when the clock was set back.
+            facts = facts._replace(tombstone=None)
+        state = judge(write.claim, facts, now, write.window, self.timing)
+        if write.anybody and state in (State.REJECTED, State.REPLACED, State.REUSED):
+            state = State.LIVE
+        if write.create and not held:
+            self.draft = Hash({PROOF: write.claim.proof, CREATED: b"%d" % now})
+            if self.timing.lifetime:
+                self.draft[DEADLINE] = b"%d" % (now + self.timing.lifetime)
+            return State.LIVE
+        if state is State.REUSED:
+            self.finish(b"reused")
+        deadline, seen = held.number(DEADLINE), held.number(SEEN)
+        if state is State.LIVE and deadline is not None and seen is not None and now < seen:
+            deadline -= seen - now  # the clock was set back: the end moves with it
+            self.draft[DEADLINE] = b"%d" % deadline
+            if now >= deadline:
+                del self.store.hashes[self.id]
+                return State.DEAD
+        return state
+
+    def apply(self, verb: Verb) -> Any:
+        draft = self.draft
+        match verb:
+            case DataVerb():
+                value, result = verb.apply(draft.get(verb.name))
+                self.put(verb.name, value)
+                return result
+            case Touch():
+                login = self.held.number(LOGIN)
+                if self.write.user is not None and login is not None:
+                    self.index()[self.id] = login
+            case Renew():
+                self.replace(verb.proof)
+            case Rotate():
+                since = self.held.facts.verifier_since
+                if since is None or self.now - since < verb.after:
+                    return 0
+                self.rotate(verb.proof)
+            case Invalidate() if verb.user and verb.user.encode() != self.held.get(USER):
+                return 0
+            case Login():
+                self.login(verb)
+        return 1
+
+    def login(self, verb: Login) -> None:
+        draft = self.draft
+        if not self.creates():
+            self.replace(verb.proof)
+        draft[USER] = verb.user.encode()
+        draft[LOGIN] = b"%d" % self.now
+        draft[DEADLINE] = b"%d" % (self.now + verb.lifetime)
+        self.put(OWN_TTI, None if verb.tti is None else b"%d" % verb.tti)
+        self.put(CSRF_TOKEN, None)
+        for chunk, name in enumerate(INFO):
+            part = verb.info[chunk * INFO_CHUNK : (chunk + 1) * INFO_CHUNK]
+            self.put(name, part or None)
+
+    def admit(self, verb: Login) -> State:
+        user = self.held.get(USER)
+        if user is not None and user != verb.user.encode():
+            self.finish(b"others")
+            return State.OTHERS
+        index = self.index()
+        if 0 < verb.limit <= len(index) and self.id not in index:
+            return State.CROWDED
+        index[self.id] = self.now
+        return State.LIVE
+
+    def creates(self) -> bool:
+        return self.write.create and not self.held
+
+    def index(self) -> dict[str, int]:
+        return self.store.indexes.setdefault(self.write.user or "", {})
+
+    def put(self, name: str, value: Raw) -> None:
+        self.draft.pop(name, None)
+        if value is not None:
+            self.draft[name] = value
+
+    def bury(self, proof: bytes, died: int) -> None:
+        self.draft[DEAD_PROOFS] = remember_dead(self.draft.get(DEAD_PROOFS), proof, died)
+
+    def replace(self, proof: bytes) -> None:
+        """A sign-in or an explicit renewal ends all honouring of predecessors."""
+        previous = self.draft.pop(PREDECESSOR, None)
+        if previous is not None:
+            self.bury(previous[:32], self.now)
+        self.bury(self.draft[PROOF], self.now)
+        self.draft[PROOF] = proof
+
+    def rotate(self, proof: bytes) -> None:
+        previous = self.held.get(PREDECESSOR)
+        if self.by_predecessor:
+            self.bury(self.draft[PROOF], self.now)  # its answer was lost: nobody holds it
+        elif previous is not None:
+            self.bury(previous[:32], stamped(previous[32:37]) + self.timing.grace)
+        self.draft[PROOF] = proof
+        self.draft[PREDECESSOR] = self.write.claim.proof + stamp(0) + stamp(self.now)
+
+    def confirm(self) -> None:
+        """The first use of a new verifier begins its predecessor's grace."""
+        previous = self.draft.get(PREDECESSOR)
+        unchanged = previous == self.held.get(PREDECESSOR)
+        own = self.held.get(PROOF) == self.write.claim.proof
+        if previous is not None and unchanged and own and self.held.facts.unconfirmed:
+            self.draft[PREDECESSOR] = previous[:32] + stamp(self.now) + previous[37:]
+
+    def finish(self, nonce: bytes) -> None:
+        self.store.hashes.pop(self.id, None)
+        if self.timing.window:
+            tombstone = self.store.hashes[self.id] = Hash({TOMBSTONE: nonce})
+            tombstone.expires = self.now + self.timing.window
+
+    def keep(self) -> None:
+        self.draft[SEEN] = b"%d" % self.now
+        times = self.timing.own(self.draft.number(OWN_TTI))
+        self.draft.expires = self.now + times.tti + times.interval
+        deadline = self.draft.number(DEADLINE)
+        if deadline is not None:
+            self.draft.expires = min(self.draft.expires, deadline)
+        self.store.hashes[self.id] = self.draft
+
+    def answer(self, state: State, results: list[Any], held: Hash) -> Reply:
+        left, remembered = held.expires - self.now, held.remembered(self.now)
+        return Reply(state, results, self.now, left, remembered=remembered)

@@ -1,7 +1,9 @@
 """Sessions on a Redis or Valkey server: one packet for a read, one script for a write."""
 
+import base64
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from importlib import resources
@@ -22,20 +24,28 @@ from redis.retry import Retry
 from ..errors import AltSessionError, CorruptValue, StoreFull, StoreUnavailable
 from ..operations import (
     CREATED,
-    DEAD_PROOFS,
-    DEADLINE,
-    OWN_TTI,
+    FACTS,
+    INFO,
+    LOGIN,
     PROOF,
-    TOMBSTONE,
+    PRUNE_AGE,
+    SEEN,
+    USER,
+    Describe,
+    Description,
+    Facts,
+    Listing,
     Operation,
-    Raw,
+    Prune,
     Read,
     Reply,
+    Scan,
     State,
     Write,
     judge,
 )
 from ..settings import RedisSettings
+from ..token import ID_LENGTH
 from .embedded import EmbeddedServer
 from .lease import Lease, NotConnected
 
@@ -44,7 +54,10 @@ log = logging.getLogger("pyramid_altsession")
 SCRIPT = resources.files(__package__).joinpath("write.lua").read_bytes()
 SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
-_OURS = tuple(name.encode() for name in (PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI))
+PRUNE_SCRIPT = resources.files(__package__).joinpath("prune.lua").read_bytes()
+
+_OURS = tuple(name.encode() for name in FACTS)
+_DESCRIBED = tuple(name.encode() for name in (PROOF, USER, CREATED, SEEN, LOGIN, *INFO))
 
 # Bytes only: with numbers it can crash when a signal handler raises.
 pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
@@ -140,16 +153,17 @@ class RedisStore:
     def carry_out(self, operation: Operation) -> Reply:
         """One round trip; a second one when a connection broke or the script was not loaded."""
         try:
-            if isinstance(operation, Read):
-                packet = pack_read(operation, self._prefix)
-                replies = self._exchange(operation, packet, 3 * len(operation.claims))
-                reply = unpack_read(operation, replies)
-            else:
-                (answer,) = self._exchange(operation, pack_write(operation, self._prefix), 1)
-                if isinstance(answer, redis.exceptions.NoScriptError):
-                    packet = pack_write(operation, self._prefix, load=True)
-                    (answer,) = self._exchange(operation, packet, 1)
-                reply = unpack_write(answer)
+            match operation:
+                case Read():
+                    packet = pack_read(operation, self._prefix)
+                    replies = self._exchange(operation, packet, 3 * len(operation.claims))
+                    reply = unpack_read(operation, replies)
+                case Write():
+                    reply = self._write(operation)
+                case _:
+                    packet, count = pack_many(operation, self._prefix)
+                    replies = self._exchange(operation, packet, count)
+                    reply = unpack_many(operation, self._prefix, _no_errors(replies))
         except redis.RedisError as error:
             failure = self._failure(operation, error)
             if failure is None:
@@ -158,6 +172,13 @@ class RedisStore:
         if self._trouble is not None:
             self._recovered(operation)
         return reply
+
+    def _write(self, operation: Write) -> Reply:
+        (answer,) = self._exchange(operation, pack_write(operation, self._prefix), 1)
+        if isinstance(answer, redis.exceptions.NoScriptError):
+            packet = pack_write(operation, self._prefix, load=True)
+            (answer,) = self._exchange(operation, packet, 1)
+        return unpack_write(answer)
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
@@ -214,7 +235,7 @@ class _Need(IntEnum):
 
     @classmethod
     def of(cls, operation: Operation) -> "_Need":
-        if isinstance(operation, Read):
+        if not isinstance(operation, Write):
             return cls.READ
         return cls.ROOM if any(verb.creates for verb in operation.verbs) else cls.WRITE
 
@@ -247,50 +268,59 @@ def pack_read(operation: Read, prefix: bytes) -> bytes:
 
 def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
     """The first live claim; else DEAD with the state of every claim."""
-    states = []
+    states, timing = [], operation.timing
     for which, claim in enumerate(operation.claims):
         fetched, left, expires = _no_errors(replies[3 * which : 3 * which + 3])
         # The key may have ended between the commands: the fields were read while it lived.
         now = expires - left if left >= 0 and expires >= 0 else 0
         if operation.fields is None:
             held = dict(zip(fetched[::2], fetched[1::2], strict=True))
-            ours: Sequence[Raw] = [held.get(name) for name in _OURS]
+            facts = Facts(*[held.get(name) for name in _OURS])
             values: Any = {
                 name.decode(errors="replace"): raw
                 for name, raw in held.items()
                 if name[:1] != b"@" or name == CREATED.encode()
             }
         else:
-            ours, values = fetched[: len(_OURS)], fetched[len(_OURS) :]
-        state = judge(claim, ours[:4], now, operation.timing.window)
+            facts, values = Facts(*fetched[: len(_OURS)]), fetched[len(_OURS) :]
+        state = judge(claim, facts, now, timing.window, timing)
         if state is State.LIVE:
-            deadline, own_tti = ours[2], ours[4]
-            return Reply(
-                state,
-                values,
-                now,
-                left if left != -2 else None,
-                which,
-                None if own_tti is None else int(own_tti),
-                None if deadline is None else int(deadline),
-            )
+            remembered = None
+            if facts.tti is not None and facts.deadline is not None:
+                remembered = int(facts.deadline) - now
+            return Reply(state, values, now, _left(left), which, facts, remembered)
         states.append(state)
     return Reply(State.DEAD, states)
+
+
+def _left(pttl: int) -> int | None:
+    return None if pttl == -2 else pttl
+
+
+def _index(prefix: bytes, user: str) -> bytes:
+    """The key of a user's index: no user id, whatever is in it, gets into a key or a log."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(user.encode()).digest())
+    return prefix + b"user:" + digest.rstrip(b"=")
 
 
 def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
     """The script's call, by its hash or with its text; write.lua tells the arguments."""
     timing = operation.timing
-    arguments = [b"EVAL" if load else b"EVALSHA", SCRIPT if load else SCRIPT_SHA, b"1"]
-    arguments += [
-        prefix + operation.claim.id.encode(),
+    keys = [prefix + operation.claim.id.encode()]
+    if operation.user is not None:
+        keys.append(_index(prefix, operation.user))
+    arguments = [
+        *((b"EVAL", SCRIPT) if load else (b"EVALSHA", SCRIPT_SHA)),
+        *(b"%d" % len(keys), *keys),
         operation.claim.proof,
-        b"1" if operation.create else b"0",
+        b"1" if operation.create else b"any" if operation.anybody else b"0",
         b"%d" % timing.tti,
         b"%d" % timing.interval,
         b"%d" % timing.lifetime,
         b"%d" % timing.window,
         b"%d" % operation.window,
+        b"%d" % timing.grace,
+        b"1" if timing.reuse_ends else b"0",
     ]
     for verb in operation.verbs:
         arguments += verb.wire()
@@ -298,10 +328,66 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
 
 
 def unpack_write(answer: Any) -> Reply:
-    state, now, left, *results = _no_errors([answer])[0]
+    state, now, left, remembered, *results = _no_errors([answer])[0]
     state = State(state)
     values = results[0] if state is State.REFUSED else results
-    return Reply(state, values, now, left if left != -2 else None)
+    return Reply(state, values, now, _left(left), remembered=None if remembered < 0 else remembered)
+
+
+def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
+    """An operation about many sessions, and how many replies it gets."""
+    match operation:
+        case Listing(user):
+            key = _index(prefix, user)
+            return pack_command((b"ZREVRANGE", key, b"0", b"-1", b"WITHSCORES")), 1
+        case Prune(user, entries):
+            flat = [part for id, score in entries for part in (id.encode(), b"%d" % score)]
+            call = (b"EVAL", PRUNE_SCRIPT, b"1", _index(prefix, user), b"%d" % PRUNE_AGE, *flat)
+            return pack_command(call), 1
+        case Describe(ids):
+            packet = b""
+            for id in ids:
+                key = prefix + id.encode()
+                packet += pack_command((b"HMGET", key, *_DESCRIBED))
+                packet += pack_command((b"PEXPIRETIME", key))
+            return packet, 2 * len(ids)
+        case Scan(cursor):
+            pattern = re.sub(rb"([\\*?\[\]^])", rb"\\\1", prefix) + b"?" * ID_LENGTH
+            call = (b"SCAN", b"%d" % cursor, b"MATCH", pattern, b"COUNT", b"500")
+            return pack_command(call), 1
+    raise TypeError(operation)
+
+
+def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> Reply:
+    match operation:
+        case Listing():
+            (flat,) = replies
+            pairs = zip(flat[::2], flat[1::2], strict=True)
+            values: Any = [(id.decode(), int(score)) for id, score in pairs]
+        case Describe(ids):
+            fetched = zip(ids, replies[::2], replies[1::2], strict=True)
+            values = [_description(id, held, expires) for id, held, expires in fetched]
+        case Scan():
+            ((cursor, keys),) = replies
+            values = int(cursor), [key.removeprefix(prefix).decode() for key in keys]
+        case _:
+            (values,) = replies
+    return Reply(State.LIVE, values)
+
+
+def _description(id: str, held: Sequence[Any], expires: int) -> Description | None:
+    proof, user, created, seen, login, *info = held
+    if proof is None or expires < 0:
+        return None
+    return Description(
+        id,
+        None if user is None else user.decode(),
+        int(created),
+        int(seen or created),
+        expires,
+        None if login is None else int(login),
+        b"".join([part or b"" for part in info]),
+    )
 
 
 def _no_errors(replies: Sequence[Any]) -> Sequence[Any]:

@@ -2,62 +2,97 @@
 -- session that ended, or that answers to another verifier by now.
 --
 -- KEYS  1  the session's hash
+--       2  optional: the index of the session's user, a sorted set (member: id, score: login, ms)
 -- ARGV  1  proof: SHA-256 of the caller's verifier, 32 bytes
---       2  '1': make the session first, under this proof; '0': it has to be there
+--       2  '1': make the session first, under this proof; '0': it has to be there;
+--          'any': whoever answers to it (for administration)
 --       3  tti, ms            4  touch interval, ms        5  lifetime, ms (0: none)
 --       6  gone_window, ms: how long a tombstone stands
 --       7  the window in which a proof that died counts as REPLACED, ms
---       8… verbs, each its name and its arguments:
+--       8  renew_grace, ms    9  '1': a reused predecessor ends the session
+--       10… verbs, each its name and its arguments:
 --          set name value · remove name · pop name · setdefault name value
 --          increment name by · compare_and_set name given('1'/'0') expected value
---          touch · renew proof · invalidate nonce
--- Returns {state, now ms, left ms (-2: no key), result of each verb…}
+--          touch · renew proof · invalidate nonce user(''=anybody's) · rotate proof after(ms)
+--          login proof user tti(ms, ''=the setting's) lifetime(ms) limit(0=none) info
+-- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
+--       none), result of each verb…}
 --       LIVE      done        REFUSED   live, nothing written; the place of the verb, from 0
 --       DEAD      no session  REJECTED  it lives under another proof
 --       REPLACED  the proof died within the window        ENDED  a tombstone stands
+--       REUSED    the session was ended, since a predecessor came back after its time
+--       OTHERS    it was another user's session, and was ended for this login
+--       CROWDED   the user has as many sessions as allowed
 --
 -- Redis rolls nothing back. So all verbs are worked out on a draft first; then come the writes,
 -- none of which can fail but for a full server, which refuses the first one alone.
 
-local key, proof = KEYS[1], ARGV[1]
+local key, index, proof = KEYS[1], KEYS[2], ARGV[1]
+local id = key:match('[^:]+$')
 local create = ARGV[2] == '1'
 local tti, interval, lifetime = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local tombstone_ms, window = tonumber(ARGV[6]), tonumber(ARGV[7])
+local grace = tonumber(ARGV[8])
+local FIRST_VERB = 10
 local SAFE_INTEGER = 9007199254740991
+local INFO_CHUNK = 64
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local held = redis.call('HMGET', key, '@v', '@q', '@d', '@i', '@t', '@x')
-local owner, dead, deadline, own_tti, seen, tombstone = unpack(held)
-deadline, seen = tonumber(deadline), tonumber(seen)
+local held = redis.call('HMGET', key, '@v', '@q', '@d', '@i', '@t', '@x', '@p', '@u', '@l')
+local owner, dead, deadline, own_tti, seen, tombstone, previous, user, login = unpack(held)
+deadline, own_tti, seen = tonumber(deadline), tonumber(own_tti), tonumber(seen)
+dead = dead or ''
 
 local function answer(state, left, results)
-  local reply = {state, now, left}
+  local remembered = own_tti and deadline and left ~= -2 and deadline - now or -1
+  local reply = {state, now, left, remembered}
   for place, result in ipairs(results or {}) do
-    reply[3 + place] = result
+    reply[4 + place] = result
   end
   return reply
 end
 
--- The last three proofs that died: 16 bytes and 5 bytes of time (10 ms) each, newest first.
-local function died_within()
-  for start = 1, #(dead or ''), 21 do
-    if dead:sub(start, start + 15) == proof:sub(1, 16) then
-      local age = now - struct.unpack('>I5', dead, start + 16) * 10
-      return 0 <= age and age < window
-    end
+-- Times within fields: 5 bytes, in units of 10 ms.
+local function stamp(ms)
+  return struct.pack('>I5', math.floor(ms / 10))
+end
+local function stamped(text, at)
+  return struct.unpack('>I5', text, at) * 10
+end
+
+local function finish(nonce)
+  -- Deleting first makes this work on a full server.
+  redis.call('DEL', key)
+  if tombstone_ms > 0 then
+    redis.call('HSET', key, '@x', nonce)
+    redis.call('PEXPIRE', key, tombstone_ms)
   end
-  return false
 end
 
 -- What a repeated script finds when its first reply was lost: its own new proof or its own nonce.
-local first = ARGV[8]
-if first == 'renew' and owner == ARGV[9] and not create then
+local first, fresh = ARGV[FIRST_VERB], ARGV[FIRST_VERB + 1]
+if (first == 'renew' or first == 'rotate' or first == 'login') and owner == fresh and not create
+    or first == 'invalidate' and tombstone == fresh then
   return answer('LIVE', redis.call('PTTL', key), {1})
 end
-if first == 'invalidate' and tombstone == ARGV[9] then
-  return answer('LIVE', redis.call('PTTL', key), {1})
+
+-- '@p' is the predecessor that a periodic renewal still honours: its proof, when its successor
+-- was first used (0: not yet), and when it was replaced. It is good until the grace after that
+-- first use; then its window begins. Times in the future (a clock set back) count for nothing.
+local by_predecessor, died = false, nil
+if previous and previous:sub(1, 32) == proof then
+  local confirmed = stamped(previous, 33)
+  local since = now - confirmed
+  by_predecessor = confirmed == 0 or (0 <= since and since < grace)
+  died = confirmed + grace
+end
+-- '@q': the last three proofs that died, 16 bytes and a time each, newest first.
+for start = 1, #dead, 21 do
+  if dead:sub(start, start + 15) == proof:sub(1, 16) then
+    died = stamped(dead, start + 16)
+  end
 end
 
 -- The guard. A tombstone with more time left than it was given has seen the clock set back: it is
@@ -72,8 +107,14 @@ elseif create and not owner then
   deadline = lifetime > 0 and now + lifetime or nil
 elseif not owner or (deadline and now >= deadline) then
   return answer('DEAD', -2)
-elseif owner ~= proof then
-  return answer(died_within() and 'REPLACED' or 'REJECTED', -2)
+elseif owner ~= proof and not by_predecessor and ARGV[2] ~= 'any' then
+  if died and now >= died and now - died < window then
+    return answer('REPLACED', -2)
+  elseif previous and previous:sub(1, 32) == proof and ARGV[9] == '1' then
+    finish('reused')
+    return answer('REUSED', -2)
+  end
+  return answer('REJECTED', -2)
 else
   create = false
 end
@@ -91,7 +132,7 @@ end
 
 -- Work out the verbs on a draft of what changes: name -> value, or false for a field to remove.
 local draft, results = {}, {}
-local ended, renewed
+local ended, renewed, rotated, entered
 
 local function get(name)
   if draft[name] == nil then
@@ -145,19 +186,46 @@ local verbs = {
     return {1, value}
   end},
   touch = {0, function()
+    entered = index and user and login and {user, login}
     return 1
   end},
   renew = {1, function(new)
     renewed = new
     return 1
   end},
-  invalidate = {1, function(nonce)
+  rotate = {2, function(new, after)
+    local since = previous and stamped(previous, 38) or tonumber(login)
+    if not since or now - since < tonumber(after) then
+      return 0
+    end
+    rotated = new
+    return 1
+  end},
+  invalidate = {2, function(nonce, whose)
+    if whose ~= '' and whose ~= user then
+      return 0
+    end
     ended = nonce
+    return 1
+  end},
+  login = {6, function(new, who, tti_ms, lifetime_ms, limit, info)
+    renewed = not create and new
+    entered = {who, now, tonumber(limit)}
+    own_tti = tonumber(tti_ms)
+    deadline = now + tonumber(lifetime_ms)
+    draft['@u'], draft['@l'] = who, string.format('%.0f', now)
+    draft['@i'] = own_tti and tti_ms or false
+    draft['@d'] = string.format('%.0f', deadline)
+    draft['_csrft_'] = false
+    for chunk = 0, 7 do
+      local part = info:sub(chunk * INFO_CHUNK + 1, (chunk + 1) * INFO_CHUNK)
+      draft['@n' .. chunk] = part ~= '' and part
+    end
     return 1
   end},
 }
 
-local at = 8
+local at = FIRST_VERB
 while at <= #ARGV do
   local verb = verbs[ARGV[at]]
   local result = verb[2](unpack(ARGV, at + 1, at + verb[1]))
@@ -168,27 +236,39 @@ while at <= #ARGV do
   at = at + 1 + verb[1]
 end
 
+-- Whom the session is for.
+if first == 'login' then
+  if user and user ~= entered[1] then
+    finish('others')
+    return answer('OTHERS', -2)
+  end
+  if entered[3] > 0 and redis.call('ZCARD', index) >= entered[3]
+      and not redis.call('ZSCORE', index, id) then
+    return answer('CROWDED', -2)
+  end
+end
+
 -- Write.
 if ended then
-  -- Deleting first makes this work on a full server.
-  redis.call('DEL', key)
-  if tombstone_ms > 0 then
-    redis.call('HSET', key, '@x', ended)
-    redis.call('PEXPIRE', key, tombstone_ms)
+  finish(ended)
+  if index then
+    redis.call('ZREM', index, id)
   end
   return answer('LIVE', -2, results)
 end
 
-local sets, removals = {'@t', now}, {}
+local sets, removals, grows = {'@t', now}, {}, create
 for name, value in pairs(draft) do
   if value then
     sets[#sets + 1] = name
     sets[#sets + 1] = value
+    grows = grows or name:sub(1, 1) ~= '@'
   else
     removals[#removals + 1] = name
   end
 end
-local grows = #sets > 2 or create
+-- A sign-in has to work on a full server.
+grows = grows and first ~= 'login'
 
 local function also(name, value)
   sets[#sets + 1] = name
@@ -201,13 +281,33 @@ end
 if deadline and (create or moved) then
   also('@d', deadline)
 end
+
+local function bury(buried, time)
+  dead = (buried:sub(1, 16) .. stamp(time) .. dead):sub(1, 63)
+  also('@q', dead)
+end
 if renewed then
+  -- A sign-in or an explicit renewal ends all honouring of predecessors.
+  if previous then
+    bury(previous:sub(1, 32), now)
+    removals[#removals + 1] = '@p'
+  end
+  bury(owner, now)
   also('@v', renewed)
-  also('@q', owner:sub(1, 16) .. struct.pack('>I5', math.floor(now / 10)) .. (dead or ''):sub(1, 42))
+elseif rotated then
+  if by_predecessor then
+    bury(owner, now)  -- its answer was lost: nobody holds it
+  elseif previous then
+    bury(previous:sub(1, 32), stamped(previous, 33) + grace)
+  end
+  also('@v', rotated)
+  also('@p', proof .. stamp(0) .. stamp(now))
+elseif previous and owner == proof and stamped(previous, 33) == 0 then
+  also('@p', previous:sub(1, 32) .. stamp(now) .. previous:sub(38))
 end
 
 if own_tti then
-  tti = tonumber(own_tti)
+  tti = own_tti
   interval = math.max(interval, math.floor(tti / 10))
 end
 local function restart()
@@ -219,13 +319,29 @@ local function restart()
   return expires - now
 end
 
+-- The entry comes first: a signed-in session must never be one that its user cannot find. The
+-- ZREM lets the ZADD work on a full server, which refuses only the first write of a script.
+if entered then
+  redis.call('ZREM', index, '')
+  redis.call('ZADD', index, entered[2], id)
+  if redis.call('PTTL', index) < deadline - now then
+    redis.call('PEXPIREAT', index, deadline)
+  end
+end
+
 -- A full server refuses the first write of a script and no later one. So data goes first; a verb
 -- that has to work on a full server (touch, remove, renew) restarts the tti before its HSET.
-local left = not grows and restart()
+local left
+if not grows then
+  left = restart()
+end
 for start = 1, #sets, 4000 do
   redis.call('HSET', key, unpack(sets, start, math.min(start + 3999, #sets)))
 end
 for start = 1, #removals, 4000 do
   redis.call('HDEL', key, unpack(removals, start, math.min(start + 3999, #removals)))
 end
-return answer('LIVE', grows and restart() or left, results)
+if grows or create then
+  left = restart()
+end
+return answer('LIVE', left, results)

@@ -1,0 +1,66 @@
+"""Sessions of users, seen and ended by their public handles: what administration needs."""
+
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from .operations import (
+    Describe,
+    Description,
+    Invalidate,
+    Listing,
+    Prune,
+    Scan,
+    State,
+    Timing,
+    Write,
+)
+from .token import Claim
+
+if TYPE_CHECKING:
+    from .interfaces import Store
+
+MANY = 500
+"""Sessions described in one packet: others get their turn on the server in between."""
+
+
+def described(store: "Store", ids: Iterable[str]) -> Iterator[tuple[str, Description | None]]:
+    """Each id with what is known of its session, None when it ended."""
+    todo = list(ids)
+    for start in range(0, len(todo), MANY):
+        part = tuple(todo[start : start + MANY])
+        yield from zip(part, store.carry_out(Describe(part)).values, strict=True)
+
+
+def live_sessions(store: "Store", user: str) -> list[Description]:
+    """A user's sessions, newest login first. Old entries of ended ones are forgotten."""
+    entries = store.carry_out(Listing(user)).values
+    found, ended = [], []
+    for (id, score), (_, known) in zip(
+        entries, described(store, [id for id, _ in entries]), strict=True
+    ):
+        # The hash decides: the entry of a login under way, or of another user's by now, is none.
+        if known is not None and known.user == user:
+            found.append(known)
+        elif known is None:
+            ended.append((id, score))
+    for start in range(0, len(ended), MANY):
+        store.carry_out(Prune(user, tuple(ended[start : start + MANY])))
+    return found
+
+
+def all_sessions(store: "Store") -> Iterator[Description]:
+    """Every session there is from beginning to end of the walk, some perhaps twice."""
+    cursor = 0
+    while True:
+        cursor, ids = store.carry_out(Scan(cursor)).values
+        yield from (known for _, known in described(store, ids) if known is not None)
+        if cursor == 0:
+            return
+
+
+def end_session(store: "Store", id: str, timing: Timing, user: str | None = None) -> bool:
+    """End a session whatever its verifier is; with ``user``, only if it is this user's."""
+    verb = Invalidate(secrets.token_bytes(16), user or "")
+    reply = store.carry_out(Write(Claim(id, b""), (verb,), timing, user=user, anybody=True))
+    return reply.state is State.LIVE and reply.values == [1]
