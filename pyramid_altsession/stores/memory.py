@@ -169,7 +169,8 @@ class _Change:
 
     def reply(self) -> Reply:
         if self.repeated():
-            return self.answer(State.LIVE, [1], self.held)
+            done = [None if isinstance(verb, DataVerb) else 1 for verb in self.write.verbs]
+            return self.answer(State.LIVE, done, self.held)
         state = self.guard()
         if state is not State.LIVE:
             return Reply(state, (), self.now)

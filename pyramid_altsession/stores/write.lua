@@ -71,66 +71,7 @@ local function finish(nonce)
   end
 end
 
--- What a repeated script finds when its first reply was lost: its own new proof or its own nonce.
-local first, fresh = ARGV[FIRST_VERB], ARGV[FIRST_VERB + 1]
-if (first == 'renew' or first == 'rotate' or first == 'login') and owner == fresh and not create
-    or first == 'invalidate' and tombstone == fresh then
-  return answer('LIVE', redis.call('PTTL', key), {1})
-end
-
--- '@p' is the predecessor that a periodic renewal still honours: its proof, when its successor
--- was first used (0: not yet), and when it was replaced. It is good until the grace after that
--- first use; then its window begins. Times in the future (a clock set back) count for nothing.
-local by_predecessor, died = false, nil
-if previous and previous:sub(1, 32) == proof then
-  local confirmed = stamped(previous, 33)
-  local since = now - confirmed
-  by_predecessor = confirmed == 0 or (0 <= since and since < grace)
-  died = confirmed + grace
-end
--- '@q': the last three proofs that died, 16 bytes and a time each, newest first.
-for start = 1, #dead, 21 do
-  if dead:sub(start, start + 15) == proof:sub(1, 16) then
-    died = stamped(dead, start + 16)
-  end
-end
-
--- The guard. A tombstone with more time left than it was given has seen the clock set back: it is
--- none, or it would stand for so much longer.
-if tombstone and redis.call('PTTL', key) <= tombstone_ms then
-  return answer('ENDED', -2)
-elseif create and not owner then
-  if redis.call('EXISTS', key) == 1 then
-    return answer('DEAD', -2)
-  end
-  owner = proof
-  deadline = lifetime > 0 and now + lifetime or nil
-elseif not owner or (deadline and now >= deadline) then
-  return answer('DEAD', -2)
-elseif owner ~= proof and not by_predecessor and ARGV[2] ~= 'any' then
-  if died and now >= died and now - died < window then
-    return answer('REPLACED', -2)
-  elseif previous and previous:sub(1, 32) == proof and ARGV[9] == '1' then
-    finish('reused')
-    return answer('REUSED', -2)
-  end
-  return answer('REJECTED', -2)
-else
-  create = false
-end
-
--- The server's clock was set back since the last use: the absolute end moves with it, else it
--- would come late.
-local moved = not create and deadline and seen and now < seen
-if moved then
-  deadline = deadline - (seen - now)
-  if now >= deadline then
-    redis.call('DEL', key)
-    return answer('DEAD', -2)
-  end
-end
-
--- Work out the verbs on a draft of what changes: name -> value, or false for a field to remove.
+-- What the verbs do: to a draft of what changes, name -> value, or false for a field to remove.
 local draft, results = {}, {}
 local ended, renewed, rotated, entered
 
@@ -225,15 +166,86 @@ local verbs = {
   end},
 }
 
-local at = FIRST_VERB
-while at <= #ARGV do
-  local verb = verbs[ARGV[at]]
-  local result = verb[2](unpack(ARGV, at + 1, at + verb[1]))
-  if result == nil then
-    return answer('REFUSED', redis.call('PTTL', key), {#results})
+-- A repeated script, whose first reply was lost, finds its own new proof or its own nonce. All of
+-- its verbs were carried out then.
+local function verb_by_verb(act)
+  local at = FIRST_VERB
+  while at <= #ARGV do
+    local verb = verbs[ARGV[at]]
+    local result = act(verb, at)
+    if result == nil then
+      return false
+    end
+    results[#results + 1] = result
+    at = at + 1 + verb[1]
   end
-  results[#results + 1] = result
-  at = at + 1 + verb[1]
+  return true
+end
+
+local first, fresh = ARGV[FIRST_VERB], ARGV[FIRST_VERB + 1]
+local renews = first == 'renew' or first == 'rotate' or first == 'login'
+if (renews and owner == fresh and not create) or (first == 'invalidate' and tombstone == fresh) then
+  verb_by_verb(function(_, at)
+    return ARGV[at] ~= 'set' and 1
+  end)
+  return answer('LIVE', redis.call('PTTL', key), results)
+end
+
+-- '@p' is the predecessor that a periodic renewal still honours: its proof, when its successor
+-- was first used (0: not yet), and when it was replaced. It is good until the grace after that
+-- first use; then its window begins. Times in the future (a clock set back) count for nothing.
+local by_predecessor, died = false, nil
+if previous and previous:sub(1, 32) == proof then
+  local confirmed = stamped(previous, 33)
+  local since = now - confirmed
+  by_predecessor = confirmed == 0 or (0 <= since and since < grace)
+  died = confirmed + grace
+end
+-- '@q': the last three proofs that died, 16 bytes and a time each, newest first.
+for start = 1, #dead, 21 do
+  if dead:sub(start, start + 15) == proof:sub(1, 16) then
+    died = stamped(dead, start + 16)
+  end
+end
+
+-- The guard. A tombstone with more time left than it was given has seen the clock set back: it is
+-- none, or it would stand for so much longer.
+if tombstone and redis.call('PTTL', key) <= tombstone_ms then
+  return answer('ENDED', -2)
+elseif create and not owner then
+  if redis.call('EXISTS', key) == 1 then
+    return answer('DEAD', -2)
+  end
+  owner = proof
+  deadline = lifetime > 0 and now + lifetime or nil
+elseif not owner or (deadline and now >= deadline) then
+  return answer('DEAD', -2)
+elseif owner ~= proof and not by_predecessor and ARGV[2] ~= 'any' then
+  if died and now >= died and now - died < window then
+    return answer('REPLACED', -2)
+  elseif previous and previous:sub(1, 32) == proof and ARGV[9] == '1' then
+    finish('reused')
+    return answer('REUSED', -2)
+  end
+  return answer('REJECTED', -2)
+else
+  create = false
+end
+
+-- The server's clock was set back since the last use: the absolute end moves with it, else it
+-- would come late.
+local moved = not create and deadline and seen and now < seen
+if moved then
+  deadline = deadline - (seen - now)
+  if now >= deadline then
+    redis.call('DEL', key)
+    return answer('DEAD', -2)
+  end
+end
+
+-- All verbs, or none.
+if not verb_by_verb(function(verb, at) return verb[2](unpack(ARGV, at + 1, at + verb[1])) end) then
+  return answer('REFUSED', redis.call('PTTL', key), {#results})
 end
 
 -- Whom the session is for.
