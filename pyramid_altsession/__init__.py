@@ -22,6 +22,7 @@ from .interfaces import IAltSession, ISessionAPI
 from .security import add_view_options
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
+from .sync import add_sync_layer
 from .tween import add_tween
 
 __all__ = [
@@ -65,4 +66,5 @@ def includeme(config: Configurator) -> None:
     config.add_request_method(altsession, "altsession", reify=True)
     config.add_directive("testing_altsession", "pyramid_altsession.testing.testing_altsession")
     add_view_options(config)
+    add_sync_layer(config)
     add_tween(config)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from pyramid.httpexceptions import HTTPException
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
@@ -13,7 +14,7 @@ from pyramid.threadlocal import manager
 from zope.interface import implementer
 
 from .codec import JSONCodec
-from .errors import AltSessionError
+from .errors import AltSessionError, SessionGone
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, Store
 from .operations import Description, Listing, Read, Timing, Touch, Write
@@ -49,6 +50,16 @@ class SessionInfo(NamedTuple):
     expires: datetime
     current: bool
     info: Mapping[str, Any]
+
+
+def become(response: Response, error: AltSessionError, environ: Mapping[str, Any]) -> None:
+    """Turn an answer into an error's page."""
+    if not isinstance(error, HTTPException):
+        raise error
+    error.prepare(environ)
+    response.status = error.status
+    response.headerlist = error.headerlist
+    response.app_iter = error.app_iter
 
 
 def _time(ms: int) -> datetime:
@@ -137,6 +148,7 @@ class SessionAPI:
             if state is None:
                 began = environ.get(BEGAN)
                 state = SessionState(self._cookie.candidates(environ), self._timing, began=began)
+                state.wanted = self.settings.session.prefetch
             state.begin_attempt(id(request), environ.get(ANSWERED, False))
             if BEGAN not in environ:  # no tween of ours
                 request.add_response_callback(self.answer)
@@ -164,6 +176,10 @@ class SessionAPI:
         if request.response_callbacks:
             request.add_response_callback(self.answer)
             return
+        try:
+            self.write_back(request, response)
+        except AltSessionError as error:  # no tween of ours: the page is made, and becomes another
+            become(response, error, request.environ)
         request.environ[ANSWERED] = True
         state: SessionState | None = request.environ.get(RECORD)
         if state is None or state.root != id(request):
@@ -178,6 +194,21 @@ class SessionAPI:
                 response.headers["Vary"] = f"{vary}, Cookie"
         if state.cookie is not None:
             self._cookie.send(response, state.cookie or None, age=state.cookie_age)
+
+    def write_back(self, request: Request, response: Response) -> None:
+        """Write what changed in ``request.session``, unless the answer is an error of ours."""
+        state: SessionState | None = request.environ.get(RECORD)
+        if state is None or state.layer is None or state.root != id(request):
+            return
+        layer, state.layer = state.layer, None
+        if response.status_int >= 500:
+            return
+        try:
+            layer.write_back()
+        except SessionGone:
+            if self.settings.sync.on_gone == "error":
+                raise
+            log.warning("session %s is gone: what changed in request.session is lost", state.token)
 
     def _renew(self, request: Request, state: SessionState) -> None:
         """The periodic renewal, if it is due: the last thing before the answer leaves, so that a

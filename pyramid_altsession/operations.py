@@ -286,6 +286,28 @@ class CompareAndSet(DataVerb):
         memo.fields[self.name] = result[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Append(DataVerb):
+    """Add one item to a JSON list (a new one where there is none). Result: the list's bytes.
+    Refused when the field holds anything else."""
+
+    name: str
+    item: bytes
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"append", self.name.encode(), self.item
+
+    def apply(self, held: Raw) -> tuple[Raw, Any]:
+        held = b"[]" if held is None else held
+        if held[:1] != b"[" or held[-1:] != b"]":
+            raise Refused
+        value = b"[" + self.item + b"]" if held == b"[]" else held[:-1] + b"," + self.item + b"]"
+        return value, value
+
+    def note(self, memo: Memo, result: Any) -> None:
+        memo.fields[self.name] = result
+
+
 class LifeVerb:
     """A verb about the session itself."""
 

@@ -21,6 +21,7 @@ from .operations import (
     USER,
     CompareAndSet,
     Crowded,
+    DataVerb,
     Increment,
     Invalidate,
     Login,
@@ -110,7 +111,7 @@ class AltSession:
 
         :exc:`CorruptValue` when it cannot be decoded; every other key still works.
         """
-        name = _name(key)
+        name = field_name(key)
         self._fetch((name,), fresh)
         raw = self._state.memo.fields.get(name)
         return default if raw is None else self._codec.decode(name, raw)
@@ -119,7 +120,7 @@ class AltSession:
         self, keys: Iterable[str], default: Any = None, *, fresh: bool = False
     ) -> dict[str, Any]:
         """A dict with every asked key, ``default`` where there is no value; one round trip."""
-        names = tuple([_name(key) for key in _several(keys)])
+        names = tuple([field_name(key) for key in _several(keys)])
         self._fetch(names, fresh)
         fields = self._state.memo.fields
         return {name: self._decode(name, fields.get(name), default) for name in names}
@@ -136,7 +137,7 @@ class AltSession:
     def exists(self, key: str | None = None, *, fresh: bool = False) -> bool:
         """Whether the session is alive; with a key, whether it holds that key."""
         if key is not None:
-            name = _name(key)
+            name = field_name(key)
             self._fetch((name,), fresh)
             return self._state.memo.fields.get(name) is not None
         if self._state.status is not Status.ALIVE or fresh:
@@ -169,33 +170,33 @@ class AltSession:
     def set(self, key: str, value: Any) -> None:
         """Store one value. TypeError when JSON cannot carry it, :exc:`ValueTooLarge` when it is
         longer than ``session.max_value_bytes``; then nothing is sent."""
-        name = _name(key)
+        name = field_name(key)
         self._write(Set(name, self._encode(name, value)))
 
     def mset(self, values: Mapping[str, Any]) -> None:
         """Store several values in one step: nobody ever reads half of them."""
         verbs = []
         for key, value in values.items():
-            name = _name(key)
+            name = field_name(key)
             verbs.append(Set(name, self._encode(name, value)))
         if verbs:
             self._write(*verbs)
 
     def remove(self, keys: str | Iterable[str]) -> int:
         """Remove one key or many; returns how many were there."""
-        names = [_name(keys)] if isinstance(keys, str) else [_name(key) for key in keys]
+        names = [field_name(keys)] if isinstance(keys, str) else [field_name(key) for key in keys]
         removed = self._write(*[Remove(name) for name in dict.fromkeys(names)]) if names else []
         return sum(removed)
 
     def pop(self, key: str, default: Any = None) -> Any:
         """Take a value out: of several callers one gets it, the others ``default``."""
-        name = _name(key)
+        name = field_name(key)
         (raw,) = self._write(Pop(name))
         return self._decode(name, raw, default)
 
     def setdefault(self, key: str, value: Any) -> Any:
         """Store ``value`` unless there is one already; returns what is stored afterwards."""
-        name = _name(key)
+        name = field_name(key)
         (raw,) = self._write(SetDefault(name, self._encode(name, value)))
         return self._decode(name, raw, value)
 
@@ -203,7 +204,7 @@ class AltSession:
         """Add to a whole number (0 when there is none) and return the sum; nothing is lost
         between concurrent callers. TypeError when something else is stored, or the sum is
         beyond ±(2⁵³ − 1), the whole numbers that JSON carries everywhere."""
-        name = _name(key)
+        name = field_name(key)
         if isinstance(by, bool) or not isinstance(by, int) or abs(by) > SAFE_INTEGER:
             raise TypeError(f"increment({name!r}): by must be a whole number, not {by!r}")
         try:
@@ -220,7 +221,7 @@ class AltSession:
         Of several callers with the same expectation one succeeds. One round trip, unless the
         same value is stored in other JSON (spaces, order): then one more.
         """
-        name = _name(key)
+        name = field_name(key)
         raw: Raw = None if expected is None else self._encode(name, expected)
         new = self._encode(name, value)
         for _ in range(MODIFY_TRIES):
@@ -239,7 +240,7 @@ class AltSession:
         when nobody is. ``function`` may run several times and gets ``default`` where there is
         no value. RuntimeError after 100 tries.
         """
-        name = _name(key)
+        name = field_name(key)
         for _ in range(MODIFY_TRIES):
             self._fetch((name,), True)
             raw = self._state.memo.fields.get(name)
@@ -363,19 +364,27 @@ class AltSession:
                     self._notify(happening)
 
     def _begin(self, values: Mapping[str, Any]) -> None:
-        verbs = [Set(_name(key), self._encode(key, value)) for key, value in values.items()]
+        verbs = [Set(field_name(key), self._encode(key, value)) for key, value in values.items()]
         self._carry_out(self._state.create(*verbs))
 
     def _write(self, *verbs: Verb) -> Any:
-        self._carry_out(self._state.write(*verbs))
-        return self._state.results
+        layer = self._state.layer
+        before: tuple[Verb, ...] = ()
+        if layer is not None:
+            before = layer.pending({v.name for v in verbs if isinstance(v, DataVerb)})
+        self._carry_out(self._state.write(*before, *verbs))
+        return self._state.results[len(before) :]
 
     def _fetch(self, names: tuple[str, ...], fresh: bool) -> None:
         if names:
             self._carry_out(self._state.read(names, fresh=fresh))
+            if self._state.layer is not None:
+                self._state.layer.publish()
 
     def _everything(self, fresh: bool) -> dict[str, bytes]:
         self._carry_out(self._state.read(None, fresh=fresh))
+        if self._state.layer is not None:
+            self._state.layer.publish()
         return self._state.memo.present()
 
     # -- keys and values
@@ -393,7 +402,7 @@ class AltSession:
         return default if raw is None else self._codec.decode(name, raw)
 
 
-def _name(key: object) -> str:
+def field_name(key: object) -> str:
     """The field's name for a key; InvalidKey before anything is sent."""
     if not isinstance(key, str):
         raise InvalidKey(f"a key must be a str, not {key!r}")

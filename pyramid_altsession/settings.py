@@ -235,8 +235,24 @@ class SessionSettings:
     max_age: int | None = setting(
         None, _whole(1, 400 * 86400), "seconds the browser keeps the cookie; none = until closed"
     )
+    prefetch: tuple[str, ...] = setting(
+        (), _texts, "keys fetched together with the first read of a request"
+    )
     max_value_bytes: int = setting(
         65536, _whole(1, 512 * 1024 * 1024), "bytes of one encoded value at most"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncSettings:
+    """The synchronous layer: ``request.session``."""
+
+    enabled: bool = setting(False, _flag, "serve request.session from the same session")
+    keys: tuple[str, ...] | None = setting(
+        None, _texts, "keys that request.session may touch; default all"
+    )
+    on_gone: str = setting(
+        "error", _choice("error", "drop"), "a write-back that finds the session gone: 409, or drop"
     )
 
 
@@ -246,6 +262,7 @@ class Settings:
 
     redis: RedisSettings = RedisSettings()
     session: SessionSettings = SessionSettings()
+    sync: SyncSettings = SyncSettings()
     log_events: bool = setting(False, _flag, "log every event: session id, user id, reason")
 
 
@@ -308,6 +325,7 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
     return Settings(
         redis=RedisSettings(**_from_url(redis)),
         session=SessionSettings(**session),
+        sync=SyncSettings(**found.section("sync")),
         **found.section(""),
     )
 

@@ -5,9 +5,9 @@ so that every driver (plain, awaitable, the tests' scheduler) shares these decis
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from .errors import SessionGone
 from .operations import (
@@ -52,6 +52,19 @@ class Happening(NamedTuple):
     reason: str
 
 
+class Layer(Protocol):
+    """What shows the same session in another way (``request.session``) and writes later."""
+
+    def publish(self) -> None:
+        """Put what is not written yet into the memo."""
+
+    def pending(self, names: Collection[str]) -> tuple[Verb, ...]:
+        """Verbs that have to come before others on these keys."""
+
+    def write_back(self) -> None:
+        """Write what changed."""
+
+
 class SessionState:
     """What one request knows of its session; shared by its attempts and subrequests.
 
@@ -74,6 +87,8 @@ class SessionState:
     answered = False
     used = False
     root: int | None = None
+    layer: "Layer | None" = None
+    wanted: tuple[str, ...] = ()  # keys to fetch together with the first read
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()
     _verifier: str | None = None
@@ -103,6 +118,7 @@ class SessionState:
         self.root = root
         self.answered = answered
         self.memo.clear()
+        self.layer = None
 
     # what to ask
 
@@ -126,7 +142,7 @@ class SessionState:
             if self.memo.complete:
                 return None
             return Read(claims, None, self._timing, touch)
-        missing = self.memo.missing(names) if names else ()
+        missing = self.memo.missing((*names, *self.wanted)) if names else ()
         if names and not missing and self.status is Status.ALIVE:
             return None
         return Read(claims, missing, self._timing, touch)

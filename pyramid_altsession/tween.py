@@ -35,16 +35,23 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
             environ[BEGAN] = monotonic()
         request.add_response_callback(answer)
         try:
-            return handler(request)
-        except AltSessionError as error:
-            return render(request, error)
+            response = handler(request)
+            api.write_back(request, response)
+            return response
+        except AltSessionError:
+            return render(request)
+        except TypeError:
+            # A value that JSON cannot carry, found at the write-back; others have been through
+            # EXCVIEW, where an exception view could have taken them.
+            return request.invoke_exception_view(reraise=True)
 
     return altsession_tween
 
 
-def render(request: Request, error: AltSessionError) -> Response:
+def render(request: Request) -> Response:
     """The application's exception view for an error raised above EXCVIEW (by pyramid_tm, which
-    reads the userid there), or the error itself where that view needs the session as well."""
+    reads the userid there, or by the write-back), or the error itself where that view needs the
+    session as well."""
     try:
         return request.invoke_exception_view(reraise=True)
     except AltSessionError as raised:

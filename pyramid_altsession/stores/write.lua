@@ -13,6 +13,7 @@
 --       10… verbs, each its name and its arguments:
 --          set name value · remove name · pop name · setdefault name value
 --          increment name by · compare_and_set name given('1'/'0') expected value
+--          append name item
 --          touch · renew proof · invalidate nonce user(''=anybody's) · rotate proof after(ms)
 --          login proof user tti(ms, ''=the setting's) lifetime(ms) limit(0=none) info
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
@@ -125,6 +126,14 @@ local verbs = {
     end
     draft[name] = value
     return {1, value}
+  end},
+  append = {2, function(name, item)
+    local found = get(name) or '[]'
+    if found:sub(1, 1) ~= '[' or found:sub(-1) ~= ']' then
+      return nil
+    end
+    draft[name] = found == '[]' and '[' .. item .. ']' or found:sub(1, -2) .. ',' .. item .. ']'
+    return draft[name]
   end},
   touch = {0, function()
     entered = index and user and login and {user, login}

@@ -1,0 +1,302 @@
+"""``request.session``: a synchronous view on the very session that ``request.altsession`` shows.
+
+One hash, one cookie, one memory. Reading an item fetches that one field once; at the end of the
+request the fields whose value changed, and the removed ones, are written in one guarded write.
+"""
+
+import secrets
+import time
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from typing import Any, NamedTuple
+
+from pyramid.config import PHASE3_CONFIG, Configurator
+from pyramid.interfaces import ISession, ISessionFactory
+from pyramid.request import Request
+from pyramid.tweens import INGRESS
+from zope.interface import implementer
+
+from .interfaces import ISessionAPI
+from .operations import CSRF_TOKEN, Append, Pop, Raw, Remove, Renew, Set, Verb
+from .session import AltSession, field_name
+from .settings import Settings
+from .state import Status
+
+AUTH_USERID = "auth.userid"
+"""Where Pyramid's SessionAuthenticationHelper keeps who is signed in."""
+
+
+class _Held(NamedTuple):
+    """A value handed out: the memo's bytes it came from, and its own, to see changes by."""
+
+    value: Any
+    raw: Raw
+    plain: bytes
+
+
+@implementer(ISession)
+class SyncSession(MutableMapping[str, Any]):
+    """Pyramid's session, without lost updates: a dict of this visitor's values.
+
+    Reading an item costs one round trip, once; iteration, ``len`` and truth one for all items.
+    Changes, nested ones included, are written when the request ends, in one step and only into a
+    session that is still alive; what did not change is not written, so two requests that change
+    different keys both win. ``changed()`` is not needed. An unhandled exception or a 5xx answer
+    writes nothing.
+
+    Keys become str. TypeError at the assignment for a value that JSON cannot carry.
+    """
+
+    def __init__(self, session: AltSession, keys: Collection[str] | None) -> None:
+        self._session = session
+        self._state = session._state
+        self._codec = session._codec
+        self._keys = None if keys is None else frozenset(keys)
+        self._held: dict[str, _Held] = {}
+        self._dirty: dict[str, Raw] = {}
+        self._flashes: dict[str, list[bytes]] = {}
+
+    def __repr__(self) -> str:
+        return f"<SyncSession {self._session!r}>"
+
+    # -- dict
+
+    def __getitem__(self, key: object) -> Any:
+        name = self._name(key)
+        self._settle_flashes(name)
+        held = self._load(name)
+        if held is None:
+            raise KeyError(key)
+        return held.value
+
+    def __setitem__(self, key: object, value: Any) -> None:
+        name = self._name(key)
+        raw = self._session._encode(name, value)
+        self._flashes.pop(name, None)
+        self._held[name] = _Held(value, raw, raw)
+        self._state.memo.fields[name] = self._dirty[name] = raw
+
+    def __delitem__(self, key: object) -> None:
+        name = self._name(key)
+        self._settle_flashes(name)
+        if self._raw(name) is None:
+            raise KeyError(key)
+        self._held.pop(name, None)
+        self._state.memo.fields[name] = self._dirty[name] = None
+
+    def __contains__(self, key: object) -> bool:
+        name = self._name(key)
+        return name in self._flashes or self._raw(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        for name in list(self._flashes):
+            self._settle_flashes(name)
+        if self._keys is None:
+            self._fetch(None)
+            return iter(sorted(self._state.memo.present()))
+        self._fetch(tuple(self._keys))
+        return iter(sorted(self._keys & self._state.memo.present().keys()))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __ior__(self, other: Mapping[str, Any]) -> "SyncSession":
+        self.update(other)
+        return self
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return self.copy() | dict(other)
+
+    def copy(self) -> dict[str, Any]:
+        """A plain dict of everything; changes to it are not written."""
+        return dict(self)
+
+    # -- ISession
+
+    @property
+    def created(self) -> int:
+        """When the session was made, seconds since 1970; now, where there is none yet."""
+        made = self._session.created()
+        return int(time.time() if made is None else made.timestamp())
+
+    @property
+    def new(self) -> bool:
+        """Whether the visitor came without a live session."""
+        return self._state.new or not self._session.exists()
+
+    def changed(self) -> None:
+        """Not needed: changes are found by comparison."""
+
+    def invalidate(self) -> None:
+        """End the session at once; what is stored later in this request starts a new one."""
+        self._held.clear()
+        self._dirty.clear()
+        self._flashes.clear()
+        self._session.invalidate()
+
+    def flash(self, msg: Any, queue: str = "", allow_duplicate: bool = True) -> None:
+        """Append a message; two requests that do so at once lose nothing."""
+        name = self._name(f"_f_{queue}")
+        if not allow_duplicate and msg in self.peek_flash(queue):
+            return
+        if name in self._held or name in self._dirty:
+            self[name] = [*self.get(name, []), msg]
+        else:
+            self._flashes.setdefault(name, []).append(self._session._encode(name, msg))
+
+    def pop_flash(self, queue: str = "") -> list[Any]:
+        """Take the messages out, at once: of several requests one shows them."""
+        name = self._name(f"_f_{queue}")
+        self.publish()
+        appends = self._take_flashes(name)
+        known = self._state.memo
+        looked = known.complete or name in known.fields
+        if looked and not appends and known.fields.get(name) is None:
+            return []
+        *_, raw = self._session._write(*appends, Pop(name))
+        self._held.pop(name, None)
+        return [] if raw is None else list(self._codec.decode(name, raw))
+
+    def peek_flash(self, queue: str = "") -> list[Any]:
+        """The messages, which stay."""
+        name = self._name(f"_f_{queue}")
+        waiting = [self._codec.decode(name, item) for item in self._flashes.get(name, [])]
+        held = self._load(name)
+        return [*([] if held is None else held.value), *waiting]
+
+    def new_csrf_token(self) -> str:
+        """A new CSRF token in place of the old one."""
+        token = secrets.token_hex(20)
+        self[CSRF_TOKEN] = token
+        return token
+
+    def get_csrf_token(self) -> str:
+        """The CSRF token. A missing one is made and stored at once: two tabs get the same."""
+        token = self.get(CSRF_TOKEN)
+        if token is None:
+            token = self._session.setdefault(CSRF_TOKEN, secrets.token_hex(20))
+        return str(token)
+
+    # -- towards request.altsession
+
+    def publish(self) -> None:
+        """Put changed values into the memo, where ``request.altsession`` finds them."""
+        fields = self._state.memo.fields
+        fields.update(self._dirty)
+        for name, held in list(self._held.items()):
+            if fields.get(name) != held.raw:
+                continue  # written through request.altsession since
+            plain = self._session._encode(name, held.value)
+            if plain != held.plain:
+                self._held[name] = _Held(held.value, plain, plain)
+                fields[name] = self._dirty[name] = plain
+
+    def pending(self, names: Collection[str]) -> tuple[Verb, ...]:
+        """What has to be written before ``request.altsession`` writes the same keys."""
+        self.publish()
+        verbs = [_verb(name, self._dirty.pop(name)) for name in names if name in self._dirty]
+        for name in names:
+            verbs += self._take_flashes(name)
+        return tuple(verbs)
+
+    # -- the end of the request
+
+    def write_back(self) -> None:
+        """Write what changed, in one step; nothing if nothing did.
+
+        A change of who is signed in replaces the verifier, and the CSRF token, as a login does:
+        who planted the session knows both.
+        """
+        self.publish()
+        verbs: list[Verb] = []
+        dirty, self._dirty = self._dirty, {}
+        if dirty.get(AUTH_USERID) is not None and self._state.status is not Status.NONE:
+            verbs.append(Renew(self._state.verifier()))
+            dirty.setdefault(CSRF_TOKEN, None)
+        verbs += [_verb(name, raw) for name, raw in dirty.items()]
+        for name in list(self._flashes):
+            verbs += self._take_flashes(name)
+        if verbs:
+            self._session._write(*verbs)
+
+    # -- inside
+
+    def _name(self, key: object) -> str:
+        name = field_name(key if isinstance(key, str) else str(key))
+        if self._keys is not None and name not in self._keys:
+            raise KeyError(f"{name!r} is not among the keys of altsession.sync.keys")
+        return name
+
+    def _fetch(self, names: tuple[str, ...] | None) -> None:
+        self._session._carry_out(self._state.read(names))
+        self._state.memo.fields.update(self._dirty)
+
+    def _raw(self, name: str) -> Raw:
+        self._fetch((name,))
+        return self._state.memo.fields.get(name)
+
+    def _load(self, name: str) -> _Held | None:
+        raw = self._raw(name)
+        held = self._held.get(name)
+        if held is not None and held.raw == raw:
+            return held
+        self._held.pop(name, None)
+        if raw is None:
+            return None
+        value = self._codec.decode(name, raw)
+        # Not the stored bytes: another program's spacing is no change of ours.
+        held = self._held[name] = _Held(value, raw, self._codec.encode(name, value))
+        return held
+
+    def _take_flashes(self, name: str) -> list[Append]:
+        return [Append(name, item) for item in self._flashes.pop(name, [])]
+
+    def _settle_flashes(self, name: str) -> None:
+        """Somebody reads or changes the queue's own list: messages become part of it."""
+        items = self._flashes.get(name)
+        if items:
+            held = self._load(name)
+            waiting = [self._codec.decode(name, item) for item in items]
+            self[name] = [*([] if held is None else held.value), *waiting]
+
+
+def _verb(name: str, raw: Raw) -> Verb:
+    return Remove(name) if raw is None else Set(name, raw)
+
+
+def session_factory(request: Request) -> SyncSession:
+    """``request.session``: one for a request, its attempts' each and its subrequests."""
+    api = request.registry.getUtility(ISessionAPI)
+    session = api.session(request)
+    layer = session._state.layer
+    if layer is None:
+        layer = session._state.layer = SyncSession(session, api.settings.sync.keys)
+    return layer
+
+
+def fetch_keys(view: Any, info: Any) -> Any:
+    """View option ``altsession=("cart", "user")``: keys fetched with the request's first read."""
+    keys = info.options.get("altsession")
+    if keys is None:
+        return view
+
+    def fetching(context: Any, request: Request) -> Any:
+        state = request.altsession._state
+        state.wanted = (*state.wanted, *keys)
+        return view(context, request)
+
+    return fetching
+
+
+fetch_keys.options = ("altsession",)  # type: ignore[attr-defined]
+
+
+def add_sync_layer(config: Configurator) -> None:
+    """Serve ``request.session``, if the settings say so and the application does not."""
+
+    def register() -> None:
+        settings: Settings = config.registry.getUtility(ISessionAPI).settings
+        if settings.sync.enabled and config.registry.queryUtility(ISessionFactory) is None:
+            config.registry.registerUtility(session_factory, ISessionFactory)
+
+    config.action("altsession sync", register, order=PHASE3_CONFIG + 10)
+    config.add_view_deriver(fetch_keys, under=INGRESS, over="secured_view")
