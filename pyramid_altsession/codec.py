@@ -11,7 +11,7 @@ import msgspec
 
 from .errors import CorruptValue
 
-_BASES: tuple[type, ...] = (str, int, float, list, tuple, dict)
+_BASES: tuple[type, ...] = (int, float, list, tuple, dict)
 _PLAIN = frozenset({str, int, bool, type(None)})
 
 
@@ -25,7 +25,11 @@ class JSONCodec:
                 _check(value, key, ())
             return _encoder.encode(value)
         except UnicodeEncodeError:
-            raise TypeError(f"{key!r}: a str with a lone surrogate is not JSON") from None
+            where = _where(key, _culprit(value, ()))
+            raise TypeError(f"{where}: a str with a lone surrogate is not JSON") from None
+        except ValueError:
+            where = _where(key, _culprit(value, ()))
+            raise TypeError(f"{where}: a whole number with too many digits for JSON") from None
         except RecursionError:
             raise TypeError(f"{key!r}: nested too deeply (or within itself) for JSON") from None
 
@@ -39,6 +43,8 @@ class JSONCodec:
 
 def _plain(value: object) -> object:
     """Subclasses of JSON's own types are carried as the type they extend."""
+    if isinstance(value, str):
+        return str.__str__(value)  # what it holds, whatever its own __str__ says
     return next(base(value) for base in _BASES if isinstance(value, base))
 
 
@@ -67,6 +73,21 @@ def _check(value: object, key: str, path: tuple[object, ...]) -> None:
             f"{_where(key, path)}: JSON cannot carry {type(value).__qualname__};"
             " convert it to str, int, float, bool, None, list or dict"
         )
+
+
+def _culprit(value: object, path: tuple[object, ...]) -> tuple[object, ...]:
+    """Path to the innermost part that the encoder refuses."""
+    parts: Any = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    for step, part in parts:
+        try:
+            _encoder.encode(part)
+        except ValueError:
+            return _culprit(part, (*path, step))
+    return path
 
 
 def _where(key: str, path: tuple[object, ...]) -> str:

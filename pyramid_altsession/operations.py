@@ -225,10 +225,10 @@ class Increment(DataVerb):
     def apply(self, held: Raw) -> tuple[Raw, Any]:
         held = b"0" if held is None else held
         digits = held.removeprefix(b"-")
-        if not (digits.isdigit() and len(digits) <= 16):
+        if len(held) > 17 or not digits.isdigit():
             raise Refused
         number = int(held) + self.by
-        if abs(number) > SAFE_INTEGER:
+        if abs(int(held)) > SAFE_INTEGER or abs(number) > SAFE_INTEGER:
             raise Refused
         value = b"%d" % number
         return value, value

@@ -1,7 +1,7 @@
 """``request.altsession``: keys and values on one side, operations and bytes on the other."""
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +209,7 @@ class AltSession:
             ((done, held),) = self._write(CompareAndSet(name, raw, new))
             if done:
                 return True
-            if held == raw or self._decode(name, held, None) != expected:
+            if held == raw or self._decode(name, held, None) != self._decode(name, raw, None):
                 return False
             raw = held
         return False
@@ -253,19 +253,24 @@ class AltSession:
 
     # -- the driver: carry out, learn, go on
 
-    def _carry_out(self, operation: Operation | None) -> None:
-        while operation is not None:
-            try:
-                reply = self._store.carry_out(operation)
-            except StoreUnavailable:
-                self._state.unsure(operation)
-                if not operation.optional:
+    def _carry_out(self, operation: Operation | None) -> Sequence[Any]:
+        """Results of the verbs. Subscribers are told when all is done, as they may use the
+        session themselves."""
+        state = self._state
+        try:
+            while operation is not None:
+                try:
+                    reply = self._store.carry_out(operation)
+                except BaseException as error:
+                    state.unsure(operation)
+                    if operation.optional and isinstance(error, StoreUnavailable):
+                        break
                     raise
-                return
-            try:
-                operation = self._state.learn(operation, reply)
-            finally:
-                happenings, self._state.happenings = self._state.happenings, ()
+                operation = state.learn(operation, reply)
+            return state.results
+        finally:
+            if state.happenings:
+                happenings, state.happenings = state.happenings, ()
                 for happening in happenings:
                     self._notify(happening)
 
@@ -273,9 +278,8 @@ class AltSession:
         verbs = [Set(_name(key), self._encode(key, value)) for key, value in values.items()]
         self._carry_out(self._state.create(*verbs))
 
-    def _write(self, *verbs: Verb) -> Any:
-        self._carry_out(self._state.write(*verbs))
-        return self._state.results
+    def _write(self, *verbs: Verb) -> Sequence[Any]:
+        return self._carry_out(self._state.write(*verbs))
 
     def _fetch(self, names: tuple[str, ...], fresh: bool) -> None:
         if fresh:

@@ -60,8 +60,10 @@ class SessionCookie:
 
     def __init__(self, settings: SessionSettings) -> None:
         self._name = settings.cookie_name
+        # Blanks as browsers trim them: with other white space it is another cookie, one that a
+        # neighbouring host may set in spite of __Host-. One way to match: the time is linear.
         name = re.escape(settings.cookie_name)
-        self._values = re.compile(rf"(?:^|;)\s*{name}\s*=\s*([^;]*?)\s*(?=;|$)").findall
+        self._values = re.compile(rf"(?:^|;)[ \t]*{name}[ \t]*=[ \t]*([^;]*)").findall
         # The signature covers where the cookie is valid, so that it is worth nothing elsewhere.
         context = f"{settings.cookie_name}\0{settings.prefix}\0".encode()
         self._signers = [hmac.new(s.encode(), context, sha256) for s in settings.secret]
@@ -84,7 +86,7 @@ class SessionCookie:
         header: str = environ.get("HTTP_COOKIE", "")
         if self._name not in header:
             return ()
-        values = self._values(header)[:MAX_CANDIDATES]
+        values = [value.rstrip(" \t") for value in self._values(header)[:MAX_CANDIDATES]]
         tokens = [token for value in dict.fromkeys(values) if (token := self.parse(value))]
         return tuple(tokens)
 

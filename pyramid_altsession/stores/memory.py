@@ -86,11 +86,14 @@ def apply(hashes: dict[str, Hash], write: Write, now: int) -> Reply:
     """All verbs or none, on a live session; else the reason."""
     id, timing, first = write.claim.id, write.timing, next(iter(write.verbs), None)
     held = hashes.get(id, Hash())
-    if isinstance(first, Renew) and held.get(PROOF) == first.proof:
+    if isinstance(first, Renew) and held.get(PROOF) == first.proof and not write.create:
         return Reply(State.LIVE, [1], now, held.expires - now)
     if isinstance(first, Invalidate) and held.get(TOMBSTONE) == first.nonce:
         return Reply(State.LIVE, [1], now, held.expires - now)
-    state = judge(write.claim, held.ours(), now, write.window)
+    ours = held.ours()
+    if held.expires - now > timing.window:
+        ours[3] = None  # a tombstone stands for the window, also when the clock was set back
+    state = judge(write.claim, ours, now, write.window)
     deadline, seen = held.number(DEADLINE), held.number(SEEN)
     create = write.create and not held
     if create:
@@ -103,30 +106,35 @@ def apply(hashes: dict[str, Hash], write: Write, now: int) -> Reply:
             del hashes[id]
             return Reply(State.DEAD, (), now)
     draft = dict(held)
+    if create:
+        draft |= {PROOF: write.claim.proof, CREATED: b"%d" % now}
     results = []
+    ended: Invalidate | None = None
+    renewed: Renew | None = None
     for place, verb in enumerate(write.verbs):
         if isinstance(verb, DataVerb):
             try:
                 value, result = verb.apply(draft.get(verb.name))
             except Refused:
-                return Reply(State.REFUSED, place, now, held.expires - now)
+                left = held.expires - now if held else None
+                return Reply(State.REFUSED, place, now, left)
             draft.pop(verb.name, None)
             if value is not None:
                 draft[verb.name] = value
         else:
             result = 1
+            ended = verb if isinstance(verb, Invalidate) else ended
+            renewed = verb if isinstance(verb, Renew) else renewed
         results.append(result)
-        if isinstance(verb, Renew):
-            draft[DEAD_PROOFS] = remember_dead(draft.get(DEAD_PROOFS), draft[PROOF], now)
-            draft[PROOF] = verb.proof
-        elif isinstance(verb, Invalidate):
-            hashes.pop(id)
-            if timing.window:
-                hashes[id] = Hash({TOMBSTONE: verb.nonce})
-                hashes[id].expires = now + timing.window
-            return Reply(State.LIVE, results, now)
-    if create:
-        draft |= {PROOF: write.claim.proof, CREATED: b"%d" % now}
+    if ended is not None:
+        hashes.pop(id, None)
+        if timing.window:
+            hashes[id] = Hash({TOMBSTONE: ended.nonce})
+            hashes[id].expires = now + timing.window
+        return Reply(State.LIVE, results, now)
+    if renewed is not None:
+        draft[DEAD_PROOFS] = remember_dead(draft.get(DEAD_PROOFS), draft[PROOF], now)
+        draft[PROOF] = renewed.proof
     if deadline is not None:
         draft[DEADLINE] = b"%d" % deadline
     draft[SEEN] = b"%d" % now

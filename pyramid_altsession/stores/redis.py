@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,12 +50,21 @@ _OURS = tuple(name.encode() for name in (PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE
 pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 _UNABLE = (
+    redis.ConnectionError,
+    redis.TimeoutError,
     redis.exceptions.ReadOnlyError,
     redis.exceptions.NoPermissionError,
     redis.exceptions.ClusterDownError,
     redis.exceptions.TryAgainError,
 )
-_UNABLE_CODES = ("MISCONF", "NOREPLICAS", "BUSY")
+_UNABLE_CODES = (
+    "MISCONF",
+    "NOREPLICAS",
+    "BUSY",
+    "Protocol error: unauthenticated",  # NOAUTH for a command of more than ten arguments
+    "ACL failure in script",  # NOPERM for a command of the script's
+    "The user executing the script can't",  # the same in Redis 7.0
+)
 
 
 def connections(settings: RedisSettings) -> Callable[[], AbstractConnection]:
@@ -120,7 +130,7 @@ class RedisStore:
         self._name = name
         self._hint = hint
         self._lease = Lease(build, limit=limit, wait=wait)
-        self._trouble: type[Operation] | None = None
+        self._trouble: _Need | None = None
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, prefix: str) -> "RedisStore":
@@ -180,9 +190,7 @@ class RedisStore:
         """
         if isinstance(error, redis.exceptions.OutOfMemoryError):
             failure: AltSessionError = StoreFull(f"{self._name} is full: {error}")
-        elif isinstance(error, redis.ConnectionError | redis.TimeoutError | _UNABLE) or (
-            isinstance(error, redis.ResponseError) and str(error).startswith(_UNABLE_CODES)
-        ):
+        elif isinstance(error, _UNABLE) or str(error).startswith(_UNABLE_CODES):
             failure = StoreUnavailable(f"{self._name} does not serve: {error}")
             if isinstance(error, redis.exceptions.ReadOnlyError):
                 self._lease.close()  # a replica by now: connect anew, perhaps to the new primary
@@ -191,15 +199,31 @@ class RedisStore:
         else:
             return None
         if self._trouble is None:
-            self._trouble = type(operation)
+            self._trouble = _Need.of(operation)
             log.error("sessions: %s%s", failure, self._hint)
         return failure
 
     def _recovered(self, operation: Operation) -> None:
-        # Reads may go on while writes are refused: what failed has to succeed.
-        if isinstance(operation, self._trouble or ()):
+        # Reads may go on while writes are refused, and touches while the server is full: what
+        # failed has to succeed.
+        need = _Need.of(operation)
+        if need >= self._trouble if self._trouble else need is _Need.READ:
             self._trouble = None
             log.warning("sessions: %s serves again", self._name)
+
+
+class _Need(IntEnum):
+    """What an operation needs of the server, beside an answer."""
+
+    READ = 0
+    WRITE = 1
+    ROOM = 2
+
+    @classmethod
+    def of(cls, operation: Operation) -> "_Need":
+        if isinstance(operation, Read):
+            return cls.READ
+        return cls.ROOM if any(verb.creates for verb in operation.verbs) else cls.WRITE
 
 
 _HINT = (
@@ -283,9 +307,8 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
 def unpack_write(answer: Any) -> Reply:
     state, now, left, *results = _no_errors([answer])[0]
     state = State(state)
-    if state is State.REFUSED:
-        return Reply(state, results[0], now, left)
-    return Reply(state, results, now, left if left != -2 else None)
+    values = results[0] if state is State.REFUSED else results
+    return Reply(state, values, now, left if left != -2 else None)
 
 
 def _no_errors(replies: Sequence[Any]) -> Sequence[Any]:

@@ -60,13 +60,15 @@ if first == 'invalidate' and tombstone == ARGV[9] then
   return answer('LIVE', redis.call('PTTL', key), {1})
 end
 
--- The guard.
-if tombstone then
+-- The guard. A tombstone with more time left than it was given has seen the clock set back: it is
+-- none, or it would stand for so much longer.
+if tombstone and redis.call('PTTL', key) <= tombstone_ms then
   return answer('ENDED', -2)
 elseif create and not owner then
   if redis.call('EXISTS', key) == 1 then
     return answer('DEAD', -2)
   end
+  owner = proof
   deadline = lifetime > 0 and now + lifetime or nil
 elseif not owner or (deadline and now >= deadline) then
   return answer('DEAD', -2)
@@ -126,8 +128,9 @@ local verbs = {
     if #text > 17 or not text:match('^%-?%d+$') then
       return nil
     end
-    local number = tonumber(text) + tonumber(by)
-    if math.abs(number) > SAFE_INTEGER then
+    local found = tonumber(text)
+    local number = found + tonumber(by)
+    if math.abs(found) > SAFE_INTEGER or math.abs(number) > SAFE_INTEGER then
       return nil
     end
     draft[name] = string.format('%.0f', number)
