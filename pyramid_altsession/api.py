@@ -20,7 +20,7 @@ from .interfaces import Codec, IAltSession, ISessionAPI, Store
 from .operations import Description, Listing, Read, Timing, Touch, Write
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
-from .state import Happening, SessionState
+from .state import Happening, SessionState, Status
 from .stores import open_store
 from .token import SessionCookie, Token
 from .users import all_sessions, described, end_session, live_sessions
@@ -83,8 +83,9 @@ class OpenSession(AltSession):
 
     @property
     def token(self) -> str | None:
-        """What the visitor's cookie holds: a secret. ``renew`` changes it."""
-        token = self._state.token
+        """What the visitor's cookie holds: a secret. ``renew`` changes it. None until the
+        session was seen alive, and when it is no more. No round trip."""
+        token = self._state.token if self._state.status is Status.ALIVE else None
         return None if token is None else self._cookie.value(token)
 
 

@@ -1,7 +1,7 @@
 """``request.altsession``: keys and values on one side, operations and bytes on the other."""
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -228,7 +228,7 @@ class AltSession:
             ((done, held),) = self._write(CompareAndSet(name, raw, new))
             if done:
                 return True
-            if held == raw or self._decode(name, held, None) != expected:
+            if held == raw or self._decode(name, held, None) != self._decode(name, raw, None):
                 return False
             raw = held
         return False
@@ -347,19 +347,24 @@ class AltSession:
 
     # -- the driver: carry out, learn, go on
 
-    def _carry_out(self, operation: Read | Write | None) -> None:
-        while operation is not None:
-            try:
-                reply = self._store.carry_out(operation)
-            except StoreUnavailable:
-                self._state.unsure(operation)
-                if not operation.optional:
+    def _carry_out(self, operation: Read | Write | None) -> Sequence[Any]:
+        """Results of the verbs. Subscribers are told when all is done, as they may use the
+        session themselves."""
+        state = self._state
+        try:
+            while operation is not None:
+                try:
+                    reply = self._store.carry_out(operation)
+                except BaseException as error:
+                    state.unsure(operation)
+                    if operation.optional and isinstance(error, StoreUnavailable):
+                        break
                     raise
-                return
-            try:
-                operation = self._state.learn(operation, reply)
-            finally:
-                happenings, self._state.happenings = self._state.happenings, ()
+                operation = state.learn(operation, reply)
+            return state.results
+        finally:
+            if state.happenings:
+                happenings, state.happenings = state.happenings, ()
                 for happening in happenings:
                     self._notify(happening)
 
@@ -367,13 +372,12 @@ class AltSession:
         verbs = [Set(field_name(key), self._encode(key, value)) for key, value in values.items()]
         self._carry_out(self._state.create(*verbs))
 
-    def _write(self, *verbs: Verb) -> Any:
+    def _write(self, *verbs: Verb) -> Sequence[Any]:
         layer = self._state.layer
         before: tuple[Verb, ...] = ()
         if layer is not None:
             before = layer.pending({v.name for v in verbs if isinstance(v, DataVerb)})
-        self._carry_out(self._state.write(*before, *verbs))
-        return self._state.results[len(before) :]
+        return self._carry_out(self._state.write(*before, *verbs))[len(before) :]
 
     def _fetch(self, names: tuple[str, ...], fresh: bool) -> None:
         if names:

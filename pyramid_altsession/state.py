@@ -274,7 +274,8 @@ class SessionState:
                 raise SessionGone()
             return self._create(Token.new(), operation.verbs)
         ends = isinstance(operation.verbs[0], Invalidate)
-        if State.REPLACED in self._met or (State.ENDED in self._met and not ends):
+        refused = State.REPLACED in self._met or (State.ENDED in self._met and not ends)
+        if refused or self._detached:
             # Never a new session: its cookie would replace the one a newer login has just set.
             raise SessionGone()
         if ends:
@@ -304,6 +305,8 @@ class SessionState:
             self._choose(operation.claims[reply.which])
             self._learn_values(operation, reply)
             return self._touch_if_due(operation, reply)
+        if not operation.create:
+            self._choose(operation.claim)
         if reply.state is State.REFUSED:
             raise Refused(reply.values)
         if operation.create:
@@ -313,8 +316,6 @@ class SessionState:
             self.memo.fields[CREATED] = b"%d" % reply.now
             self.cookie = self.token
             self._tell("created")
-        else:
-            self._choose(operation.claim)
         self.results = reply.values
         for verb, result in zip(operation.verbs, reply.values, strict=True):
             if isinstance(verb, Invalidate):

@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -37,7 +38,8 @@ class Lease:
     def _reset(self) -> None:
         self._idle: deque[AbstractConnection] = deque()
         # Weak: a connection that an exception tore out of our hands frees its place by itself.
-        self._open: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
+        # No WeakSet: an exception in the middle of its bookkeeping would take the place for good.
+        self._open: list[weakref.ref[AbstractConnection]] = []
         self._lock = threading.Lock()
         self._away: tuple[float, Exception] | None = None
 
@@ -48,6 +50,7 @@ class Lease:
         when it is not known what was carried out; the connection is closed then.
         """
         connection = self._take()
+        idle = self._idle  # a child that was forked meanwhile looks into another one
         try:
             if not connection.is_connected:
                 self._connect(connection)
@@ -55,15 +58,16 @@ class Lease:
             answers = [_reply(connection) for _ in range(replies)]
         except BaseException:
             connection.disconnect()
-            self._idle.append(connection)
+            idle.append(connection)
             raise
-        self._idle.append(connection)
+        idle.append(connection)
         return answers
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
-        while self._idle:
-            self._idle.pop().disconnect()
+        with suppress(IndexError):  # others take and put back meanwhile
+            for _ in range(len(self._idle)):
+                self._idle.pop().disconnect()
 
     def _take(self) -> AbstractConnection:
         """A connection with nothing unread in it."""
@@ -89,10 +93,11 @@ class Lease:
 
     def _another(self) -> AbstractConnection | None:
         with self._lock:
+            self._open = [known for known in self._open if known() is not None]
             if len(self._open) >= self._limit:
                 return None
             connection = self._build()
-            self._open.add(connection)
+            self._open.append(weakref.ref(connection))
             return connection
 
     def _connect(self, connection: AbstractConnection) -> None:
