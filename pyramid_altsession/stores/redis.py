@@ -63,12 +63,21 @@ _DESCRIBED = tuple(name.encode() for name in (PROOF, USER, CREATED, SEEN, LOGIN,
 pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 _UNABLE = (
+    redis.ConnectionError,
+    redis.TimeoutError,
     redis.exceptions.ReadOnlyError,
     redis.exceptions.NoPermissionError,
     redis.exceptions.ClusterDownError,
     redis.exceptions.TryAgainError,
 )
-_UNABLE_CODES = ("MISCONF", "NOREPLICAS", "BUSY")
+_UNABLE_CODES = (
+    "MISCONF",
+    "NOREPLICAS",
+    "BUSY",
+    "Protocol error: unauthenticated",  # NOAUTH for a command of more than ten arguments
+    "ACL failure in script",  # NOPERM for a command of the script's
+    "The user executing the script can't",  # the same in Redis 7.0
+)
 
 
 def connections(settings: RedisSettings) -> Callable[[], AbstractConnection]:
@@ -202,9 +211,7 @@ class RedisStore:
         """
         if isinstance(error, redis.exceptions.OutOfMemoryError):
             failure: AltSessionError = StoreFull(f"{self._name} is full: {error}")
-        elif isinstance(error, redis.ConnectionError | redis.TimeoutError | _UNABLE) or (
-            isinstance(error, redis.ResponseError) and str(error).startswith(_UNABLE_CODES)
-        ):
+        elif isinstance(error, _UNABLE) or str(error).startswith(_UNABLE_CODES):
             failure = StoreUnavailable(f"{self._name} does not serve: {error}")
             if isinstance(error, redis.exceptions.ReadOnlyError):
                 self._lease.close()  # a replica by now: connect anew, perhaps to the new primary
