@@ -569,15 +569,13 @@ def remember_dead(dead: Raw, proof: bytes, died: int) -> bytes:
     return (proof[:16] + stamp(died) + (dead or b""))[: _ENTRY * _KEPT]
 
 
-def _died(facts: Facts, proof: bytes, grace: int) -> int | None:
-    """When a verifier of this session died, in ms; None for one that never was its own."""
-    for start in range(0, len(facts.dead or b""), _ENTRY):
-        entry = (facts.dead or b"")[start : start + _ENTRY]
+def died_within(dead: Raw, proof: bytes, now: int, window: int) -> bool:
+    """Whether the proof died less than ``window`` ago; a clock set back makes it false."""
+    for start in range(0, len(dead or b""), _ENTRY):
+        entry = (dead or b"")[start : start + _ENTRY]
         if hmac.compare_digest(entry[:16], proof[:16]):
-            return stamped(entry[16:])
-    if facts.predecessor and hmac.compare_digest(facts.predecessor[:32], proof):
-        return stamped(facts.predecessor[32:37]) + grace
-    return None
+            return 0 <= now - stamped(entry[16:]) < window
+    return False
 
 
 def by_predecessor(facts: Facts, proof: bytes, now: int, grace: int) -> bool:
@@ -602,8 +600,12 @@ def judge(claim: Claim, facts: Facts, now: int, window: int, timing: Timing) -> 
         return State.LIVE
     if by_predecessor(facts, claim.proof, now, timing.grace):
         return State.LIVE
-    died = _died(facts, claim.proof, timing.grace)
-    if died is not None and 0 <= now - died < window:
+    if died_within(facts.dead, claim.proof, now, window):
         return State.REPLACED
-    reused = facts.predecessor is not None and facts.predecessor[:32] == claim.proof
-    return State.REUSED if reused and timing.reuse_ends else State.REJECTED
+    previous = facts.predecessor
+    if previous is None or not hmac.compare_digest(previous[:32], claim.proof):
+        return State.REJECTED
+    died = stamped(previous[32:37]) + timing.grace
+    if 0 <= now - died < window:
+        return State.REPLACED
+    return State.REUSED if timing.reuse_ends else State.REJECTED

@@ -49,16 +49,21 @@ class Lease:
         Raises NotConnected when nothing was sent, redis.ConnectionError or redis.TimeoutError
         when it is not known what was carried out; the connection is closed then.
         """
+        answers: list[Any] = []
         connection = self._take()
         idle = self._idle  # a child that was forked meanwhile looks into another one
         try:
             if not connection.is_connected:
                 self._connect(connection)
             connection.send_packed_command([packet], check_health=False)
-            answers = [_reply(connection) for _ in range(replies)]
-        except BaseException:
+            for _ in range(replies):
+                answers.append(_reply(connection))
+        except BaseException as error:
             connection.disconnect()
             idle.append(connection)
+            said = next((a for a in answers if isinstance(a, Exception)), None)
+            if said is not None and isinstance(error, redis.ConnectionError):
+                raise redis.ConnectionError(str(said)) from error  # why the server hung up
             raise
         idle.append(connection)
         return answers

@@ -163,6 +163,7 @@ class _Change:
         self.first = next(iter(write.verbs), None)
         self.held = store.hashes.get(self.id, Hash())
         self.draft = Hash(self.held)
+        self.successor: Raw = None
         self.by_predecessor = by_predecessor(
             self.held.facts, write.claim.proof, now, write.timing.grace
         )
@@ -191,6 +192,8 @@ class _Change:
                 self.finish(verb.nonce)
                 self.index().pop(self.id, None)
                 return Reply(State.LIVE, results, self.now)
+        if self.successor is not None:
+            self.replace(self.successor)
         self.confirm()
         self.keep()
         return self.answer(State.LIVE, results, self.draft)
@@ -238,7 +241,7 @@ class _Change:
                 if self.write.user is not None and login is not None:
                     self.index()[self.id] = login
             case Renew():
-                self.replace(verb.proof)
+                self.successor = verb.proof
             case Rotate():
                 since = self.held.facts.verifier_since
                 if since is None or self.now - since < verb.after:
@@ -253,7 +256,7 @@ class _Change:
     def login(self, verb: Login) -> None:
         draft = self.draft
         if not self.creates():
-            self.replace(verb.proof)
+            self.successor = verb.proof
         draft[USER] = verb.user.encode()
         draft[LOGIN] = b"%d" % self.now
         draft[DEADLINE] = b"%d" % (self.now + verb.lifetime)
