@@ -186,6 +186,10 @@ class Site(TestApp):
     def token(self, value: str) -> None:
         self.reset()
         self.set_cookie("sid", value)
+        (cookie,) = self.cookiejar
+        self.reset()
+        cookie.domain, cookie.value = "localhost.local", value  # not in quotes
+        self.cookiejar.set_cookie(cookie)
 
     def other(self, token: str | None = None) -> "Site":
         """Another browser on the same application; without a token, with the same cookie."""

@@ -324,7 +324,7 @@ def test_undecodable_bytes(raw: bytes) -> None:
     assert caught.value.__suppress_context__
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(st.binary() | st.text(alphabet='[]{}",:0123456789.eE+-\\untrfals ').map(str.encode))
 def test_any_bytes(raw: bytes) -> None:
     """Any bytes at all are a value or CorruptValue, nothing else; a value survives."""

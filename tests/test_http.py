@@ -5,21 +5,22 @@ import itertools
 import logging
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
-from apps import Site, View, cookie_of, site
+from apps import Browser, Site, View, cookie_of, site
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pyramid.config import Configurator
-from pyramid.events import NewRequest, NewResponse
-from pyramid.httpexceptions import HTTPException
+from pyramid.events import NewResponse
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.scripting import prepare
-from pyramid.view import exception_view_config
 from pyramid_retry import RetryableException
 from servers import Server, valkey
 
@@ -739,10 +740,10 @@ def test_subrequest_that_fails(make: Make, use_tweens: bool) -> None:
 
     def failing(request: Request) -> None:
         put(request)
-        raise ValueError
+        raise ZeroDivisionError
 
     def view(request: Request) -> Any:
-        with pytest.raises(ValueError, match=""):
+        with suppress(ZeroDivisionError):
             request.invoke_subrequest(Request.blank("/failing"), use_tweens=use_tweens)
         return get(request)
 
@@ -929,14 +930,7 @@ def test_outage_above_the_exception_views(server: Server, order: tuple[str, ...]
         return "page"
 
     for url, status in ((f"unix://{server.directory}/nowhere", 503), (server.url, 200)):
-        config = Configurator(
-            settings={
-                "altsession.redis.url": url,
-                "debugtoolbar.includes": "",
-                "debugtoolbar.panels": "pyramid_debugtoolbar.panels.headers",
-                "debugtoolbar.global_panels": "",
-            }
-        )
+        config = Configurator(settings={"altsession.redis.url": url})
         for name in order:
             config.include(name)
         config.set_security_policy(Policy())
@@ -1074,107 +1068,116 @@ def test_property_is_always_there(make: Make, mortal: Server) -> None:
     assert app.get("/page").json == [True, True]
 
 
-def test_requests_are_not_kept(make: Make) -> None:
-    """A request that used its session is freed without the cycle collector."""
-    app = make(BASIC)
-    app.get("/put")
-    gc.collect()
+def test_requests_are_not_kept(server: Server) -> None:
+    """What a request knew of its session is freed with it, without the cycle collector."""
+    kept: list[weakref.ref[SessionState]] = []
+
+    def view(request: Request) -> Any:
+        kept.append(weakref.ref(request.altsession._state))
+        return [request.altsession.increment("n"), get(request)]
+
+    app = Bare(server.url, {"page": view})
+    app.visit("/page", "")  # NOSCRIPT, an error, keeps its frames for a while
+    del kept[:]
     gc.disable()
     try:
-        before = sum(isinstance(o, SessionState) for o in gc.get_objects())
-        for _ in range(20):
-            app.app({**app._gen_environ("/get"), "HTTP_COOKIE": f"sid={app.token}"}, ignore)
-        after = sum(isinstance(o, SessionState) for o in gc.get_objects())
+        app.visit("/page", "")
+        assert [reference() for reference in kept] == [None]
     finally:
         gc.enable()
-    assert after == before
 
 
 # -- hostile cookies
 
-well_formed = st.from_regex(r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}", fullmatch=True)
-anything = st.text(st.characters(max_codepoint=255), max_size=90)
+GOOD = re.compile(r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}")
 cookies = st.one_of(
-    anything,
-    st.text("A.-_0 ;=,\"\\\0\r\n", max_size=90),
-    well_formed,
-    well_formed.map(lambda value: value + "\n"),
-    well_formed.map(lambda value: value[:-1]),
-    well_formed.map(lambda value: value.replace(".", "\0")),
-    st.sampled_from(["", " ", '""', "é" * 66, "=" * 66, "; sid=", "A" * 8192, "\xff" * 8192]),
+    st.text(st.characters(max_codepoint=255), max_size=90),
+    st.text("A.-_0 ;=,\"\\\0\r\n\t", max_size=90),
+    st.from_regex(GOOD, fullmatch=True),
+    st.from_regex(GOOD, fullmatch=True).map(lambda value: f" {value}\t; sid=x"),
+    st.sampled_from(["", " ", '""', "\xc3\xa9" * 66, "=" * 66, "A" * 8192, "\xff" * 8192]),
 )
 
 
-def ignore(status: str, headers: Any, exc_info: Any = None) -> None:
-    pass
+class Bare:
+    """An application without WebTest around it; ``statuses`` are what it answered."""
+
+    def __init__(self, url: str, views: dict[str, View] = BASIC) -> None:
+        self.site = site(url, views)
+        self.statuses: set[str] = set()
+        self.blank = Request.blank("/", base_url="https://localhost").environ
+
+    def visit(self, path: str, header: str) -> None:
+        environ = {**self.blank, "PATH_INFO": path, "HTTP_COOKIE": header}
+        self.site.app(environ, lambda status, headers, exc=None: self.statuses.add(status))
 
 
 @pytest.fixture
-def fuzzed(server: Server) -> tuple[Site, list[str]]:
-    """A site whose view reads, and one that writes; called without WebTest, for speed."""
-    statuses: list[str] = []
-    app = site(server.url, BASIC)
-    app.blank = Request.blank("/get", base_url="https://localhost").environ
-    app.visit = lambda header, path: b"".join(
-        app.app(
-            {**app.blank, "PATH_INFO": path, "HTTP_COOKIE": header},
-            lambda status, headers, exc_info=None: statuses.append(status),
-        )
-    )
-    return app, statuses
+def bare(server: Server) -> Bare:
+    return Bare(server.url)
 
 
 @hypothesis_settings(
     max_examples=100,
     deadline=None,
     database=None,
-    suppress_health_check=[
-        HealthCheck.function_scoped_fixture, HealthCheck.large_base_example, HealthCheck.too_slow
-    ],
-)  # fmt: skip
-@given(values=st.lists(cookies, min_size=100, max_size=100))
-def test_fuzzed_cookies(fuzzed: tuple[Any, list[str]], server: Server, values: list[str]) -> None:
-    """10,000 cookies of any bytes: never an error, no command for a malformed one, and no key on
-    the server has a name that a client chose."""
-    app, statuses = fuzzed
-    names = set()
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(values=st.lists(cookies, min_size=1, max_size=5), seed=st.integers(0, 2**32))
+def test_fuzzed_cookies(bare: Bare, server: Server, values: list[str], seed: int) -> None:
+    """10,000 cookies of any bytes, and what becomes of good ones when they are damaged: never an
+    error, no command for a malformed one, no key on the server under a name from a client."""
+    random = Random(seed)
+    values += [damaged(random, f"{t.id}.{t.verifier}") for t in map(new, range(100 - len(values)))]
+    commands = bare.site.watched.costs
     for value in values:
-        token = re.fullmatch(r"[ \t]*([\w-]{22})\.[\w-]{43}[ \t]*", value, re.ASCII)
-        sent = [v for v in value.split("; sid=")][:3]
-        possible = any(re.search(r"[\w-]{22}\.[\w-]{43}", v, re.ASCII) for v in sent)
-        if token:
-            names.add(token[1])
-        with app.watched.costs(1 if token else len(app.watched.operations) * 0):
-            app.visit(f"sid={value}", "/get")
-        assert token or not possible or "\n" in value or ";" in value or "=" in value
-    app.visit(f"sid={values[0]}", "/put")
-    assert set(statuses) == {"200 OK"}
-    assert {key.removeprefix("sess:") for key in keys(server)} & names == set()
+        good = [v for v in re.split("; ?sid *= *", value) if GOOD.fullmatch(v.strip(" \t"))]
+        with commands(1 if good else 0):
+            bare.visit("/get", f"sid={value}")
+    for value in values[:10]:
+        bare.visit("/put", f"a=b; sid={value}; c=d")
+    assert bare.statuses == {"200 OK"}
+    chosen = {f"sess:{found.partition('.')[0]}" for found in GOOD.findall(" ".join(values))}
+    assert set(keys(server)) & chosen == set()
 
 
-def test_chosen_tokens_never_become_keys(fuzzed: tuple[Any, list[str]], server: Server) -> None:
+def new(_: int) -> Token:
+    return Token.new()
+
+
+def damaged(random: Random, value: str) -> str:
+    """A good cookie with one piece taken out, put in twice or replaced."""
+    start, end = sorted(random.choices(range(len(value) + 1), k=2))
+    piece = random.choice(["", value[start:end] * 2, "\0", "\r\n", "\xe9", ".", "=", ";", " ", '"'])
+    return value[:start] + piece + value[end:]
+
+
+def test_chosen_tokens_never_become_keys(server: Server) -> None:
     """Of 10,000 tokens that clients chose and wrote with none becomes a key."""
-    app, statuses = fuzzed
+    api = site(server.url, {}).api
     chosen = [Token.new() for _ in range(10_000)]
     for token in chosen:
-        app.visit(f"sid={token.id}.{token.verifier}", "/put")
+        Browser(api, f"{token.id}.{token.verifier}").visit().set("k", 1)
     found = {key.removeprefix("sess:") for key in keys(server)}
-    assert (len(found), set(statuses)) == (10_000, {"200 OK"})
+    assert len(found) == 10_000
     assert found & {token.id for token in chosen} == set()
 
 
 @pytest.mark.parametrize("blank", [" ", "\t", "sid=", "; ", "=", ";sid= "])
-def test_long_cookies_cost_no_time(fuzzed: tuple[Any, list[str]], blank: str) -> None:
+def test_long_cookies_cost_no_time(bare: Bare, blank: str) -> None:
     """A header of 256 kB is looked through in linear time."""
-    app, statuses = fuzzed
     header = f"sid=x{blank * (262144 // len(blank))}y"
     began = time.process_time()
-    app.visit(header, "/get")
+    bare.visit("/get", header)
     assert time.process_time() - began < 0.5
-    assert statuses == ["200 OK"]
+    assert bare.statuses == {"200 OK"}
 
 
 # -- secrets
+
+
+def of_ours(thing: object) -> bool:
+    return str(type(thing).__module__).startswith("pyramid_altsession")
 
 
 def test_verifier_is_nowhere(
@@ -1191,7 +1194,7 @@ def test_verifier_is_nowhere(
         put(request)
         renew(request)
         get(request)
-        found.extend(o for o in gc.get_objects() if "pyramid_altsession" in type(o).__module__)
+        found.extend(o for o in gc.get_objects() if of_ours(o))
 
     app = make(BASIC | {"page": inspect})
     tokens = []

@@ -30,8 +30,6 @@ from workers import (
     in_threads,
     known_values,
     lease_of,
-    places,
-    signal_storm,
     url_of,
 )
 
@@ -80,60 +78,14 @@ def all_taken(lease: Lease) -> Iterator[None]:
 # -- exceptions from outside
 
 
-def storm(url: str, calls: int) -> tuple[Counter[str], tuple[int, int]]:
-    api = api_at(url, redis__max_connections=LIMIT, redis__timeout=10)
-    seen = signal_storm(api, known_values(api), calls)
-    return seen, places(api)
-
-
-def test_signals_that_raise_mix_up_no_values_and_leak_no_connections(server: Server) -> None:
-    """100,000 ``get`` with exceptions out of signal handlers at random points: every value that
-    is returned is the right one, nothing but the handler's exception is raised, and afterwards
-    every connection is to be had."""
-    calls = 50_000
-    for seen, after in in_processes(
-        storm, [(server.url, calls), (server.tcp_url, calls)], seconds=120
-    ):
-        assert seen["right"] + seen["interrupted"] == calls, seen
-        assert min(seen["right"], seen["interrupted"]) > calls / 10, "this was no storm"
-        assert after == (LIMIT, LIMIT)
-
-
-class Careless(Lease):
-    """What redis-py's pools amount to: connections go back as they are."""
-
-    def exchange(self, packet: bytes, replies: int) -> list[Any]:
-        connection = self._idle.pop() if self._idle else self._build()
-        try:
-            connection.send_packed_command([packet], check_health=False)
-            return [connection.read_response(disable_decoding=True) for _ in range(replies)]
-        finally:
-            self._idle.append(connection)
-
-
-def careless_storm(server: Server, calls: int) -> Counter[str]:
-    api = api_at(server.tcp_url, redis__timeout=10)
-    api._store._lease = Careless(  # type: ignore[attr-defined]
-        builder(server.tcp_url, timeout=10), limit=LIMIT, wait=1.0
-    )
-    return signal_storm(api, known_values(api), calls)
-
-
-def test_the_storm_finds_a_lease_that_puts_connections_back_as_they_are(server: Server) -> None:
-    """The same storm gives values of other sessions when the rule of the lease is left out."""
-    (seen,) = in_processes(careless_storm, [(server, 10_000)])
-    assert seen["wrong"] > 0, seen
-
-
-def test_greenlets_timed_out_mix_up_no_values_and_leak_no_connections(server: Server) -> None:
-    """The same with gevent.Timeout in greenlets that share the connections."""
-    calls = 50_000
-    script = Path(__file__).with_name("gevent_storm.py")
+def storm(kind: str, calls: int, *urls: str) -> list[tuple[Counter[str], Any]]:
+    """What the script saw at each url, and the connections left, side by side."""
+    script = Path(__file__).with_name("storm.py")
     storms = [
         subprocess.Popen(
-            [sys.executable, script, url, str(LIMIT), str(calls)], stdout=subprocess.PIPE
+            [sys.executable, script, kind, url, str(LIMIT), str(calls)], stdout=subprocess.PIPE
         )
-        for url in (server.url, server.tcp_url)
+        for url in urls
     ]
     try:
         answers = [json.loads(storm.communicate(timeout=120)[0]) for storm in storms]
@@ -141,11 +93,27 @@ def test_greenlets_timed_out_mix_up_no_values_and_leak_no_connections(server: Se
         for storm in storms:
             storm.kill()
             storm.wait()
-    for answer in answers:
-        seen = Counter(answer["seen"])
+    return [(Counter(answer["seen"]), answer["places"]) for answer in answers]
+
+
+@pytest.mark.parametrize("kind", ["signals", "greenlets"])
+def test_exceptions_from_outside_mix_up_no_values_and_leak_no_connections(
+    server: Server, kind: str
+) -> None:
+    """100,000 ``get`` with signal handlers that raise, or gevent.Timeout, at random points: every
+    value that is returned is the right one, nothing else is raised, and afterwards as many
+    connections are to be had as before."""
+    calls = 50_000
+    for seen, left in storm(kind, calls, server.url, server.tcp_url):
         assert seen["right"] + seen["interrupted"] == calls, seen
         assert min(seen["right"], seen["interrupted"]) > calls / 20, "this was no storm"
-        assert answer["places"] == [LIMIT, LIMIT]
+        assert left == [LIMIT, LIMIT]
+
+
+def test_the_storm_finds_a_lease_that_puts_connections_back_as_they_are(server: Server) -> None:
+    """The same storm gives values of other sessions when the rule of the lease is left out."""
+    ((seen, _),) = storm("careless", 10_000, server.tcp_url)
+    assert seen["wrong"] > 0, seen
 
 
 class Cut(BaseException):
@@ -474,32 +442,20 @@ def test_a_fork_while_another_thread_holds_the_lock_does_not_hang_the_child(leas
         holder.join()
 
 
-@forks
-def test_an_exchange_that_goes_on_in_the_child_keeps_its_socket_to_itself(lease: Lease) -> None:
-    """With greenlets both sides of a fork go on with it; its socket is the parent's alone."""
-    lease.exchange(PING, 1)
+def test_an_exchange_that_goes_on_in_a_child_keeps_its_socket_out_of_use(lease: Lease) -> None:
+    """With greenlets both sides of a fork go on with it; the socket is the parent's."""
+    before = client_id(lease)
     (connection,) = lease._idle
-    send: Any = connection.send_packed_command
-    parent = os.getpid()
-
-    def fork_then_send(*args: Any, **kwargs: Any) -> None:
-        if (pid := os.fork()) == 0:  # pragma: no cover - the child
-            return
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        send(*args, **kwargs)
-
-    def read_in_parent(*args: Any, **kwargs: Any) -> object:
-        return b"+" if os.getpid() != parent else read(*args, **kwargs)
-
     read: Any = connection.read_response
-    connection.send_packed_command = fork_then_send  # type: ignore[method-assign]
-    connection.read_response = read_in_parent  # type: ignore[method-assign]
-    try:
-        assert lease.exchange(PING, 1) in ([b"PONG"], [b"+"])
-    finally:
-        if os.getpid() != parent:  # pragma: no cover - the child
-            os._exit(len(lease._idle))
-    assert list(lease._idle) == [connection]
+
+    def fork_then_read(*args: Any, **kwargs: Any) -> Any:
+        lease_module._after_fork()  # as in the child
+        return read(*args, **kwargs)
+
+    connection.read_response = fork_then_read  # type: ignore[method-assign]
+    assert client_id(lease) == before
+    assert list(lease._idle) == []
+    assert client_id(lease) != before
 
 
 def test_a_lease_that_is_gone_is_forgotten() -> None:

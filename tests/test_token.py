@@ -83,7 +83,7 @@ class TestCandidates:
         "header",
         [
             "sid={}", " sid={}", "sid={} ", "a=b; sid={}", "sid={};a=b", "sid = {}", "sid=\t{}\t",
-            ";;sid={};;", "a;sid={}", "=;sid={}", "sid2=x; sid={}", "xsid=x;sid={}", 
+            ";;sid={};;", "a;sid={}", "=;sid={}", "sid2=x; sid={}", "xsid=x;sid={}",
             "a=sid; sid={}",
         ],
     )  # fmt: skip
@@ -243,8 +243,8 @@ class TestSignature:
 READERS = [cookie(), cookie(secret=(NEW, OLD)), cookie(cookie_name="s+d")]
 VALUES = [reader.value(TOKEN) for reader in READERS]
 PIECES = [
-    "sid", "s+d", "=", ";", "; ", " ", "\t", "\x00", '"', ",", ".", "\r\n", "\xa0", "sid=", "; sid=",
-    ";s+d=", "; sid=", ";s+d=",
+    "sid", "s+d", "=", ";", "; ", " ", "\t", "\x00", '"', ",", ".", "\r\n", "\xa0", "sid=",
+    "; sid=", ";s+d=", "; sid=", ";s+d=",
 ]  # fmt: skip
 
 

@@ -2,13 +2,9 @@
 
 import contextlib
 import multiprocessing
-import random
-import signal
-import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +17,8 @@ from pyramid_altsession.stores.redis import pack_command
 
 CLIENT_ID = pack_command((b"CLIENT", b"ID"))
 CLIENT_LIST = pack_command((b"CLIENT", b"LIST"))
+Known = tuple[str, str, str]
+"""Token, key, value."""
 FORK = multiprocessing.get_context("fork")
 
 
@@ -150,47 +148,11 @@ def places(api: SessionAPI) -> tuple[int, int]:
     return len(ids), open_there()
 
 
-def known_values(api: SessionAPI, *, sessions: int = 20, keys: int = 5) -> list[tuple[str, ...]]:
-    """Sessions whose every key holds a value that exists nowhere else: (token, key, value)."""
-    held = []
+def known_values(api: SessionAPI, *, sessions: int = 20, keys: int = 5) -> list[Known]:
+    """Sessions whose every key holds a value that exists nowhere else."""
+    held: list[Known] = []
     for number in range(sessions):
         values = {f"k{key}": f"value {key} of session {number}" for key in range(keys)}
         token = token_of(api.create(values))
         held += [(token, key, value) for key, value in values.items()]
     return held
-
-
-class Interrupted(BaseException):
-    """What a signal handler raises: no error of Python's own hierarchy, as SystemExit."""
-
-
-def signal_storm(api: SessionAPI, held: list[tuple[str, ...]], calls: int) -> Counter[str]:
-    """So many ``get``, signals raising at random points of them, in the cleaning up too."""
-    seen: Counter[str] = Counter()
-    rng = random.Random(1)
-    armed = False
-
-    def raise_it(number: int, frame: object) -> None:
-        if armed:
-            signal.setitimer(signal.ITIMER_REAL, rng.choice([0, rng.uniform(10e-6, 100e-6)]))
-            raise Interrupted
-
-    sys.unraisablehook = id  # says nothing of what is raised in a __del__, and is not cut itself
-    signal.signal(signal.SIGALRM, raise_it)
-    for _ in range(calls):
-        token, key, expected = rng.choice(held)
-        try:
-            try:
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 500e-6))
-                value = api.open(token).get(key)
-            finally:
-                armed = False  # no call comes before this, so no signal does
-        except Interrupted:
-            seen["interrupted"] += 1
-        except Exception as error:
-            seen[type(error).__name__] += 1
-        else:
-            seen["right" if value == expected else "wrong"] += 1
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    return seen

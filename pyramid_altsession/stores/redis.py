@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,17 +64,16 @@ _DESCRIBED = tuple(name.encode() for name in (PROOF, USER, CREATED, SEEN, LOGIN,
 pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 _UNABLE = (
-    redis.ConnectionError,
-    redis.TimeoutError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.NoPermissionError,
-    redis.exceptions.ClusterDownError,
-    redis.exceptions.TryAgainError,
-)
-_UNABLE_CODES = (
-    "MISCONF",
-    "NOREPLICAS",
     "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOAUTH",
+    "NOPERM",
+    "NOREPLICAS",
+    "READONLY",
+    "TRYAGAIN",
     "Protocol error: unauthenticated",  # NOAUTH for a command of more than ten arguments
     "ACL failure in script",  # NOPERM for a command of the script's
     "The user executing the script can't",  # the same in Redis 7.0
@@ -184,7 +184,7 @@ class RedisStore:
 
     def _write(self, operation: Write) -> Reply:
         (answer,) = self._exchange(operation, pack_write(operation, self._prefix), 1)
-        if isinstance(answer, redis.exceptions.NoScriptError):
+        if isinstance(answer, redis.ResponseError) and str(answer).startswith("NOSCRIPT"):
             packet = pack_write(operation, self._prefix, load=True)
             (answer,) = self._exchange(operation, packet, 1)
         return unpack_write(answer)
@@ -209,13 +209,15 @@ class RedisStore:
 
         An outage is logged once for each change of state.
         """
-        if isinstance(error, redis.exceptions.OutOfMemoryError):
-            failure: AltSessionError = StoreFull(f"{self._name} is full: {error}")
-        elif isinstance(error, _UNABLE) or str(error).startswith(_UNABLE_CODES):
-            failure = StoreUnavailable(f"{self._name} does not serve: {error}")
-            if isinstance(error, redis.exceptions.ReadOnlyError):
+        lost = isinstance(error, redis.ConnectionError | redis.TimeoutError)
+        said = str(error)
+        if said.startswith("OOM"):
+            failure: AltSessionError = StoreFull(f"{self._name} is full: {said}")
+        elif lost or said.startswith(_UNABLE):
+            failure = StoreUnavailable(f"{self._name} does not serve: {said}")
+            if said.startswith("READONLY"):
                 self._lease.close()  # a replica by now: connect anew, perhaps to the new primary
-        elif str(error).startswith("WRONGTYPE"):
+        elif said.startswith("WRONGTYPE"):
             return CorruptValue("the session's key on the server holds no hash")
         else:
             return None
@@ -254,6 +256,15 @@ _HINT = (
 
 
 _TIMES = b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n*2\r\n$11\r\nPEXPIRETIME\r\n$%d\r\n%b\r\n"
+_HMGET = b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n%b" + _TIMES
+
+
+@lru_cache(1024)
+def _names(fields: tuple[str, ...]) -> tuple[int, bytes]:
+    """How many arguments HMGET has for these fields, and those after the key, packed."""
+    names = [*_OURS, *[name.encode() for name in fields]]
+    packed = b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in names])
+    return 2 + len(names), packed
 
 
 def pack_read(operation: Read, prefix: bytes) -> bytes:
@@ -264,12 +275,12 @@ def pack_read(operation: Read, prefix: bytes) -> bytes:
     packet = b""
     for claim in operation.claims:
         key = prefix + claim.id.encode()
+        size = len(key)
         if operation.fields is None:
-            packet += pack_command((b"HGETALL", key))
+            packet += pack_command((b"HGETALL", key)) + _TIMES % (size, key, size, key)
         else:
-            names = [name.encode() for name in operation.fields]
-            packet += pack_command((b"HMGET", key, *_OURS, *names))
-        packet += _TIMES % (len(key), key, len(key), key)
+            count, names = _names(operation.fields)
+            packet += _HMGET % (count, size, key, names, size, key, size, key)
     return packet
 
 
