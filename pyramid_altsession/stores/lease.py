@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 import redis
@@ -41,7 +41,7 @@ class Line:
 
     def open(self) -> None:
         self._connection.connect()
-        self._socket: Any = self._connection._get_socket()
+        self._socket = cast(Any, self._connection._get_socket())
         self._reader = hiredis.Reader(replyError=redis.ResponseError, notEnoughData=_MORE)
         self._poll = select.poll()
         self._poll.register(self._socket.fileno(), select.POLLIN)
