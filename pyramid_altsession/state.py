@@ -221,15 +221,15 @@ class SessionState:
             self.memo.complete = True
             self.memo.fields[CREATED] = b"%d" % reply.now
             self.cookie = self.token
-            self._tell("created")
+            self._tell("created", operation.claim)
         self.results = reply.values
         for verb, result in zip(operation.verbs, reply.values, strict=True):
             verb.note(self.memo, result)
             if isinstance(verb, Renew):
                 self.token = self.cookie = Token(operation.claim.id, verb.verifier)
-                self._tell("renewed")
+                self._tell("renewed", operation.claim)
             elif isinstance(verb, Invalidate):
-                self._tell("invalidated")
+                self._tell("invalidated", operation.claim)
                 self.status = Status.ENDED
                 self.cookie = False if self._tokens else None
                 self.new = False
@@ -285,8 +285,7 @@ class SessionState:
     def _note_rejection(self, claim: Claim, state: State) -> None:
         if state is State.REJECTED and claim not in self._rejected:
             self._rejected |= {claim}
-            self.happenings += (Happening("rejected", claim.id),)
+            self._tell("rejected", claim)
 
-    def _tell(self, kind: str) -> None:
-        if self.token is not None:
-            self.happenings += (Happening(kind, self.token.id),)
+    def _tell(self, kind: str, claim: Claim) -> None:
+        self.happenings += (Happening(kind, claim.id),)
