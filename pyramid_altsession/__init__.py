@@ -56,8 +56,9 @@ def includeme(config: Configurator) -> None:
 
     def register() -> None:
         settings = read_settings(from_ini(config.registry.settings))
-        api = SessionAPI.from_registry(settings, config.registry)
-        config.registry.registerUtility(api, ISessionAPI)
+        if config.registry.queryUtility(ISessionAPI) is None:  # else config.testing_altsession's
+            api = SessionAPI.from_registry(settings, config.registry)
+            config.registry.registerUtility(api, ISessionAPI)
 
     introspectable = config.introspectable(
         "altsession", "altsession", "sessions in Redis or Valkey", "altsession"

@@ -31,8 +31,8 @@ RECORD = "pyramid_altsession"
 """environ: the SessionState, shared by pyramid_retry's attempts and by subrequests."""
 BEGAN = "pyramid_altsession.began"
 """environ: when the request reached the tween (monotonic seconds)."""
-ANSWERED = "pyramid_altsession.answered"
-"""environ: the response callbacks of this attempt have run."""
+ANSWERED = "_altsession_answered"
+"""request.__dict__: its response callbacks have run. Of the request, as each attempt is one."""
 
 Notify = Callable[[object], None]
 
@@ -109,6 +109,7 @@ class SessionAPI:
         self._notify = notify
         self._timing = Timing.of(settings.session)
         self._cookie = SessionCookie(settings.session)
+        self.has_tween = False
 
     def __repr__(self) -> str:
         return f"<SessionAPI {self._store!r}>"
@@ -149,8 +150,12 @@ class SessionAPI:
             if state is None:
                 began = environ.get(BEGAN)
                 state = SessionState(self._cookie.candidates(environ), self._timing, began=began)
+<<<<<<< HEAD
                 state.wanted = self.settings.session.prefetch
             state.begin_attempt(id(request), environ.get(ANSWERED, False))
+=======
+            state.begin_attempt(id(request), ANSWERED in request.__dict__)
+>>>>>>> main
             if BEGAN not in environ:  # no tween of ours
                 request.add_response_callback(self.answer)
         environ[RECORD] = state
@@ -162,6 +167,8 @@ class SessionAPI:
             outer = frame["request"]
             if outer is None or outer is request or frame["registry"] is not request.registry:
                 continue
+            if self.has_tween and BEGAN not in outer.environ:
+                continue  # prepared by pyramid.scripting or a test: no answer carries its cookie
             same = request.environ.get(RECORD) is not None
             if same or outer.environ.get("HTTP_COOKIE") == request.environ.get("HTTP_COOKIE"):
                 self.session(outer)
@@ -174,25 +181,29 @@ class SessionAPI:
         It runs after all others, which may still use the session. It may run once for each
         attempt that pyramid_retry discards, and then says the same again.
         """
-        if request.response_callbacks:
-            request.add_response_callback(self.answer)
+        waiting = request.response_callbacks
+        if waiting:
+            if self.answer not in waiting:
+                request.add_response_callback(self.answer)
             return
+<<<<<<< HEAD
         try:
             self.write_back(request, response)
         except AltSessionError as error:  # no tween of ours: the page is made, and becomes another
             become(response, error, request.environ)
         request.environ[ANSWERED] = True
+=======
+        request.__dict__[ANSWERED] = True
+>>>>>>> main
         state: SessionState | None = request.environ.get(RECORD)
         if state is None or state.root != id(request):
             return
         self._renew(request, state)
         state.answered = True
         if state.used:
-            vary = response.headers.get("Vary")
-            if vary is None:
-                response.headerlist.append(("Vary", "Cookie"))
-            elif not re.search(r"\*|\bcookie\b", vary, re.IGNORECASE):
-                response.headers["Vary"] = f"{vary}, Cookie"
+            vary = ", ".join(response.headers.getall("Vary"))
+            if not {"*", "cookie"} & set(re.split(r"[\s,]+", vary.lower())):
+                response.headers["Vary"] = f"{vary}, Cookie" if vary else "Cookie"
         if state.cookie is not None:
             self._cookie.send(response, state.cookie or None, age=state.cookie_age)
 

@@ -6,6 +6,7 @@ server's clock.
 """
 
 import hmac
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -147,8 +148,7 @@ class Crowded(Exception):
 
 
 class DataVerb:
-    """A verb about one field. ``apply(held)`` is its meaning, for the script to equal: it gives
-    what the field holds afterwards and the result, or raises Refused."""
+    """A verb about one field."""
 
     __slots__ = ()
     creates: ClassVar[bool] = True
@@ -158,8 +158,10 @@ class DataVerb:
     def absent(self) -> Any:
         return None
 
+    @abstractmethod
     def apply(self, held: Raw) -> tuple[Raw, Any]:
-        return held, None
+        """Its meaning, for the script to equal: what the field holds afterwards and the result;
+        or raises Refused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -315,22 +315,22 @@ class SessionState:
             self.memo.complete = True
             self.memo.fields[CREATED] = b"%d" % reply.now
             self.cookie = self.token
-            self._tell("created")
+            self._tell("created", operation.claim)
         self.results = reply.values
         for verb, result in zip(operation.verbs, reply.values, strict=True):
             if isinstance(verb, Invalidate):
-                self._tell("invalidated")
+                self._tell("invalidated", operation.claim)
             verb.note(self.memo, result)
             if isinstance(verb, Login):
                 if not operation.create:
                     self._adopt(verb.verifier, operation)
-                self._tell("renewed", "login")
+                self._tell("renewed", operation.claim, "login")
             elif isinstance(verb, Renew):
                 self._adopt(verb.verifier, operation)
-                self._tell("renewed", "renew")
+                self._tell("renewed", operation.claim, "renew")
             elif isinstance(verb, Rotate) and result:
                 self._adopt(verb.verifier, operation)
-                self._tell("renewed", "periodic")
+                self._tell("renewed", operation.claim, "periodic")
             elif isinstance(verb, Invalidate):
                 self.status = Status.ENDED
                 self.cookie = False if self._tokens else None
@@ -408,14 +408,13 @@ class SessionState:
     def _note_rejection(self, claim: Claim, state: State) -> None:
         if state in (State.REJECTED, State.REUSED) and claim not in self._rejected:
             self._rejected |= {claim}
-            self.happenings += (Happening("rejected", claim.id, None, state.name.lower()),)
+            self._tell("rejected", claim, state.name.lower())
         if state in (State.OTHERS, State.REUSED):
             reason = "login of another user" if state is State.OTHERS else "reuse"
-            self.happenings += (Happening("invalidated", claim.id, None, reason),)
+            self._tell("invalidated", claim, reason)
 
-    def _tell(self, kind: str, reason: str = "call") -> None:
-        if self.token is not None:
-            self.happenings += (Happening(kind, self.token.id, self.user, reason),)
+    def _tell(self, kind: str, claim: Claim, reason: str = "call") -> None:
+        self.happenings += (Happening(kind, claim.id, self.user, reason),)
 
 
 def _signs_in(operation: Read | Write) -> bool:

@@ -11,7 +11,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from .api import ANSWERED, BEGAN, RECORD
+from .api import BEGAN, RECORD
 from .errors import AltSessionError
 from .interfaces import ISessionAPI
 
@@ -22,13 +22,13 @@ Handler = Callable[[Request], Response]
 
 def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
     api = registry.getUtility(ISessionAPI)
+    api.has_tween = True
     answer = api.answer
     monotonic = time.monotonic
 
     def altsession_tween(request: Request) -> Response:
         environ = request.environ
         if BEGAN in environ:  # another attempt of pyramid_retry's, with what the last one made
-            environ.pop(ANSWERED, None)
             if RECORD in environ:
                 api.session(request)
         else:

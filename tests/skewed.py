@@ -49,7 +49,7 @@ def main(url: str, shared: str) -> dict[str, object]:
     server.pexpire(f"sess:{ended.id}", 1)
     while server.exists(f"sess:{ended.id}"):
         pass
-    gone(lambda: ended.get("k"))
+    gone(lambda: ended.get("k", fresh=True))
 
     # A read that restarts the time to idle.
     server.pexpire(f"sess:{session.id}", 500_000)

@@ -168,7 +168,7 @@ def left_of(server: Server, session: OpenSession) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("opened", "gone_window", "tombstones"), [(from_cookie, 60, 300), (from_token, 0, 0)]
+    ("opened", "gone_window", "tombstones"), [(from_cookie, 60, 600), (from_token, 0, 0)]
 )
 def test_no_write_brings_an_invalidated_session_back(
     server: Server,
@@ -176,7 +176,7 @@ def test_no_write_brings_an_invalidated_session_back(
     gone_window: int,
     tombstones: int,
 ) -> None:
-    """300 sessions ended under three processes that write to them: nothing of the data is there
+    """600 sessions ended under three processes that write to them: nothing of the data is there
     when ``invalidate`` returns, nor when the last writer learned that it is gone; and nobody
     got a new session instead."""
     api = api_at(server.url, redis__timeout=10, session__gone_window=gone_window)
@@ -185,7 +185,7 @@ def test_no_write_brings_an_invalidated_session_back(
     arguments = [(api, opened, theirs, number) for number, (_, theirs) in enumerate(pipes)]
     overtaken = 0
     with processes(write_until_gone, arguments):
-        for _ in range(300):
+        for _ in range(600):
             session = api.create({"held": "data"})
             for ours, _ in pipes:
                 ours.send(session.token)
@@ -250,7 +250,7 @@ def call_at_random(api: SessionAPI, done: Any, number: int, seed: int) -> None:
 def test_after_random_calls_and_killed_workers_every_key_has_an_end(
     server: Server, api: SessionAPI
 ) -> None:
-    """100,000 calls in four processes, one of which is killed every few milliseconds: at no time
+    """100,000 calls in four processes, of which one is killed every now and then: at no time
     is there a key without TTL, or a hash that is neither a session nor a tombstone."""
     rng = random.Random(1)
     done = FORK.RawArray("L", 4)
@@ -261,7 +261,7 @@ def test_after_random_calls_and_killed_workers_every_key_has_an_end(
     try:
         while sum(done) < 100_000:
             assert time.monotonic() - began < 120
-            time.sleep(rng.uniform(0, 0.1))
+            time.sleep(rng.uniform(0, 0.3))
             victim = rng.randrange(4)
             workers[victim].kill()
             killed += 1
@@ -290,9 +290,9 @@ def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(server: Server) -> Non
         command = [sys.executable, script, str(hours), server.url, shared]
         answer = subprocess.run(command, capture_output=True, check=True, timeout=60)
         seen.append(json.loads(answer.stdout))
+        left = server.client.pttl(f"sess:{shared.partition('.')[0]}")
+        assert SessionSettings.tti - 30 < left / 1000 <= SessionSettings.tti
         assert api.open(shared).get("back") == "there"
-        (ttl,) = [server.client.pttl(key) for key in server.client.keys() if b"" in key][:1]
-        assert 0 < ttl <= 1.1 * SessionSettings.tti * 1000
         server.client.flushall()
     assert seen[0] == seen[1] == seen[2]
     assert seen[0]["errors"] == ["SessionGone"] * 4

@@ -434,7 +434,7 @@ def test_corrupt_value(make: Make, server: Server) -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_whichever_cookie_is_live(make: Make, place: int) -> None:
-    """Of up to three cookies of one name the live one serves, in any order; one packet reads all."""
+    """Of up to three cookies of one name the live one serves, in any order; one packet asks."""
     app = make(BASIC)
     app.get("/put")
     values = [f"{letter * 22}.{'B' * 43}" for letter in "CD"]
@@ -564,9 +564,7 @@ def attempts(first: View, second: View) -> View:
     return view
 
 
-def retrying(
-    server: Server, view: View, *, rendered: bool = False, settings: Any = None
-) -> Site:
+def retrying(server: Server, view: View, *, rendered: bool = False, settings: Any = None) -> Site:
     """A site under pyramid_retry. ``rendered``: a catch-all exception view renders the first
     attempt's error, so that its response callbacks run as well."""
 
@@ -706,14 +704,11 @@ def test_session_made_in_a_subrequest(
 
 @pytest.mark.parametrize(("how", "use_tweens"), SUBREQUESTS[:4])
 @pytest.mark.parametrize("first", ["", "?first=get", "?first=set"])
-def test_session_used_in_a_subrequest(
-    make: Make, how: str, use_tweens: bool, first: str
-) -> None:
+def test_session_used_in_a_subrequest(make: Make, how: str, use_tweens: bool, first: str) -> None:
     """A subrequest with the same cookie has the same session; renewed there, the outermost answer
     carries the new cookie."""
     app = make(
-        BASIC
-        | {"read": sub("/get", how, use_tweens), "renewing": sub("/renew", how, use_tweens)}
+        BASIC | {"read": sub("/get", how, use_tweens), "renewing": sub("/renew", how, use_tweens)}
     )
     app.get("/put")
     assert app.get(f"/read{first}").json == ["Ann", 0]
@@ -938,8 +933,8 @@ def test_outage_above_the_exception_views(server: Server, order: tuple[str, ...]
         config.add_view(page, route_name="page", renderer="json")
         app = Site(config.make_wsgi_app(), config.registry)
         app.extra_environ["REMOTE_ADDR"] = "127.0.0.1"
-        app.token = str(app.api.create({"userid": "ann"}).token) if status == 200 else (
-            unknown_token()
+        app.token = (
+            str(app.api.create({"userid": "ann"}).token) if status == 200 else (unknown_token())
         )
         response = app.get("/page", status=status)
         assert response.headers.get("Retry-After") == ("2" if status == 503 else None)
@@ -1092,7 +1087,7 @@ def test_requests_are_not_kept(server: Server) -> None:
 GOOD = re.compile(r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}")
 cookies = st.one_of(
     st.text(st.characters(max_codepoint=255), max_size=90),
-    st.text("A.-_0 ;=,\"\\\0\r\n\t", max_size=90),
+    st.text('A.-_0 ;=,"\\\0\r\n\t', max_size=90),
     st.from_regex(GOOD, fullmatch=True),
     st.from_regex(GOOD, fullmatch=True).map(lambda value: f" {value}\t; sid=x"),
     st.sampled_from(["", " ", '""', "\xc3\xa9" * 66, "=" * 66, "A" * 8192, "\xff" * 8192]),
@@ -1180,9 +1175,7 @@ def of_ours(thing: object) -> bool:
     return str(type(thing).__module__).startswith("pyramid_altsession")
 
 
-def test_verifier_is_nowhere(
-    make: Make, server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_verifier_is_nowhere(make: Make, server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """The verifier is neither on the server (keys, values, SLOWLOG) nor in logs nor in the repr
     of anything of ours; the id may be."""
     caplog.set_level(logging.DEBUG)
@@ -1210,9 +1203,7 @@ def test_verifier_is_nowhere(
     dump = [server.client.dump(key) for key in server.client.keys("*")]
     fields = [server.client.hgetall(key) for key in server.client.keys("*")]
     assert ("renew" in slow, len(found) > 5) == (True, True)
-    text = "\n".join(
-        [repr(dump), repr(fields), slow, caplog.text, *operations, *map(repr, found)]
-    )
+    text = "\n".join([repr(dump), repr(fields), slow, caplog.text, *operations, *map(repr, found)])
     assert [v for v in verifiers if v in text] == []
     assert id_of(app.other(tokens[0])) in text
 

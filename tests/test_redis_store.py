@@ -864,6 +864,18 @@ def test_connection_over_a_socket() -> None:
     assert built(url="unix:///run/other.sock?db=2").db == 2
 
 
+def test_socket_that_moved(server: Server, tmp_path: Path) -> None:
+    """Where nobody listens any more the socket is looked for once again: an embedded server may
+    have been replaced."""
+    paths = [server.socket, str(tmp_path / "gone")]
+    store = RedisStore(
+        lambda: UnixConnection(paths.pop, protocol=2), prefix="sess", name="there", limit=1, wait=1
+    )
+    assert store.carry_out(Read((Token.new().claim,), (), TIMING)).state is State.DEAD
+    assert paths == []
+    store.close()
+
+
 def test_connection_to_an_embedded_server() -> None:
     """An embedded server is not started before the first connection is opened."""
     assert isinstance(built(url="embedded://"), UnixConnection)

@@ -1,0 +1,31 @@
+"""The shop that ``pserve development.ini`` serves: what an application looks like with this
+package, and on every page what the request asked of its session."""
+
+from typing import Any
+
+from pyramid.config import Configurator
+from pyramid.router import Router
+
+
+def main(global_config: dict[str, str], **settings: Any) -> Router:
+    """The WSGI application."""
+    with Configurator(settings=settings) as config:
+        config.include("pyramid_jinja2")
+        config.include("pyramid_altsession")
+        config.include(".recorder")
+        config.add_static_view("static", "static", cache_max_age=60)
+        config.include(add_routes)
+        config.scan(".views")
+        config.scan(".guards")
+        return config.make_wsgi_app()
+
+
+def add_routes(config: Configurator) -> None:
+    config.add_route("catalogue", "/")
+    config.add_route("cart", "/cart")
+    config.add_route("add", "/cart/{product}/add")
+    config.add_route("remove", "/cart/{product}/remove")
+    config.add_route("counter", "/counter")
+    config.add_route("language", "/language")
+    config.add_route("sign_out", "/sign-out")
+    config.add_route("about", "/about")

@@ -1,0 +1,167 @@
+"""What a request asked of its session: the store's contract, wrapped to be written down.
+
+``request.trace`` is what the panel shows. A form's answer is a redirect, so its writes are over
+before a page is shown: :func:`see_other` keeps the trace and names it in the address, and the
+page that follows shows it as ``request.previous_trace``.
+"""
+
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyramid.config import PHASE1_CONFIG, Configurator
+from pyramid.httpexceptions import HTTPSeeOther
+from pyramid.request import Request
+from pyramid.threadlocal import get_current_request
+
+from ..api import SessionAPI
+from ..interfaces import ISessionAPI, Store
+from ..operations import DataVerb, Operation, Read, Reply
+from ..stores import open_store
+
+KEPT = "pyramid_altsession.demo.traces"
+"""registry: traces of requests that were answered with a redirect, newest last."""
+
+
+@dataclass
+class Step:
+    """One operation. Bytes and round trips are those of the connection: none in memory."""
+
+    kind: str
+    verbs: tuple[str, ...]
+    keys: tuple[str, ...]
+    answer: str = ""
+    round_trips: int = 0
+    sent: int = 0
+    received: int = 0
+    microseconds: int = 0
+
+    @classmethod
+    def of(cls, operation: Operation) -> "Step":
+        if isinstance(operation, Read):
+            fields = operation.fields
+            return cls("read", ("all" if fields is None else "get",), fields or ())
+        verbs = tuple(verb.wire()[0].decode() for verb in operation.verbs)
+        keys = tuple(verb.name for verb in operation.verbs if isinstance(verb, DataVerb))
+        return cls("create" if operation.create else "write", verbs, keys)
+
+
+@dataclass
+class Trace:
+    """The steps of one request, in order."""
+
+    method: str
+    path: str
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(6))
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def round_trips(self) -> int:
+        return sum(step.round_trips for step in self.steps)
+
+
+class Recorder:
+    """A store that writes into the current request's trace what is asked of another store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"<Recorder of {self._store!r}>"
+
+    def carry_out(self, operation: Operation) -> Reply:
+        request = get_current_request()
+        if request is None:
+            return self._store.carry_out(operation)
+        step = Step.of(operation)
+        request.trace.steps.append(step)
+        began = time.perf_counter_ns()
+        try:
+            reply = self._store.carry_out(operation)
+        except Exception as error:
+            step.answer = type(error).__name__
+            raise
+        finally:
+            step.microseconds = (time.perf_counter_ns() - began) // 1000
+        step.answer = reply.state.name.lower()
+        return reply
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class MeteredLease:
+    """A store's connections, counted: each exchange is one packet out and its replies back."""
+
+    def __init__(self, lease: Any) -> None:
+        self._lease = lease
+
+    def exchange(self, packet: bytes, replies: int) -> list[Any]:
+        answers: list[Any] = self._lease.exchange(packet, replies)
+        request = get_current_request()
+        if request is not None:
+            step = request.trace.steps[-1]
+            step.round_trips += 1
+            step.sent += len(packet)
+            step.received += sum(map(wire_size, answers))
+        return answers
+
+    def close(self) -> None:
+        self._lease.close()
+
+
+def wire_size(reply: Any) -> int:
+    """Bytes of a reply as the server sent it (RESP2)."""
+    if reply is None:
+        return len("$-1\r\n")
+    if isinstance(reply, bytes):
+        return len(f"${len(reply)}\r\n\r\n") + len(reply)
+    if isinstance(reply, list):
+        return len(f"*{len(reply)}\r\n") + sum(map(wire_size, reply))
+    return len(f":{reply}\r\n")  # a number, or an error's line
+
+
+def recording(store: Store) -> Recorder:
+    """The store, with its operations and its connections recorded."""
+    connected: Any = store
+    if hasattr(connected, "_lease"):
+        connected._lease = MeteredLease(connected._lease)
+    return Recorder(store)
+
+
+def trace(request: Request) -> Trace:
+    """What this request has asked of its session until now."""
+    return Trace(request.method, request.path)
+
+
+def previous_trace(request: Request) -> Trace | None:
+    """What the form asked whose answer sent the visitor here."""
+    wanted = request.GET.get("after")
+    kept: deque[Trace] = request.registry[KEPT]
+    return next((found for found in list(kept) if found.id == wanted), None)
+
+
+def see_other(request: Request, path: str) -> HTTPSeeOther:
+    """The answer to a form: go to ``path``, which shows this request's trace beside its own."""
+    request.registry[KEPT].append(request.trace)
+    return HTTPSeeOther(f"{path}?after={request.trace.id}")
+
+
+def includeme(config: Configurator) -> None:
+    """Put a recorded store in the place of the one that ``pyramid_altsession`` opened."""
+    registry = config.registry
+
+    def register() -> None:
+        settings = registry.getUtility(ISessionAPI).settings
+        store = recording(open_store(settings))
+        registry.registerUtility(
+            SessionAPI(settings, store=store, notify=registry.notify), ISessionAPI
+        )
+
+    # In the phase of the package's own action, and after it, as it was included before.
+    config.action("altsession-recorder", register, order=PHASE1_CONFIG)
+    registry[KEPT] = deque(maxlen=100)
+    config.add_request_method(trace, reify=True)
+    config.add_request_method(previous_trace, reify=True)

@@ -1,0 +1,147 @@
+"""The shop's pages and forms.
+
+A page asks its session once, for all it shows. A form does one thing to the session and sends
+the visitor on to a page.
+"""
+
+from typing import Any
+
+from pyramid.httpexceptions import HTTPBadRequest, HTTPException, HTTPNotFound, HTTPSeeOther
+from pyramid.request import Request
+from pyramid.view import exception_view_config, notfound_view_config, view_config
+
+from ..errors import SessionGone, StoreUnavailable
+from .guards import came_from
+from .products import PRODUCTS, Product, price
+from .recorder import see_other
+from .texts import TEXTS
+
+LANGUAGE, COUNTER = "language", "counter"
+"""Keys of the session, beside those of the products."""
+
+Page = dict[str, Any]
+
+
+def plain(request: Request, language: str | None = None) -> Page:
+    """What a page without a session shows: texts, in the language that the browser wants."""
+    if language not in TEXTS:
+        request.response.vary = ["Accept-Language"]
+        language = request.accept_language.lookup(list(TEXTS), default="en")
+    return {"language": language, "languages": TEXTS, "t": TEXTS[language], "price": price}
+
+
+def shop(request: Request, *keys: str) -> Page:
+    """What every page of the shop shows, and what the session holds for ``keys``: one read."""
+    cart_keys = [product.key for product in PRODUCTS.values()]
+    held = request.altsession.mget([LANGUAGE, *cart_keys, *keys])
+    cart = [(product, held[product.key]) for product in PRODUCTS.values() if held[product.key]]
+    return plain(request, held[LANGUAGE]) | {
+        "held": held,
+        "cart": cart,
+        "count": sum(number for _, number in cart),
+    }
+
+
+# -- pages
+
+
+@view_config(route_name="catalogue", request_method="GET", renderer="templates/catalogue.jinja2")
+def catalogue(request: Request) -> Page:
+    return shop(request) | {"products": PRODUCTS.values()}
+
+
+@view_config(route_name="cart", request_method="GET", renderer="templates/cart.jinja2")
+def cart(request: Request) -> Page:
+    page = shop(request)
+    return page | {"total": sum(product.cents * number for product, number in page["cart"])}
+
+
+@view_config(route_name="counter", request_method="GET", renderer="templates/counter.jinja2")
+def counter(request: Request) -> Page:
+    page = shop(request, COUNTER)
+    return page | {"counted": page["held"][COUNTER] or 0}
+
+
+@view_config(route_name="about", request_method="GET", renderer="templates/about.jinja2")
+def about(request: Request) -> Page:
+    """It does not use the session, so it costs no command and sets no cookie."""
+    return plain(request)
+
+
+# -- forms
+
+
+def wanted_product(request: Request) -> Product:
+    try:
+        return PRODUCTS[request.matchdict["product"]]
+    except KeyError:
+        raise HTTPNotFound() from None
+
+
+@view_config(route_name="add", request_method="POST")
+def add(request: Request) -> HTTPSeeOther:
+    request.altsession.increment(wanted_product(request).key)
+    return see_other(request, request.route_path("cart"))
+
+
+@view_config(route_name="remove", request_method="POST")
+def remove(request: Request) -> HTTPSeeOther:
+    request.altsession.remove(wanted_product(request).key)
+    return see_other(request, request.route_path("cart"))
+
+
+@view_config(route_name="counter", request_method="POST")
+def count(request: Request) -> HTTPSeeOther:
+    request.altsession.increment(COUNTER)
+    return see_other(request, request.route_path("counter"))
+
+
+@view_config(route_name="language", request_method="POST")
+def choose_language(request: Request) -> HTTPSeeOther:
+    chosen = request.POST.get("language")
+    if chosen not in TEXTS:
+        raise HTTPBadRequest()
+    request.altsession.set(LANGUAGE, chosen)
+    return see_other(request, came_from(request, otherwise=request.route_path("catalogue")))
+
+
+@view_config(route_name="sign_out", request_method="POST")
+def sign_out(request: Request) -> HTTPSeeOther:
+    request.altsession.invalidate()
+    return see_other(request, request.route_path("catalogue"))
+
+
+# -- what went wrong, told without the session
+
+
+def failure(request: Request, error: HTTPException, name: str) -> Page:
+    """A page with the error's status and headers, and a link to try again."""
+    request.response.status = error.status
+    for header in ("Cache-Control", "Retry-After"):
+        if header in error.headers:
+            request.response.headers[header] = error.headers[header]
+    catalogue = request.route_path("catalogue")
+    again = request.path if request.method == "GET" else came_from(request, otherwise=catalogue)
+    return plain(request) | {"name": name, "again": again}
+
+
+@exception_view_config(SessionGone, renderer="templates/failure.jinja2")
+def gone(request: Request) -> Page:
+    return failure(request, request.exception, "gone")
+
+
+@exception_view_config(StoreUnavailable, renderer="templates/failure.jinja2")
+def unavailable(request: Request) -> Page:
+    return failure(request, request.exception, "unavailable")
+
+
+@exception_view_config(HTTPBadRequest, renderer="templates/failure.jinja2")
+def refused(request: Request) -> Page:
+    return failure(request, request.exception, "refused")
+
+
+@notfound_view_config(renderer="templates/failure.jinja2")
+def not_found(request: Request) -> Page:
+    return failure(request, request.exception, "not_found") | {
+        "again": request.route_path("catalogue")
+    }
