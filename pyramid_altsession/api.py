@@ -150,12 +150,8 @@ class SessionAPI:
             if state is None:
                 began = environ.get(BEGAN)
                 state = SessionState(self._cookie.candidates(environ), self._timing, began=began)
-<<<<<<< HEAD
                 state.wanted = self.settings.session.prefetch
-            state.begin_attempt(id(request), environ.get(ANSWERED, False))
-=======
             state.begin_attempt(id(request), ANSWERED in request.__dict__)
->>>>>>> main
             if BEGAN not in environ:  # no tween of ours
                 request.add_response_callback(self.answer)
         environ[RECORD] = state
@@ -186,15 +182,11 @@ class SessionAPI:
             if self.answer not in waiting:
                 request.add_response_callback(self.answer)
             return
-<<<<<<< HEAD
         try:
             self.write_back(request, response)
         except AltSessionError as error:  # no tween of ours: the page is made, and becomes another
             become(response, error, request.environ)
-        request.environ[ANSWERED] = True
-=======
         request.__dict__[ANSWERED] = True
->>>>>>> main
         state: SessionState | None = request.environ.get(RECORD)
         if state is None or state.root != id(request):
             return
@@ -212,11 +204,10 @@ class SessionAPI:
         state: SessionState | None = request.environ.get(RECORD)
         if state is None or state.layer is None or state.root != id(request):
             return
-        layer, state.layer = state.layer, None
         if response.status_int >= 500:
             return
         try:
-            layer.write_back()
+            state.layer.write_back()
         except SessionGone:
             if self.settings.sync.on_gone == "error":
                 raise
