@@ -551,6 +551,16 @@ class Reply(NamedTuple):
     facts: Facts | None = None
     remembered: int | None = None
 
+    @property
+    def tti(self) -> int | None:
+        """The session's own, ms."""
+        return None if self.facts is None else _number(self.facts.tti)
+
+    @property
+    def deadline(self) -> int | None:
+        """The session's absolute end, ms."""
+        return None if self.facts is None else _number(self.facts.deadline)
+
 
 # -- judging a proof, for reads and for stores without scripts
 

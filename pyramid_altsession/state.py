@@ -371,11 +371,10 @@ class SessionState:
         left, facts, token = reply.left, reply.facts, self.token
         if not operation.touch or left is None or facts is None or token is None:
             return None
-        timing = self._times()
-        if facts.tti is not None:
-            timing = timing.own(int(facts.tti))
+        timing = self._times().own(reply.tti)
         astray = left == -1 or left > timing.tti + timing.interval + 1000
-        limited = facts.deadline is not None and reply.now + left >= int(facts.deadline)
+        deadline = reply.deadline
+        limited = deadline is not None and reply.now + left >= deadline
         confirms = facts.unconfirmed and facts.proof == token.claim.proof
         if astray or confirms or (left < timing.tti and not limited):
             return self._guarded(token, (Touch(),), optional=True)

@@ -240,8 +240,8 @@ def call_at_random(api: SessionAPI, done: Any, number: int, seed: int) -> None:
         place = rng.randrange(len(sessions))
         try:
             rng.choice(RANDOM_CALLS)(sessions[place], rng.choice("abc"), rng)
-            if rng.random() < 0.05:
-                sessions[place] = api.open(token_of(rng.choice(sessions)))
+            if rng.random() < 0.05 and (token := rng.choice(sessions).token):
+                sessions[place] = api.open(token)
         except SessionGone:
             sessions[place] = api.create({"a": 1} if rng.random() < 0.5 else None)
         done[number] += 1
@@ -263,6 +263,7 @@ def test_after_random_calls_and_killed_workers_every_key_has_an_end(
             assert time.monotonic() - began < 120
             time.sleep(rng.uniform(0, 0.3))
             victim = rng.randrange(4)
+            assert not workers[victim].pipe.poll(), workers[victim].result(0)
             workers[victim].kill()
             killed += 1
             workers[victim] = Worker(call_at_random, (api, done, victim, 100 + killed))

@@ -18,7 +18,7 @@ from pyramid.threadlocal import get_current_request
 
 from ..api import SessionAPI
 from ..interfaces import ISessionAPI, Store
-from ..operations import DataVerb, Operation, Read, Reply
+from ..operations import DataVerb, Operation, Read, Reply, Write
 from ..stores import open_store
 
 KEPT = "pyramid_altsession.demo.traces"
@@ -43,6 +43,8 @@ class Step:
         if isinstance(operation, Read):
             fields = operation.fields
             return cls("read", ("all" if fields is None else "get",), fields or ())
+        if not isinstance(operation, Write):
+            return cls("users", (type(operation).__name__.lower(),), ())
         verbs = tuple(verb.wire()[0].decode() for verb in operation.verbs)
         keys = tuple(verb.name for verb in operation.verbs if isinstance(verb, DataVerb))
         return cls("create" if operation.create else "write", verbs, keys)
