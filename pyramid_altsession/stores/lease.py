@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import hiredis
 import redis
@@ -30,7 +30,7 @@ class NotConnected(redis.ConnectionError):
 class Line:
     """One connection: redis-py's to open and close, ours to speak on."""
 
-    __slots__ = ("__weakref__", "_connection", "_poll", "_reader", "_socket")
+    __slots__ = ("__weakref__", "_connection", "_poll", "_reader")
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
@@ -41,13 +41,15 @@ class Line:
 
     def open(self) -> None:
         self._connection.connect()
-        self._socket = cast(Any, self._connection._get_socket())
         self._reader = hiredis.Reader(replyError=redis.ResponseError, notEnoughData=_MORE)
         self._poll = select.poll()
-        self._poll.register(self._socket.fileno(), select.POLLIN)
+        self._poll.register(self._socket().fileno(), select.POLLIN)
 
     def close(self) -> None:
         self._connection.disconnect()
+
+    def _socket(self) -> Any:
+        return self._connection._get_socket()
 
     def is_clean(self) -> bool:
         """Whether the peer is still there and nothing unread waits."""
@@ -57,14 +59,15 @@ class Line:
         """Send, and read so many replies, error replies among them; redis.ConnectionError or
         redis.TimeoutError when they do not all come."""
         answers: list[Any] = []
+        socket = self._socket()
         try:
-            self._socket.sendall(packet)
+            socket.sendall(packet)
             while len(answers) < replies:
                 answer = self._reader.gets()
                 if answer is not _MORE:
                     answers.append(answer)
                     continue
-                received = self._socket.recv(65536)
+                received = socket.recv(65536)
                 if not received:
                     raise ConnectionResetError("the server closed the connection")
                 self._reader.feed(received)
