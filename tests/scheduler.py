@@ -1,0 +1,300 @@
+"""A deterministic scheduler: requests of one browser, stepped one ``carry_out`` at a time, and an
+explorer of every order in which their steps and answers can come.
+
+A run is a list of events: ``("step", i)`` sends request i, or lets it do its next operation on
+the store; ``("deliver", i)`` and ``("lose", i)`` decide about its answer; ``("tick", n)`` lets n
+seconds pass, while no operation is under way (those are bounded by redis.timeout). After each
+event the invariants hold, by the names of their list:
+
+I1  nothing reads or writes with a token once its renewal or its session's end is carried out
+I2  an acknowledged write is there as long as its session is
+I4  within the window no answer to a request with a replaced token touches the cookie
+I5  a browser is refused no longer than the window, and not at all once it has every answer
+I6  every key has a TTL, of at most tti + touch_interval
+I8  one request never meets two sessions, nor a session and its absence
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from apps import Behind
+from greenlet import getcurrent, greenlet
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+
+from pyramid_altsession import AltSession, SessionGone
+from pyramid_altsession.api import RECORD, SessionAPI
+from pyramid_altsession.interfaces import Store
+from pyramid_altsession.operations import Invalidate, Operation, Read, Renew, Reply, State, Write
+from pyramid_altsession.settings import read_settings
+from pyramid_altsession.stores.memory import MemoryStore
+from pyramid_altsession.token import Claim
+
+WINDOW = 10.0
+Event = tuple[str, float]
+Body = Callable[["Actor", AltSession], None]
+
+
+class Broken(Exception):
+    """An invariant does not hold; ``trace`` are the events that led here."""
+
+    trace: Sequence[Event] = ()
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} after {' '.join(f'{what}:{which}' for what, which in self.trace)}"
+
+
+class Actor:
+    """One request of the browser's: sent with what the jar holds at its first step."""
+
+    def __init__(self, world: "World", number: int, body: Body) -> None:
+        self.world = world
+        self.number = number
+        self.body = body
+        self.sent: Claim | None = None
+        self.began = 0.0
+        self.response: Response | None = None  # what is under way to the browser
+        self.cookie: str | None = None  # what it sets
+        self.refused = False
+        self.thinks = False
+        self.ended_own = False
+        self.met: set[str] = set()
+        self.written: set[str] = set()
+        self.greenlet = greenlet(self._run)
+        self.greenlet.actor = self
+
+    @property
+    def key(self) -> str:
+        """A key that this request alone writes."""
+        return f"own{self.number}"
+
+    def think(self) -> None:
+        """Let others go on, and time pass, within the view."""
+        self.thinks = True
+        self.greenlet.parent.switch()
+        self.thinks = False
+
+    def _run(self) -> None:
+        world = self.world
+        self.began = world.now
+        headers = {} if world.jar is None else {"Cookie": f"sid={world.jar}"}
+        request = Request.blank("/", headers=headers)
+        request.registry = world.registry
+        session = world.api.session(request)
+        state = request.environ[RECORD]
+        state.clock, state.began = (lambda: world.now), world.now
+        self.sent = state._tokens[0].claim if state._tokens else None
+        try:
+            self.body(self, session)
+        except SessionGone:
+            self.refused = True
+        self.response = Response()
+        request._process_response_callbacks(self.response)
+        for header in self.response.headers.getall("Set-Cookie"):
+            self.cookie = header.partition(";")[0].partition("=")[2] or None
+        self._check_cookie()
+
+    def _check_cookie(self) -> None:
+        assert self.response is not None
+        death = self.world.deaths.get(self.sent) if self.sent else None
+        if death is None or not self.response.headers.getall("Set-Cookie"):
+            return
+        when, who, how = death
+        age = self.world.now - self.began if how is Renew else 0
+        if who is not self and self.world.now - when < WINDOW + age:
+            raise Broken("I4: an answer to a replaced token touches the cookie")
+
+    def acknowledged(self) -> None:
+        """The request's own key was stored, as its call returned."""
+        if not self.written:
+            raise Broken("I2: acknowledged and never written")
+
+
+class Stepped:
+    """A store whose every operation waits for the scheduler, and is watched."""
+
+    def __init__(self, world: "World", store: Store) -> None:
+        self.world = world
+        self.store = store
+
+    def carry_out(self, operation: Operation) -> Reply:
+        here = getcurrent()
+        actor: Actor | None = getattr(here, "actor", None)
+        if actor is not None:
+            here.parent.switch()
+        reply = self.store.carry_out(operation)
+        if actor is not None:
+            self.world.watch(actor, operation, reply)
+        return reply
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class World:
+    """One browser, its requests, one store, one clock."""
+
+    def __init__(self, bodies: Sequence[Body], store: Store | None = None, client: Any = None):
+        self.now = 1_000_000.0
+        self.skew = 0.0  # of the server's clock
+        self.memory = MemoryStore(lambda: self.now + self.skew) if store is None else None
+        self.store: Store = self.memory or store  # type: ignore[assignment]
+        self.behind = Behind(self.store, client)
+        if client is not None:
+            client.flushdb()
+        settings = read_settings({"session": {"gone_window": WINDOW, "tti": 1000}})
+        self.api = SessionAPI(settings, store=Stepped(self, self.store))
+        self.registry = Registry()
+        first = self.api.create({"a": "old", "b": "old", "n": 0})
+        self.jar: str | None = first.token
+        self.deaths: dict[Claim, tuple[float, Actor, type]] = {}
+        self.ended: dict[str, float] = {}
+        self.kept: list[tuple[str, str, bytes]] = []
+        self.lost = False
+        self.actors = [Actor(self, number, body) for number, body in enumerate(bodies)]
+
+    # what happens
+
+    def events(self) -> list[Event]:
+        """What can happen next."""
+        found: list[Event] = [("step", a.number) for a in self.actors if not a.greenlet.dead]
+        return found + [("deliver", a.number) for a in self.actors if a.response is not None]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no operation is under way."""
+        return all(not a.greenlet or a.thinks for a in self.actors)
+
+    def do(self, event: Event) -> None:
+        what, which = event
+        if what == "tick":
+            self.tick(which)
+            return
+        actor = self.actors[int(which)]
+        if what == "step":
+            actor.greenlet.switch()
+        else:
+            response, actor.response = actor.response, None
+            assert response is not None
+            if what == "lose":
+                self.lost = True
+            elif response.headers.getall("Set-Cookie"):
+                self.jar = actor.cookie
+        if self.memory is not None:
+            self.check()
+
+    def tick(self, seconds: float, skew: float = 0) -> None:
+        """Let time pass. ``skew``: so much more of it by the server's clock."""
+        self.now += seconds
+        self.skew += skew
+        if self.memory is None:
+            for id in self.behind.ids():
+                self.behind.pass_time(id, seconds + skew)
+
+    # what must hold
+
+    def watch(self, actor: Actor, operation: Operation, reply: Reply) -> None:
+        if reply.state is not State.LIVE:
+            return
+        read = isinstance(operation, Read)
+        claim = operation.claims[reply.which] if isinstance(operation, Read) else operation.claim
+        if claim in self.deaths or claim.id in self.ended:
+            raise Broken(f"I1: a {'read' if read else 'write'} with a dead token")
+        actor.met.add(claim.id)
+        if len(actor.met) > 1 and not actor.ended_own:
+            raise Broken("I8: one request met two sessions")
+        if not isinstance(operation, Write):
+            return
+        for verb, result in zip(operation.verbs, reply.values, strict=True):
+            if isinstance(verb, Renew | Invalidate):
+                self.deaths[claim] = (self.now, actor, type(verb))
+            if isinstance(verb, Invalidate):
+                self.ended[claim.id] = self.now
+                actor.ended_own = True
+            if getattr(verb, "name", "") == actor.key:
+                stored = result if isinstance(result, bytes) else getattr(verb, "value", b"")
+                self.kept.append((claim.id, actor.key, stored))
+                actor.written.add(claim.id)
+
+    def check(self) -> None:
+        """I1, I2 and I6, by what the store holds."""
+        for id in self.behind.ids():
+            left = self.behind.left(id)
+            if not 0 < left <= 1100.001 + abs(self.skew):
+                raise Broken(f"I6: a key with {left} seconds left")
+            fields = self.behind.fields(id)
+            if id in self.ended:
+                if set(fields) != {"@x"}:
+                    raise Broken("I1: data under an ended session")
+                if left > self.ended[id] + WINDOW - self.now + 0.001:
+                    raise Broken("I5: a tombstone was prolonged")
+        for id, key, raw in self.kept:
+            if id not in self.ended and self.behind.fields(id).get(key) != raw:
+                raise Broken(f"I2: an acknowledged write of {key} is lost")
+
+    def finish(self) -> None:
+        """When every answer is delivered or lost: the browser is served, at once unless one was
+        lost, and after the window in any case."""
+        self.check()
+        if self.lost:
+            self.tick(WINDOW)
+        later = Actor(self, 99, lambda actor, session: session.set(actor.key, 1))
+        self.actors.append(later)
+        while not later.greenlet.dead:
+            later.greenlet.switch()
+        if later.refused:
+            raise Broken("I5: refused for longer than the window")
+
+
+def explore(
+    make: Callable[[], World], *, lossy: bool = False, ticks: Sequence[float] = ()
+) -> Iterator[list[Event]]:
+    """Every run of a world, each from the start; raises Broken where an invariant fails.
+
+    ``lossy``: every answer may also be lost. ``ticks``: time passes so often, at any moment.
+    """
+    todo: list[list[Event]] = [[]]
+    while todo:
+        path = todo.pop()
+        world = make()
+        done: list[Event] = []
+        try:
+            while True:
+                events = world.events()
+                if lossy:
+                    events += [("lose", which) for what, which in events if what == "deliver"]
+                passed = sum(what == "tick" for what, _ in done)
+                if events and passed < len(ticks) and world.quiet:
+                    events.append(("tick", ticks[passed]))
+                if not events:
+                    break
+                if len(done) < len(path):
+                    event = path[len(done)]
+                else:
+                    event = events[0]
+                    todo += [[*done, other] for other in events[1:]]
+                done.append(event)
+                world.do(event)
+            world.finish()
+        except Broken as broken:
+            broken.trace = done
+            raise
+        yield done
+
+
+def play(world: World, *events: Event) -> World:
+    """One run, given by its events; what is left to do is done in order."""
+    for event in events:
+        world.do(event)
+    return world
+
+
+def found(runs: Iterator[list[Event]]) -> str | None:
+    """The invariant that breaks first, or None when all runs are sound."""
+    try:
+        for _ in runs:
+            pass
+    except Broken as broken:
+        return str(broken)[:2]
+    return None

@@ -1,0 +1,466 @@
+"""Nobody ever gets another one's reply, and no trouble takes a connection for good."""
+
+import contextlib
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from redis.connection import AbstractConnection
+from servers import Server, free_port, valkey
+from workers import (
+    CLIENT_ID,
+    api_at,
+    connections_of_ours,
+    eventually,
+    in_processes,
+    in_threads,
+    known_values,
+    lease_of,
+    url_of,
+)
+
+from pyramid_altsession.errors import StoreUnavailable
+from pyramid_altsession.settings import read_settings
+from pyramid_altsession.stores import lease as lease_module
+from pyramid_altsession.stores.lease import PAUSE, Lease, NotConnected
+from pyramid_altsession.stores.redis import connections, pack_command
+
+PING = pack_command((b"PING",))
+LIMIT = 4
+
+
+def builder(url: str, **options: object) -> Callable[[], AbstractConnection]:
+    return connections(read_settings({"redis": {"url": url, **options}}).redis)
+
+
+def lease_at(url: str, *, limit: int = LIMIT, wait: float = 1.0, **options: object) -> Lease:
+    return Lease(builder(url, **options), limit=limit, wait=wait)
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def lease(server: Server, way: str) -> Iterator[Lease]:
+    lease = lease_at(url_of(server, way))
+    yield lease
+    lease.close()
+
+
+def client_id(lease: Lease) -> int:
+    (found,) = lease.exchange(CLIENT_ID, 1)
+    return int(found)
+
+
+@contextlib.contextmanager
+def all_taken(lease: Lease) -> Iterator[None]:
+    taken = [lease._take() for _ in range(lease._limit)]
+    yield
+    lease._idle.extend(taken)
+
+
+# -- exceptions from outside
+
+
+def storm(kind: str, calls: int, *urls: str) -> list[tuple[Counter[str], Any]]:
+    """What the script saw at each url, and the connections left, side by side."""
+    script = Path(__file__).with_name("storm.py")
+    storms = [
+        subprocess.Popen(
+            [sys.executable, script, kind, url, str(LIMIT), str(calls)], stdout=subprocess.PIPE
+        )
+        for url in urls
+    ]
+    try:
+        answers = [json.loads(storm.communicate(timeout=120)[0]) for storm in storms]
+    finally:
+        for storm in storms:
+            storm.kill()
+            storm.wait()
+    return [(Counter(answer["seen"]), answer["places"]) for answer in answers]
+
+
+@pytest.mark.parametrize("kind", ["signals", "greenlets"])
+def test_exceptions_from_outside_mix_up_no_values_and_leak_no_connections(
+    server: Server, kind: str
+) -> None:
+    """100,000 ``get`` with signal handlers that raise, or gevent.Timeout, at random points: every
+    value that is returned is the right one, nothing else is raised, and afterwards as many
+    connections are to be had as before."""
+    calls = 50_000
+    for seen, left in storm(kind, calls, server.url, server.tcp_url):
+        assert seen["right"] + seen["interrupted"] == calls, seen
+        assert min(seen["right"], seen["interrupted"]) > calls / 20, "this was no storm"
+        assert left == [LIMIT, LIMIT]
+
+
+def test_the_storm_finds_a_lease_that_puts_connections_back_as_they_are(server: Server) -> None:
+    """The same storm gives values of other sessions when the rule of the lease is left out."""
+    ((seen, _),) = storm("careless", 10_000, server.tcp_url)
+    assert seen["wrong"] > 0, seen
+
+
+class Cut(BaseException):
+    """An exception from outside."""
+
+
+@pytest.mark.parametrize("call", ["connect", "send_packed_command", "read_response"])
+def test_a_connection_that_an_exception_left_is_closed(
+    server: Server, lease: Lease, call: str
+) -> None:
+    """Cut off before, between or after the replies, nobody speaks on that connection again."""
+    before = client_id(lease)
+    (connection,) = lease._idle
+    if call == "connect":
+        lease._idle[0].disconnect()
+    original = getattr(connection, call)
+
+    def cut(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        raise Cut
+
+    setattr(connection, call, cut)
+    with pytest.raises(Cut):
+        lease.exchange(PING * 2, 2)
+    setattr(connection, call, original)
+    assert [known.is_connected for known in lease._idle] == [False]
+    assert client_id(lease) != before
+    assert eventually(lambda: connections_of_ours(server) == 1)
+
+
+def test_a_lost_connection_frees_its_place(lease: Lease) -> None:
+    """A connection that an exception tore out of the lease's hands is closed and replaced."""
+    for _ in range(3 * LIMIT):
+        lease._take().connect()  # what is returned here nobody keeps
+    with all_taken(lease):
+        assert len(lease._open) == LIMIT
+    assert lease.exchange(PING, 1) == [b"PONG"]
+
+
+# -- what idle connections may have come to
+
+
+def test_an_error_reply_is_an_answer(lease: Lease) -> None:
+    """Error replies are returned in their place; the connection stays in use."""
+    before = client_id(lease)
+    pong, wrong, again = lease.exchange(PING + pack_command((b"GET",)) + PING, 3)
+    assert (pong, type(wrong), again) == (b"PONG", redis.ResponseError, b"PONG")
+    assert client_id(lease) == before
+
+
+def test_the_connection_used_last_is_used_next(lease: Lease) -> None:
+    """One caller at a time needs one connection."""
+    assert len({client_id(lease) for _ in range(50)}) == 1
+
+
+def test_a_connection_that_the_server_closed_is_replaced_before_anything_is_sent(
+    server: Server, way: str
+) -> None:
+    """So that what must not be repeated, like ``increment``, succeeds all the same."""
+    api = api_at(url_of(server, way))
+    session = api.create({"n": 1})
+    (connection,) = lease_of(api)._idle
+    server.client.client_kill_filter(_type="normal", skipme=True)
+    assert eventually(lambda: lease_module._unusable(connection))
+    assert session.increment("n") == 2
+    api.close()
+
+
+def readable(connection: Any) -> bool:
+    return bool(select.select([connection._sock], [], [], 10)[0])
+
+
+def leave_unread(connection: Any, *, parsed: bool) -> None:
+    """Replies that nobody asked the connection for: in the socket, or in the parser already."""
+    connection.send_packed_command([PING * 2])
+    assert readable(connection)
+    if parsed:
+        connection.read_response()
+
+
+@pytest.mark.parametrize("parsed", [False, True])
+def test_a_connection_with_something_unread_is_replaced(lease: Lease, parsed: bool) -> None:
+    """An unread reply would be taken for the next caller's."""
+    before = client_id(lease)
+    leave_unread(lease._idle[0], parsed=parsed)
+    assert client_id(lease) != before
+    assert len(lease._open) == 1
+
+
+# -- no connection to be had
+
+
+def test_when_all_connections_are_in_use_the_call_fails_in_time(server: Server) -> None:
+    """StoreUnavailable that names the setting, not before redis.timeout and not much later."""
+    api = api_at(server.url, redis__max_connections=2, redis__timeout=0.2)
+    session = api.create({"k": "v"})
+    with all_taken(lease_of(api)):
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=r"2 connections \(redis.max_connections\)"):
+            session.get("k", fresh=True)
+        assert 0.2 <= time.monotonic() - began < 1.0
+    assert session.get("k", fresh=True) == "v"
+    api.close()
+
+
+def test_who_waits_for_a_connection_gets_the_one_that_is_put_back(server: Server) -> None:
+    """Nobody is turned away while there is time left."""
+    lease = lease_at(server.url, limit=1, wait=30.0)
+    answers: queue.Queue[list[Any]] = queue.Queue()
+    waiting = threading.Thread(target=lambda: answers.put(lease.exchange(PING, 1)))
+    with all_taken(lease):
+        waiting.start()
+    assert answers.get(timeout=10) == [b"PONG"]
+    waiting.join()
+    lease.close()
+
+
+def test_threads_share_no_more_connections_than_the_limit(server: Server, way: str) -> None:
+    """16 threads, 4 connections, and every reply is its caller's."""
+    lease = lease_at(url_of(server, way), wait=30.0)
+    before = server.client.info("stats")["total_connections_received"]
+
+    def echo(number: int) -> int:
+        packets = [b"%d-%d" % (number, turn) for turn in range(100)]
+        return sum(
+            lease.exchange(pack_command((b"ECHO", text)) * 2, 2) == [text] * 2 for text in packets
+        )
+
+    assert sum(in_threads(16, echo)) == 1600
+    after = server.client.info("stats")["total_connections_received"]
+    assert after - before <= LIMIT
+    lease.close()
+
+
+class Clock(SimpleNamespace):
+    """Stands for the module ``time``; time passes when somebody sets it."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(lease_module, "time", clock)
+    return clock
+
+
+def counting(lease: Lease) -> list[str]:
+    """One entry for each attempt to connect."""
+    attempts: list[str] = []
+    build = lease._build
+
+    def counted() -> AbstractConnection:
+        connection: Any = build()
+        connect = connection._connect
+
+        def attempt() -> Any:
+            attempts.append("connect")
+            return connect()
+
+        connection._connect = attempt
+        return connection  # type: ignore[no-any-return]
+
+    lease._build = counted
+    return attempts
+
+
+def test_after_a_failure_to_connect_nobody_tries_again_for_a_second(clock: Clock) -> None:
+    """A server that is down makes one caller a second wait, not all of them; the answers name
+    its trouble all the same."""
+    lease = lease_at(f"redis://127.0.0.1:{free_port()}")
+    attempts = counting(lease)
+    for _ in range(10):
+        with pytest.raises(NotConnected, match="Connection refused"):
+            lease.exchange(PING, 1)
+    assert len(attempts) == 1
+    clock.now += PAUSE
+    with pytest.raises(NotConnected, match="Connection refused"):
+        lease.exchange(PING, 1)
+    assert len(attempts) == 2
+
+
+def test_a_server_that_came_back_is_found_after_the_pause(clock: Clock) -> None:
+    """The first try after the second succeeds, and nobody has to wait any more."""
+    server = valkey()
+    try:
+        lease = lease_at(server.url)
+        server.kill()
+        with pytest.raises(NotConnected):
+            lease.exchange(PING, 1)
+        server.start()
+        with pytest.raises(NotConnected):
+            lease.exchange(PING, 1)
+        clock.now += PAUSE
+        assert lease.exchange(PING, 1) == [b"PONG"]
+        lease.close()
+        assert lease.exchange(PING, 1) == [b"PONG"]
+        lease.close()
+    finally:
+        server.stop()
+
+
+def test_connected_ones_go_on_while_another_cannot_connect(server: Server, clock: Clock) -> None:
+    """The pause is about connecting alone."""
+    lease = lease_at(server.url)
+    before = client_id(lease)
+    lease._away = (clock.now + PAUSE, OSError("too many open files"))
+    assert client_id(lease) == before
+    lease.close()
+
+
+# -- close
+
+
+def test_close_closes_what_is_idle_and_the_next_call_connects(server: Server, way: str) -> None:
+    """Nothing stays open on the server; the lease can be used again."""
+    lease = lease_at(url_of(server, way), wait=30.0)
+    in_threads(8, lambda _: lease.exchange(PING, 1))
+    lease.close()
+    assert eventually(lambda: connections_of_ours(server) == 0)
+    assert lease.exchange(PING, 1) == [b"PONG"]
+    lease.close()
+
+
+def test_close_leaves_a_connection_in_use_to_its_user(lease: Lease) -> None:
+    """The exchange under way ends well."""
+    lease.exchange(PING, 1)
+    (connection,) = lease._idle
+    read: Any = connection.read_response
+
+    def close_then_read(*args: Any, **kwargs: Any) -> Any:
+        lease.close()
+        return read(*args, **kwargs)
+
+    connection.read_response = close_then_read  # type: ignore[method-assign]
+    assert lease.exchange(PING, 1) == [b"PONG"]
+    connection.read_response = read  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads are switched as often as can be."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_threads_that_close_while_others_take(server: Server) -> None:
+    """A connection that somebody else took meanwhile is no error."""
+    lease = lease_at(server.url, wait=30.0)
+
+    def use(number: int) -> None:
+        for _ in range(300):
+            if number % 2:
+                lease.close()
+            else:
+                assert lease.exchange(PING, 1) == [b"PONG"]
+
+    in_threads(8, use)
+    lease.close()
+
+
+# -- fork
+
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+def in_fork(work: Callable[[], object]) -> int:
+    """Exit status of a forked child: 0 when the work gives true, -SIGALRM when it hangs."""
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - the child
+        status = 1
+        try:
+            signal.alarm(10)
+            status = 0 if work() else 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@forks
+def test_a_child_shares_no_socket_with_its_parent(server: Server, lease: Lease) -> None:
+    """It connects anew, and what it does leaves the parent's connection alone."""
+    mine = client_id(lease)
+    assert in_fork(lambda: client_id(lease) != mine) == 0
+    assert client_id(lease) == mine
+
+
+@forks
+def test_children_and_parent_work_at_the_same_time(server: Server) -> None:
+    """One utility, used before the fork and then by everybody: every value is the right one."""
+    api = api_at(server.url)
+    held = known_values(api)
+
+    def check() -> int:
+        return sum(api.open(token).get(key) == value for token, key, value in held * 5)
+
+    assert in_processes(check, [()] * 4) == [500] * 4
+    assert check() == 500
+    api.close()
+
+
+@forks
+def test_a_fork_while_another_thread_holds_the_lock_does_not_hang_the_child(lease: Lease) -> None:
+    """The thread that would give it back is not there in the child."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lease._lock:
+            held.set()
+            done.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(10)
+    try:
+        assert in_fork(lambda: lease.exchange(PING, 1) == [b"PONG"]) == 0
+    finally:
+        done.set()
+        holder.join()
+
+
+def test_an_exchange_that_goes_on_in_a_child_keeps_its_socket_out_of_use(lease: Lease) -> None:
+    """With greenlets both sides of a fork go on with it; the socket is the parent's."""
+    before = client_id(lease)
+    (connection,) = lease._idle
+    read: Any = connection.read_response
+
+    def fork_then_read(*args: Any, **kwargs: Any) -> Any:
+        lease_module._after_fork()  # as in the child
+        return read(*args, **kwargs)
+
+    connection.read_response = fork_then_read  # type: ignore[method-assign]
+    assert client_id(lease) == before
+    assert list(lease._idle) == []
+    assert client_id(lease) != before
+
+
+def test_a_lease_that_is_gone_is_forgotten() -> None:
+    """What a fork has to see to does not grow with every utility that was ever made."""
+    lease = lease_at("redis://127.0.0.1")
+    known = weakref.ref(lease)
+    assert lease in lease_module._leases
+    del lease
+    assert known() is None

@@ -1,0 +1,158 @@
+"""Processes and threads for the tests: let go together, joined or killed within a deadline."""
+
+import contextlib
+import multiprocessing
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from servers import Server
+
+from pyramid_altsession.api import OpenSession, SessionAPI
+from pyramid_altsession.stores.lease import Lease
+from pyramid_altsession.stores.redis import pack_command
+
+CLIENT_ID = pack_command((b"CLIENT", b"ID"))
+CLIENT_LIST = pack_command((b"CLIENT", b"LIST"))
+Known = tuple[str, str, str]
+"""Token, key, value."""
+FORK = multiprocessing.get_context("fork")
+
+
+def api_at(url: str, **settings: object) -> SessionAPI:
+    """The utility at a server; settings are named ``redis__timeout=…``."""
+    named = {name.replace("__", "."): value for name, value in settings.items()}
+    return SessionAPI.from_settings({"redis.url": url, **named})
+
+
+def url_of(server: Server, way: str) -> str:
+    return server.url if way == "unix" else server.tcp_url
+
+
+def lease_of(api: SessionAPI) -> Lease:
+    return api._store._lease  # type: ignore[attr-defined, no-any-return]
+
+
+def token_of(session: OpenSession) -> str:
+    token = session.token
+    assert token is not None
+    return token
+
+
+def eventually(holds: Callable[[], object], *, seconds: float = 10.0) -> bool:
+    """Whether the condition comes to hold within the deadline."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def in_threads(count: int, function: Callable[[int], Any]) -> list[Any]:
+    """``function(number)`` in so many threads, let go at one moment; their results, in order."""
+    gate = threading.Barrier(count)
+
+    def run(number: int) -> Any:
+        gate.wait(30)
+        return function(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+def in_processes(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], *, seconds: float = 60.0
+) -> list[Any]:
+    """``function(*each)`` in a process of its own for each; their results, in order.
+
+    What a worker raises fails here; no worker outlives the call.
+    """
+    with processes(function, arguments) as workers:
+        deadline = time.monotonic() + seconds
+        return [worker.result(deadline - time.monotonic()) for worker in workers]
+
+
+class Worker:
+    """A forked process, and the pipe to it."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.pipe, theirs = FORK.Pipe()
+        self.process = FORK.Process(target=_report, args=(theirs, function, arguments))
+        self.process.start()
+        theirs.close()
+
+    def result(self, seconds: float) -> Any:
+        assert self.pipe.poll(max(0.0, seconds)), "the worker does not come to an end"
+        failure, result = self.pipe.recv()
+        assert failure is None, failure
+        return result
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.pipe.close()
+
+
+def _report(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        result = None, function(*arguments)
+    except BaseException:
+        result = traceback.format_exc(), None
+    with contextlib.suppress(BrokenPipeError):
+        pipe.send(result)
+
+
+@contextlib.contextmanager
+def processes(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+) -> Iterator[list[Worker]]:
+    workers: list[Worker] = []
+    try:
+        for each in arguments:
+            workers.append(Worker(function, each))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def connections_of_ours(server: Server) -> int:
+    """How many connections of leases the server has open."""
+    return sum(not client["lib-name"] for client in server.client.client_list())
+
+
+def places(api: SessionAPI) -> tuple[int, int]:
+    """How many connections are to be had at once, and how many the server has open that came
+    the same way (unix or TCP)."""
+    lease = lease_of(api)
+    taken = [lease._take() for _ in range(lease._limit)]
+    ids = set()
+    for connection in taken:
+        lease._idle.append(connection)
+        ids.update(lease.exchange(CLIENT_ID, 1))
+        lease._idle.remove(connection)
+    lease._idle.extend(taken)
+    unix = "unix" in type(connection).__name__.lower()
+
+    def open_there() -> int:
+        (listed,) = lease.exchange(CLIENT_LIST, 1)
+        ours = [line for line in listed.splitlines() if b" lib-name= " in line]
+        return sum((b" flags=U " in line) == unix for line in ours)
+
+    eventually(lambda: open_there() <= len(ids))
+    return len(ids), open_there()
+
+
+def known_values(api: SessionAPI, *, sessions: int = 20, keys: int = 5) -> list[Known]:
+    """Sessions whose every key holds a value that exists nowhere else."""
+    held: list[Known] = []
+    for number in range(sessions):
+        values = {f"k{key}": f"value {key} of session {number}" for key in range(keys)}
+        token = token_of(api.create(values))
+        held += [(token, key, value) for key, value in values.items()]
+    return held
