@@ -24,7 +24,7 @@ from pyramid_altsession.errors import SessionGone  # noqa: E402
 
 
 def main(url: str, shared: str) -> dict[str, object]:
-    api = api_at(url, session__touch_interval=0)
+    api = api_at(url, session__touch_interval=0, session__lifetime=3000)
     server = redis.Redis.from_url(url)
     errors = []
 

@@ -446,7 +446,7 @@ def test_loading(session: Session, any_server: Server, configure: Callable[..., 
             except StoreUnavailable as error:
                 causes.add(type(error.__cause__))
     reload.join()
-    assert causes == {redis.exceptions.BusyLoadingError}
+    assert redis.exceptions.BusyLoadingError in causes
     assert session.read("a") == [b"1"]
     Path(any_server.directory, "dump.rdb").unlink()
 
@@ -640,7 +640,7 @@ def test_no_hint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtu
 
 def test_silent_server(server: Server) -> None:
     """A server that does not answer is StoreUnavailable within redis.timeout, once."""
-    session = Session("", socket=server.socket, timeout=0.2)
+    session = Session("", socket=server.socket, timeout=0.5)
     session.create(Set("a", b"1"))
     server.pause()
     try:
@@ -651,7 +651,7 @@ def test_silent_server(server: Server) -> None:
     finally:
         server.resume()
     assert isinstance(caught.value.__cause__, redis.TimeoutError)
-    assert 0.15 < took < 0.39
+    assert 0.4 < took < 1
     assert session.read("a") == [b"1"]
     session.store.close()
 

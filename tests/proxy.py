@@ -1,0 +1,75 @@
+"""A TCP way to a server that can be made slow or lossy."""
+
+import contextlib
+import selectors
+import socket
+import threading
+
+from servers import Server
+
+
+class Proxy:
+    """Passes everything on, between whoever connects and the server's own TCP port.
+
+    ``delay``: seconds each reply is held back. ``lose``: how many replies, counted over all
+    connections, never arrive: the request is passed on, and in the reply's stead the connection
+    ends. ``swallow``: the reply never arrives and the connection stays.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._target = ("127.0.0.1", server.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._wake, wakened = socket.socketpair()
+        self._selector.register(wakened, selectors.EVENT_READ, None)
+        self._ends: list[socket.socket] = [self._listener, self._wake, wakened]
+        self._closing = threading.Event()
+        self.delay = 0.0
+        self.lose = 0
+        self.swallow = False
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._wake.send(b"!")
+        self._thread.join()
+        self._selector.close()
+        for end in self._ends:
+            end.close()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            for key, _ in self._selector.select():
+                if key.data is not None and key.fileobj in self._selector.get_map():
+                    key.data()
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        server = socket.create_connection(self._target)
+        self._ends += [client, server]
+        self._selector.register(
+            client, selectors.EVENT_READ, lambda: self._pass_on(client, server, request=True)
+        )
+        self._selector.register(
+            server, selectors.EVENT_READ, lambda: self._pass_on(server, client, request=False)
+        )
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, *, request: bool) -> None:
+        with contextlib.suppress(OSError):
+            data = source.recv(65536)
+            if data and not request:
+                self._closing.wait(self.delay)
+                if self.swallow:
+                    return
+                if self.lose:
+                    self.lose -= 1
+                    data = b""
+            if data:
+                target.sendall(data)
+                return
+        for end in (source, target):
+            self._selector.unregister(end)
+            end.close()
