@@ -379,7 +379,7 @@ def test_failed_start_shows_the_log(
     """A server that does not come up is an error with the end of its log, and leaves nothing."""
     binary = fake_binary(directory, "echo no room >&2; exit 3")
     monkeypatch.setattr(embedded, "server_binary", lambda: binary)
-    with pytest.raises(ConnectionError, match="(?s)did not start: no room.*exit status 3"):
+    with pytest.raises(ConnectionError, match=r"(?s)did not start: no room.*exit status 3"):
         server.socket()
     eventually(lambda: nothing_left(directory))
 
@@ -404,7 +404,7 @@ def test_hanging_server_is_an_error(
     server.release()
     os.kill(pid, signal.SIGSTOP)
     monkeypatch.setattr(embedded, "_PATIENCE", 0.2)
-    with pytest.raises(ConnectionError, match="(?s)does not answer: timed out.*Ready to accept"):
+    with pytest.raises(ConnectionError, match=r"(?s)does not answer: timed out.*Ready to accept"):
         server.socket()
     assert len(supervisors(directory)) == 1
     os.kill(pid, signal.SIGCONT)
@@ -459,7 +459,7 @@ def test_link_is_refused(directory: str, server: EmbeddedServer) -> None:
     target = os.path.dirname(directory) + "/target"
     os.mkdir(target, 0o700)
     os.symlink(target, directory)
-    with pytest.raises(ConfigurationError, match="altsession.redis.url: .* found "):
+    with pytest.raises(ConfigurationError, match=r"altsession.redis.url: .* found "):
         server.socket()
     assert os.listdir(target) == []
 

@@ -8,6 +8,7 @@ import pytest
 
 from pyramid_altsession import SessionGone
 from pyramid_altsession.operations import (
+    Facts,
     Increment,
     Invalidate,
     Operation,
@@ -182,8 +183,11 @@ def state(token: Token) -> SessionState:
     return SessionState([token], TIMING, clock=lambda: 0.0)
 
 
-def live(left: int = 2 * HOUR, **more: Any) -> Reply:
-    return Reply(State.LIVE, [None], HOUR, left, **more)
+def live(left: int = 2 * HOUR, tti: int | None = None, deadline: int | None = None) -> Reply:
+    own = None if tti is None else b"%d" % tti
+    end = None if deadline is None else b"%d" % deadline
+    facts = Facts(b"proof", None, end, None, own, None, None, None)
+    return Reply(State.LIVE, [None], HOUR, left, facts=facts)
 
 
 def read(state: SessionState, reply: Reply) -> Operation | None:

@@ -64,16 +64,17 @@ _DESCRIBED = tuple(name.encode() for name in (PROOF, USER, CREATED, SEEN, LOGIN,
 pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 _UNABLE = (
-    "BUSY",
-    "CLUSTERDOWN",
-    "LOADING",
-    "MASTERDOWN",
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+)
+_UNABLE_CODES = (
     "MISCONF",
-    "NOAUTH",
-    "NOPERM",
     "NOREPLICAS",
-    "READONLY",
-    "TRYAGAIN",
+    "BUSY",
     "Protocol error: unauthenticated",  # NOAUTH for a command of more than ten arguments
     "ACL failure in script",  # NOPERM for a command of the script's
     "The user executing the script can't",  # the same in Redis 7.0
@@ -184,7 +185,7 @@ class RedisStore:
 
     def _write(self, operation: Write) -> Reply:
         (answer,) = self._exchange(operation, pack_write(operation, self._prefix), 1)
-        if isinstance(answer, redis.ResponseError) and str(answer).startswith("NOSCRIPT"):
+        if isinstance(answer, redis.exceptions.NoScriptError):
             packet = pack_write(operation, self._prefix, load=True)
             (answer,) = self._exchange(operation, packet, 1)
         return unpack_write(answer)
@@ -209,15 +210,13 @@ class RedisStore:
 
         An outage is logged once for each change of state.
         """
-        lost = isinstance(error, redis.ConnectionError | redis.TimeoutError)
-        said = str(error)
-        if said.startswith("OOM"):
-            failure: AltSessionError = StoreFull(f"{self._name} is full: {said}")
-        elif lost or said.startswith(_UNABLE):
-            failure = StoreUnavailable(f"{self._name} does not serve: {said}")
-            if said.startswith("READONLY"):
+        if isinstance(error, redis.exceptions.OutOfMemoryError):
+            failure: AltSessionError = StoreFull(f"{self._name} is full: {error}")
+        elif isinstance(error, _UNABLE) or str(error).startswith(_UNABLE_CODES):
+            failure = StoreUnavailable(f"{self._name} does not serve: {error}")
+            if isinstance(error, redis.exceptions.ReadOnlyError):
                 self._lease.close()  # a replica by now: connect anew, perhaps to the new primary
-        elif said.startswith("WRONGTYPE"):
+        elif str(error).startswith("WRONGTYPE"):
             return CorruptValue("the session's key on the server holds no hash")
         else:
             return None
