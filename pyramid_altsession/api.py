@@ -23,7 +23,7 @@ from .settings import Settings, from_ini, read_settings
 from .state import Happening, SessionState, Status
 from .stores import open_store
 from .token import SessionCookie, Token
-from .users import all_sessions, described, end_session, live_sessions
+from .users import all_sessions, described, end_session, live_sessions, prune
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -277,8 +277,10 @@ class SessionAPI:
         Every session that existed when the call began is dead when it returns; a login that
         comes later stays. So after a change of password: change it first, then call this.
         """
-        ids = [id for id, _ in self._store.carry_out(Listing(userid)).values if id != keep]
-        return sum([self._end(id, userid) for id in ids])
+        entries = [e for e in self._store.carry_out(Listing(userid)).values if e[0] != keep]
+        stale = [entry for entry in entries if not self._end(entry[0], userid)]
+        prune(self._store, userid, stale)
+        return len(entries) - len(stale)
 
     def describe(self, id: str) -> SessionInfo | None:
         """What is known of one session, None when there is none. One round trip."""

@@ -8,17 +8,18 @@ Store, Codec           what can be replaced: where sessions live, value <-> byte
 """
 # mypy: disable-error-code="no-untyped-def,misc"
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zope.interface import Attribute, Interface
 
-from .operations import Operation, Reply
+if TYPE_CHECKING:
+    from .operations import Operation, Reply
 
 
 class Store(Protocol):
     """Where sessions live. Thread-safe; bytes at the border; time is judged by the store."""
 
-    def carry_out(self, operation: Operation) -> Reply:
+    def carry_out(self, operation: "Operation") -> "Reply":
         """Do what the operation asks, whole or not at all, or raise StoreUnavailable.
 
         "No such session" is a Reply, never an error.

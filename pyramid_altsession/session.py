@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ from .operations import (
 )
 from .settings import SessionSettings
 from .state import Happening, SessionState, Status
-from .users import end_session, live_sessions
+from .users import end_session, live_sessions, survey
 
 if TYPE_CHECKING:
     from .interfaces import Codec, Store
@@ -297,9 +298,9 @@ class AltSession:
         try:
             self._carry_out(self._state.login(verb))
         except Crowded:
-            live_sessions(self._store, userid)  # forgets entries of ended ones
+            ended = survey(self._store, userid)[1]  # entries of ended sessions do not count
             try:
-                self._carry_out(self._state.login(verb))
+                self._carry_out(self._state.login(replace(verb, limit=verb.limit + ended)))
             except Crowded:
                 raise TooManySessions(
                     f"the user has {verb.limit} sessions (session.max_sessions_per_user)"
@@ -315,8 +316,10 @@ class AltSession:
             raise TypeError(f"login: the user id must be a non-empty str, not {userid!r}")
         if len(userid.encode()) > MAX_KEY_BYTES:
             raise ValueTooLarge(f"login: a user id must have at most {MAX_KEY_BYTES} bytes")
-        if remember is not None and not 0 < remember <= NO_LIFETIME:
-            raise ValueError(f"login: remember must be seconds, at most 400 days, not {remember!r}")
+        if isinstance(remember, bool) or not isinstance(remember, int | float | None):
+            raise TypeError(f"login: remember must be a number of seconds, not {remember!r}")
+        if remember is not None and not 1 <= remember <= NO_LIFETIME:
+            raise ValueError(f"login: remember must be 1 second to 400 days, not {remember!r}")
         noted = b"" if info is None else self._codec.encode("info", dict(info))
         if len(noted) > MAX_INFO_BYTES:
             raise ValueTooLarge(f"login: info has {len(noted)} bytes, and {MAX_INFO_BYTES} fit")
@@ -330,9 +333,12 @@ class AltSession:
         """After a login, so that a failure in between ends nobody's session for nothing."""
         session = self._settings
         if session.max_sessions_per_user and session.on_max_sessions == "end_oldest":
-            sessions = live_sessions(self._store, userid)
-            for described in sessions[session.max_sessions_per_user :]:
-                end_session(self._store, described.id, Timing.of(session), userid)
+            others = [known.id for known in live_sessions(self._store, userid)]
+            if self.id in others:  # never this one, whatever the server's clock said at its login
+                others.remove(self.id)
+            for id in others[session.max_sessions_per_user - 1 :]:
+                if end_session(self._store, id, Timing.of(session), userid):
+                    self._notify(Happening("invalidated", id, userid, "max_sessions_per_user"))
 
     # -- the end
 

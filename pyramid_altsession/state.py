@@ -160,8 +160,9 @@ class SessionState:
     def login(self, verb: Login) -> Write:
         """The Write for a sign-in: the one thing that a gone session does not stand in the way
         of."""
-        if self.status is Status.GONE:
+        if self.status is Status.GONE and not self._detached:
             self.used = True
+            self.memo.clear()  # a touch that found the end left it as it was
             return self._create(Token.new(), (verb,))
         write = self.write(verb)
         assert write is not None  # a Login creates
@@ -196,7 +197,8 @@ class SessionState:
         age = round((self.clock() - self.began) * 1000)
         window = self._timing.window and self._timing.window + age
         user = self._index_of(verbs)
-        return Write(token.claim, verbs, self._times(), window, optional=optional, user=user)
+        timing = self._times(user)
+        return Write(token.claim, verbs, timing, window, optional=optional, user=user)
 
     def _index_of(self, verbs: tuple[Verb, ...]) -> str | None:
         """The user whose index the verbs keep: a touch puts a lost entry back, an end takes it
@@ -208,9 +210,9 @@ class SessionState:
                 return self.user
         return None
 
-    def _times(self) -> Timing:
+    def _times(self, user: str | None) -> Timing:
         """Until its cookie has come back, an anonymous session may live for a shorter time."""
-        newborn = self.new and not self._detached and self.user is None
+        newborn = self.new and not self._detached and user is None and self.user is None
         return self._timing.newborn() if newborn else self._timing
 
     def _without_session(self, verbs: tuple[Verb, ...]) -> Write | None:
@@ -260,13 +262,16 @@ class SessionState:
             return self._learn_lost(operation, reply)
         if operation.create:
             return self._create(Token.new(), operation.verbs)  # the name was taken
+        chosen = self.status is Status.ALIVE or state is State.OTHERS
         self.status = Status.LOST
-        self.memo.clear()
         self._note_rejection(operation.claim, state)
+        self.memo.clear()
         if operation.optional:
+            if self._detached:
+                raise SessionGone()
             return None
         self._met |= {state}
-        following = self._after(operation.claim)
+        following = None if chosen else self._after(operation.claim)
         if following is not None:
             return self._guarded(following, operation.verbs)
         if _signs_in(operation):
@@ -295,7 +300,7 @@ class SessionState:
                 following = self._guarded(token, (Touch(),), optional=True)
             else:
                 self._note_rejection(claim, state)
-        if self._detached:
+        if self._detached and following is None:
             raise SessionGone()
         return following
 
@@ -371,7 +376,7 @@ class SessionState:
         left, facts, token = reply.left, reply.facts, self.token
         if not operation.touch or left is None or facts is None or token is None:
             return None
-        timing = self._times().own(reply.tti)
+        timing = self._times(None).own(reply.tti)
         astray = left == -1 or left > timing.tti + timing.interval + 1000
         deadline = reply.deadline
         limited = deadline is not None and reply.now + left >= deadline

@@ -34,6 +34,11 @@ def described(store: "Store", ids: Iterable[str]) -> Iterator[tuple[str, Descrip
 
 def live_sessions(store: "Store", user: str) -> list[Description]:
     """A user's sessions, newest login first. Old entries of ended ones are forgotten."""
+    return survey(store, user)[0]
+
+
+def survey(store: "Store", user: str) -> tuple[list[Description], int]:
+    """The live sessions, and how many entries of ended ones are left."""
     entries = store.carry_out(Listing(user)).values
     found, ended = [], []
     for (id, score), (_, known) in zip(
@@ -44,9 +49,14 @@ def live_sessions(store: "Store", user: str) -> list[Description]:
             found.append(known)
         elif known is None:
             ended.append((id, score))
-    for start in range(0, len(ended), MANY):
-        store.carry_out(Prune(user, tuple(ended[start : start + MANY])))
-    return found
+    return found, len(entries) - len(found) - prune(store, user, ended)
+
+
+def prune(store: "Store", user: str, ended: list[tuple[str, int]]) -> int:
+    """Forget entries (session id, time of login in ms) of ended sessions; how many were old
+    enough."""
+    parts = [tuple(ended[start : start + MANY]) for start in range(0, len(ended), MANY)]
+    return sum([store.carry_out(Prune(user, part)).values for part in parts])
 
 
 def all_sessions(store: "Store") -> Iterator[Description]:

@@ -64,5 +64,3 @@ def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore | RedisStore]:
     opened = open_store(settings_for(url))
     yield opened  # type: ignore[misc]
     opened.close()
-
-

@@ -22,7 +22,7 @@ LAYERS = [
     {"_version", "errors", "interfaces", "events"},
     {"settings", "yamlfile", "codec", "token", "operations", "state"},
     {"stores", "stores.lease", "stores.redis", "stores.memory", "stores.embedded"},
-    {"session", "api", "tween", "aio"},
+    {"session", "users", "api", "tween", "aio"},
     {"sync", "security", "testing"},
     {"", "demo"},
 ]

@@ -23,8 +23,10 @@ OTHER = "canary-another-secret"
 
 
 def found(settings: Settings, name: str) -> Any:
-    section, _, entry = name.partition(".")
-    return getattr(getattr(settings, section), entry)
+    found: Any = settings
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def faults(mapping: dict[str, Any]) -> list[str]:
@@ -73,6 +75,17 @@ TEXTS: list[tuple[str, str, object]] = [
     ("session.partitioned", "1", True),
     ("session.max_age", "3600", 3600),
     ("session.max_value_bytes", "1024", 1024),
+    ("session.renew_after", "600", 600.0),
+    ("session.renew_grace", "5", 5.0),
+    ("session.on_reuse", "Invalidate", "invalidate"),
+    ("session.first_tti", "60", 60.0),
+    ("session.max_sessions_per_user", "3", 3),
+    ("session.on_max_sessions", "deny", "deny"),
+    ("session.prefetch", "cart, user", ("cart", "user")),
+    ("sync.enabled", "on", True),
+    ("sync.keys", "cart user", ("cart", "user")),
+    ("sync.on_gone", "drop", "drop"),
+    ("log_events", "yes", True),
 ]
 
 TYPED: list[tuple[str, object, object]] = [

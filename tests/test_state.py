@@ -8,6 +8,7 @@ import pytest
 
 from pyramid_altsession import SessionGone
 from pyramid_altsession.operations import (
+    FACTS,
     Facts,
     Increment,
     Invalidate,
@@ -71,8 +72,8 @@ class ToyStore:
     def judge(self, operation: Operation) -> State:
         claim = operation.claims[0] if isinstance(operation, Read) else operation.claim
         held = self.held.get(claim.id, {})
-        ours = [held.get(name) for name in ("@v", "@q", "@d", "@x")]
-        return judge(claim, ours, self.now, operation.timing.window)
+        facts = Facts(*[held.get(name) for name in FACTS])
+        return judge(claim, facts, self.now, operation.timing.window, operation.timing)
 
 
 class Visit:
@@ -303,5 +304,5 @@ def test_happening_after_own_end(state: SessionState, token: Token) -> None:
     operation = state.write(Invalidate(b"nonce"))
     assert operation is not None
     state.learn(operation, Reply(State.LIVE, [1], HOUR, None))
-    assert state.happenings == (Happening("invalidated", token.id),)
+    assert state.happenings == (Happening("invalidated", token.id, None, "call"),)
     assert (state.status, state.cookie) == (Status.ENDED, False)

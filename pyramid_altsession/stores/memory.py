@@ -40,6 +40,7 @@ from ..operations import (
     Reply,
     Rotate,
     Scan,
+    Set,
     State,
     Touch,
     Verb,
@@ -170,7 +171,7 @@ class _Change:
 
     def reply(self) -> Reply:
         if self.repeated():
-            done = [None if isinstance(verb, DataVerb) else 1 for verb in self.write.verbs]
+            done = [None if isinstance(verb, Set) else 1 for verb in self.write.verbs]
             return self.answer(State.LIVE, done, self.held)
         state = self.guard()
         if state is not State.LIVE:
@@ -244,7 +245,8 @@ class _Change:
                 self.successor = verb.proof
             case Rotate():
                 since = self.held.facts.verifier_since
-                if since is None or self.now - since < verb.after:
+                arrived = self.by_predecessor and not self.held.facts.unconfirmed
+                if since is None or self.now - since < verb.after or arrived:
                     return 0
                 self.rotate(verb.proof)
             case Invalidate() if verb.user and verb.user.encode() != self.held.get(USER):
@@ -255,7 +257,7 @@ class _Change:
 
     def login(self, verb: Login) -> None:
         draft = self.draft
-        if not self.creates():
+        if not self.write.create:
             self.successor = verb.proof
         draft[USER] = verb.user.encode()
         draft[LOGIN] = b"%d" % self.now
@@ -276,9 +278,6 @@ class _Change:
             return State.CROWDED
         index[self.id] = self.now
         return State.LIVE
-
-    def creates(self) -> bool:
-        return self.write.create and not self.held
 
     def index(self) -> dict[str, int]:
         return self.store.indexes.setdefault(self.write.user or "", {})
@@ -304,7 +303,8 @@ class _Change:
         if self.by_predecessor:
             self.bury(self.draft[PROOF], self.now)  # its answer was lost: nobody holds it
         elif previous is not None:
-            self.bury(previous[:32], stamped(previous[32:37]) + self.timing.grace)
+            confirmed = stamped(previous[32:37])
+            self.bury(previous[:32], min(self.now, (confirmed or self.now) + self.timing.grace))
         self.draft[PROOF] = proof
         self.draft[PREDECESSOR] = self.write.claim.proof + stamp(0) + stamp(self.now)
 

@@ -370,7 +370,7 @@ def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
             return packet, 2 * len(ids)
         case Scan(cursor):
             pattern = re.sub(rb"([\\*?\[\]^])", rb"\\\1", prefix) + b"?" * ID_LENGTH
-            call = (b"SCAN", b"%d" % cursor, b"MATCH", pattern, b"COUNT", b"500")
+            call = (b"SCAN", b"%d" % cursor, b"MATCH", pattern, b"COUNT", b"500", b"TYPE", b"hash")
             return pack_command(call), 1
     raise TypeError(operation)
 
@@ -386,7 +386,8 @@ def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> 
             values = [_description(id, held, expires) for id, held, expires in fetched]
         case Scan():
             ((cursor, keys),) = replies
-            values = int(cursor), [key.removeprefix(prefix).decode() for key in keys]
+            ids = [key.removeprefix(prefix).decode(errors="replace") for key in keys]
+            values = int(cursor), ids
         case _:
             (values,) = replies
     return Reply(State.LIVE, values)

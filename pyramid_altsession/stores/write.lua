@@ -75,6 +75,7 @@ end
 -- What the verbs do: to a draft of what changes, name -> value, or false for a field to remove.
 local draft, results = {}, {}
 local ended, renewed, rotated, entered
+local by_predecessor, arrived, died = false, false, nil
 
 local function get(name)
   if draft[name] == nil then
@@ -145,7 +146,7 @@ local verbs = {
   end},
   rotate = {2, function(new, after)
     local since = previous and stamped(previous, 38) or tonumber(login)
-    if not since or now - since < tonumber(after) then
+    if not since or now - since < tonumber(after) or (by_predecessor and arrived) then
       return 0
     end
     rotated = new
@@ -159,7 +160,7 @@ local verbs = {
     return 1
   end},
   login = {6, function(new, who, tti_ms, lifetime_ms, limit, info)
-    renewed = not create and new
+    renewed = ARGV[2] ~= '1' and new
     entered = {who, now, tonumber(limit)}
     own_tti = tonumber(tti_ms)
     deadline = now + tonumber(lifetime_ms)
@@ -203,11 +204,11 @@ end
 -- '@p' is the predecessor that a periodic renewal still honours: its proof, when its successor
 -- was first used (0: not yet), and when it was replaced. It is good until the grace after that
 -- first use; then its window begins. Times in the future (a clock set back) count for nothing.
-local by_predecessor, died = false, nil
 if previous and previous:sub(1, 32) == proof then
   local confirmed = stamped(previous, 33)
   local since = now - confirmed
-  by_predecessor = confirmed == 0 or (0 <= since and since < grace)
+  arrived = confirmed ~= 0
+  by_predecessor = not arrived or (0 <= since and since < grace)
   died = confirmed + grace
 end
 -- '@q': the last three proofs that died, 16 bytes and a time each, newest first.
@@ -232,7 +233,7 @@ elseif not owner or (deadline and now >= deadline) then
 elseif owner ~= proof and not by_predecessor and ARGV[2] ~= 'any' then
   if died and now >= died and now - died < window then
     return answer('REPLACED', -2)
-  elseif previous and previous:sub(1, 32) == proof and ARGV[9] == '1' then
+  elseif previous and previous:sub(1, 32) == proof and now >= died and ARGV[9] == '1' then
     finish('reused')
     return answer('REUSED', -2)
   end
@@ -319,7 +320,8 @@ elseif rotated then
   if by_predecessor then
     bury(owner, now)  -- its answer was lost: nobody holds it
   elseif previous then
-    bury(previous:sub(1, 32), stamped(previous, 33) + grace)
+    local confirmed = stamped(previous, 33)
+    bury(previous:sub(1, 32), math.min(now, (confirmed == 0 and now or confirmed) + grace))
   end
   also('@v', rotated)
   also('@p', proof .. stamp(0) .. stamp(now))
