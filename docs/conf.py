@@ -13,7 +13,7 @@ release = version = VERSION
 extensions = ["sphinx.ext.autodoc", "settings_table"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
-html_title = f"pyramid_altsession {VERSION}"
+html_title = f"pyramid_\u200baltsession {VERSION}"  # may break in the narrow side bar
 highlight_language = "none"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"

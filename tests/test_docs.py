@@ -111,7 +111,9 @@ def talk(block: Block, page: Path, names: dict[str, Any]) -> None:
     dialogue = doctest.DocTestParser().get_doctest(block.text, {}, page.name, str(page), block.line)
     dialogue.globs = names
     out: list[str] = []
-    doctest.DocTestRunner().run(dialogue, out=out.append, clear_globs=False)
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(
+        dialogue, out=out.append, clear_globs=False
+    )
     assert "".join(out) == ""
 
 
@@ -340,10 +342,9 @@ def use_everything(api: SessionAPI) -> None:
 @contextmanager
 def with_access(server: Server, *rules: str, db: int = 0, **session: str) -> Iterator[SessionAPI]:
     """The utility of an application that has the access of the page, and these rules."""
-    *_, name, on = shlex.split(text_block("ACL"))[:5]
-    assert (name, on) == ("reset", "on")
-    words = [*shlex.split(text_block("ACL")), *rules]
-    server.client.execute_command(*words)
+    command, *words = shlex.split(text_block("redis-cli ACL").replace("\\\n", " "))
+    assert (command, *words[:4]) == ("redis-cli", "ACL", "SETUSER", "altsession", "reset")
+    server.client.execute_command(*words, *rules)
     server.client.script_flush()
     url = f"unix://altsession:password@{server.socket}?db={db}"
     api = SessionAPI.from_settings({"redis": {"url": url}, "session": session})
@@ -362,7 +363,7 @@ def test_access_is_enough(any_server: Server) -> None:
 
 def test_access_is_the_least(any_server: Server) -> None:
     """Each command of the page is needed: without it something is StoreUnavailable."""
-    commands = re.findall(r"\+(\w+)", text_block("ACL"))
+    commands = re.findall(r"\+(\w+)", text_block("redis-cli ACL"))
     needed = []
     for command in commands:
         with with_access(any_server, f"-{command}") as api:

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import sys
 import threading
 import time
 import traceback
@@ -99,6 +100,8 @@ class Worker:
 
 
 def _report(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    sys.settrace(None)  # a coverage tracer: nobody collects what it sees in a child
+    threading.settrace(None)  # type: ignore[arg-type]
     try:
         result = None, function(*arguments)
     except BaseException:
