@@ -110,6 +110,7 @@ class SessionAPI:
         self._timing = Timing.of(settings.session)
         self._cookie = SessionCookie(settings.session)
         self.has_tween = False
+        self._warned = False
 
     def __repr__(self) -> str:
         return f"<SessionAPI {self._store!r}>"
@@ -197,7 +198,17 @@ class SessionAPI:
             if not {"*", "cookie"} & set(re.split(r"[\s,]+", vary.lower())):
                 response.headers["Vary"] = f"{vary}, Cookie" if vary else "Cookie"
         if state.cookie is not None:
+            self._warn_of_http(request)
             self._cookie.send(response, state.cookie or None, age=state.cookie_age)
+
+    def _warn_of_http(self, request: Request) -> None:
+        if self.settings.session.secure and request.scheme == "http" and not self._warned:
+            self._warned = True
+            log.warning(
+                "sessions: the cookie is Secure and this request came over plain http, so the"
+                " browser may never send it back; behind a proxy let the server know the scheme,"
+                " for development set altsession.session.secure = false"
+            )
 
     def write_back(self, request: Request, response: Response) -> None:
         """Write what changed in ``request.session``, unless the answer is an error of ours."""

@@ -7,6 +7,7 @@ once, and no secret is printed.
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -312,7 +313,7 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
     config = own.pop("config", None)
     sources = [Source(own)]
     if isinstance(config, str) and config.strip():
-        sources.append(read_yaml(AssetResolver(None).resolve(config.strip()).abspath()))
+        sources.append(_file(config.strip()))
     found = _Found(sources)
     redis, session = (found.section(name) for name in ("redis", "session"))
     faults = (
@@ -328,6 +329,17 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
         sync=SyncSettings(**found.section("sync")),
         **found.section(""),
     )
+
+
+def _file(config: str) -> Source:
+    """The YAML file at a path (from the working directory), or of an asset specification."""
+    if ":" not in config:
+        return read_yaml(os.path.abspath(config))
+    try:
+        return read_yaml(AssetResolver(None).resolve(config).abspath())
+    except (ImportError, ValueError):
+        fault = f"{PREFIX}config: must be a path or package:path, not {config!r}"
+        return Source({}, faults=(fault,))
 
 
 class _Found:

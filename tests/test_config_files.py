@@ -24,19 +24,23 @@ def uncommented() -> str:
 
 
 def lines_of_settings() -> list[str]:
-    return [line for line in uncommented().splitlines() if re.match(r"  \w+:", line)]
+    return [line for line in uncommented().splitlines() if re.match(r"  \w+:|\w+: ", line)]
 
 
 def held() -> dict[str, Any]:
     """What config/altsession.yaml says, under dotted names."""
     tree = yaml.safe_load(uncommented())
-    return {f"{top}.{name}": value for top, names in tree.items() for name, value in names.items()}
+    found = {}
+    for top, names in tree.items():
+        found |= {f"{top}.{n}": v for n, v in names.items()} if isinstance(names, dict) else {}
+        found |= {} if isinstance(names, dict) else {top: names}
+    return found
 
 
 def test_every_setting_is_listed() -> None:
     """The file has each setting once, in the order of the table."""
     assert [line.split(":")[0].strip() for line in lines_of_settings()] == [
-        name.partition(".")[2] for name, _ in table()
+        name.rpartition(".")[2] for name, _ in table()
     ]
     assert list(held()) == [name for name, _ in table()]
 
@@ -54,7 +58,7 @@ def test_defaults_are_true(name: str) -> None:
 def test_every_setting_has_a_comment(line: str) -> None:
     """A comment stands behind each setting, with the unit that the package counts in."""
     name = line.split(":")[0].strip()
-    (field,) = [field for full, field in table() if full.endswith(f".{name}")]
+    (field,) = [field for full, field in table() if f".{full}".endswith(f".{name}")]
     _, _, comment = line.partition(" # ")
     assert comment.strip() != ""
     for unit in ("seconds", "bytes"):

@@ -81,7 +81,9 @@ _UNABLE_CODES = (
 )
 
 
-def connections(settings: RedisSettings) -> Callable[[], AbstractConnection]:
+def connections(
+    settings: RedisSettings, embedded: EmbeddedServer | None = None
+) -> Callable[[], AbstractConnection]:
     """What builds an unconnected connection, with all of redis-py's own extras switched off.
 
     Its retries would execute a command several times; RESP3, driver names and maintenance
@@ -97,9 +99,9 @@ def connections(settings: RedisSettings) -> Callable[[], AbstractConnection]:
         "protocol": 2,
         "driver_info": None,
     }
-    if settings.scheme == "embedded":
-        server = EmbeddedServer(urlsplit(settings.url or "").path or None)
-        return lambda: UnixConnection(server.socket, **common)
+    if embedded is not None:
+        find = embedded.socket
+        return lambda: UnixConnection(find, **common)
     if settings.socket is not None:
         path = settings.socket
         return lambda: UnixConnection(lambda: path, **common)
@@ -138,8 +140,9 @@ class RedisStore:
 
     def __init__(
         self, build: Callable[[], AbstractConnection], *, prefix: str, name: str, limit: int,
-        wait: float, hint: str = "",
+        wait: float, hint: str = "", embedded: EmbeddedServer | None = None,
     ) -> None:  # fmt: skip
+        self._embedded = embedded
         self._prefix = prefix.encode() + b":"
         self._name = name
         self._hint = hint
@@ -148,8 +151,12 @@ class RedisStore:
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, prefix: str) -> "RedisStore":
+        embedded = None
+        if settings.scheme == "embedded":
+            embedded = EmbeddedServer(urlsplit(settings.url or "").path or None)
         return cls(
-            connections(settings),
+            connections(settings, embedded),
+            embedded=embedded,
             prefix=prefix,
             name=settings.place,
             limit=settings.max_connections,
@@ -193,6 +200,8 @@ class RedisStore:
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._lease.close()
+        if self._embedded is not None:
+            self._embedded.release()
 
     def _exchange(self, operation: Operation, packet: bytes, replies: int) -> list[Any]:
         try:
