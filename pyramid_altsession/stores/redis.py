@@ -395,8 +395,8 @@ def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> 
             values = [_description(id, held, expires) for id, held, expires in fetched]
         case Scan():
             ((cursor, keys),) = replies
-            ids = [key.removeprefix(prefix).decode(errors="replace") for key in keys]
-            values = int(cursor), ids
+            names = [key.removeprefix(prefix).decode(errors="replace") for key in keys]
+            values = int(cursor), names
         case _:
             (values,) = replies
     return Reply(State.LIVE, values)
