@@ -20,9 +20,9 @@ from .interfaces import Codec, IAltSession, ISessionAPI, Store
 from .operations import Description, Listing, Read, Timing, Touch, Write
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
-from .state import Happening, SessionState, Status
+from .state import Happening, SessionState
 from .stores import open_store
-from .token import SessionCookie, Token
+from .token import ID_LENGTH, SessionCookie, Token
 from .users import all_sessions, described, end_session, live_sessions, prune
 
 log = logging.getLogger("pyramid_altsession")
@@ -83,9 +83,9 @@ class OpenSession(AltSession):
 
     @property
     def token(self) -> str | None:
-        """What the visitor's cookie holds: a secret. ``renew`` changes it. None until the
-        session was seen alive, and when it is no more. No round trip."""
-        token = self._state.token if self._state.status is Status.ALIVE else None
+        """What the visitor's cookie holds: a secret. ``renew`` and ``login`` change it. None when
+        the session is known to be no more. No round trip."""
+        token = self._state.current
         return None if token is None else self._cookie.value(token)
 
 
@@ -295,12 +295,14 @@ class SessionAPI:
 
     def describe(self, id: str) -> SessionInfo | None:
         """What is known of one session, None when there is none. One round trip."""
-        ((_, known),) = described(self._store, [id])
+        known = None
+        if len(id) == ID_LENGTH:  # else it is some other key's name, perhaps an index's
+            ((_, known),) = described(self._store, [id])
         return None if known is None else self._info(known)
 
     def invalidate_id(self, id: str) -> bool:
         """End one session by its public handle; False when there was none. One round trip."""
-        return self._end(id, None)
+        return len(id) == ID_LENGTH and self._end(id, None)
 
     def scan(self) -> Iterator[SessionInfo]:
         """Every session, by the server's cursor: a long walk that blocks nobody. A session that

@@ -113,6 +113,13 @@ class SessionState:
     def __repr__(self) -> str:
         return f"<SessionState {self.status.name} {self.token!r}>"
 
+    @property
+    def current(self) -> Token | None:
+        """The token in use, or the one that came and was not looked at yet."""
+        if self.status is Status.UNSEEN:
+            return self._tokens[0]
+        return self.token if self.status is Status.ALIVE else None
+
     def begin_attempt(self, root: int, answered: bool) -> None:
         """A new attempt at the same request: what is true stays, what was read does not."""
         self.root = root

@@ -22,6 +22,7 @@ from pyramid_altsession.operations import (
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.state import SessionState, Status
 from pyramid_altsession.stores import memory, open_store
+from pyramid_altsession.stores.memory import MemoryStore
 
 Act = Callable[[Actor, AltSession], object]
 
@@ -309,10 +310,10 @@ def unguarded_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """HSET and EXPIRE without a look, as session libraries do: the session comes back."""
     apply = memory.apply
 
-    def mutant(hashes: Any, write: Write, now: int) -> Reply:
+    def mutant(store: MemoryStore, write: Write, now: int) -> Reply:
         if isinstance(write.verbs[0], Renew | Invalidate) or write.create:
-            return apply(hashes, write, now)
-        held = hashes.setdefault(write.claim.id, memory.Hash())
+            return apply(store, write, now)
+        held = store.hashes.setdefault(write.claim.id, memory.Hash())
         for verb in write.verbs:
             held[verb.name] = verb.value  # type: ignore[attr-defined]
         held.expires = now + write.timing.tti
@@ -325,11 +326,11 @@ def bare_touch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A touch that is a PEXPIRE, and not the guarded script."""
     apply = memory.apply
 
-    def mutant(hashes: Any, write: Write, now: int) -> Reply:
+    def mutant(store: MemoryStore, write: Write, now: int) -> Reply:
         if not isinstance(write.verbs[0], Touch):
-            return apply(hashes, write, now)
-        if write.claim.id in hashes:
-            hashes[write.claim.id].expires = now + write.timing.tti
+            return apply(store, write, now)
+        if write.claim.id in store.hashes:
+            store.hashes[write.claim.id].expires = now + write.timing.tti
         return Reply(State.LIVE, [1], now, write.timing.tti)
 
     monkeypatch.setattr(memory, "apply", mutant)

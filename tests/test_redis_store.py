@@ -35,6 +35,7 @@ from pyramid_altsession.operations import (
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores import redis as module
+from pyramid_altsession.stores.embedded import EmbeddedServer
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis import SCRIPT, RedisStore, UnixConnection, connections
 from pyramid_altsession.token import Token
@@ -618,7 +619,7 @@ def refuse() -> Connection:
 
 def test_hint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """With no server configured the log line names what to set."""
-    monkeypatch.setattr(module, "connections", lambda settings: refuse)
+    monkeypatch.setattr(module, "connections", lambda settings, embedded: refuse)
     store = open_store(read_settings({}))
     with pytest.raises(StoreUnavailable) as caught:
         store.carry_out(Read((Token.new().claim,), (), TIMING))
@@ -631,7 +632,7 @@ def test_hint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
 
 def test_no_hint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """With a server configured the log line says no more than what happened."""
-    monkeypatch.setattr(module, "connections", lambda settings: refuse)
+    monkeypatch.setattr(module, "connections", lambda settings, embedded: refuse)
     store = open_store(read_settings({"redis": {"host": "db"}}))
     with pytest.raises(StoreUnavailable):
         store.carry_out(Read((Token.new().claim,), (), TIMING))
@@ -878,7 +879,8 @@ def test_socket_that_moved(server: Server, tmp_path: Path) -> None:
 
 def test_connection_to_an_embedded_server() -> None:
     """An embedded server is not started before the first connection is opened."""
-    assert isinstance(built(url="embedded://"), UnixConnection)
+    settings = read_settings({"redis.url": "embedded://"}).redis
+    assert isinstance(connections(settings, EmbeddedServer())(), UnixConnection)
 
 
 def test_stores_by_url(server: Server) -> None:

@@ -1,6 +1,6 @@
 """Sessions in the process, with the semantics of the server: for unit tests.
 
-``_Change`` is write.lua in Python; the contract suite holds the two together.
+``apply`` is write.lua in Python; the contract suite holds the two together.
 """
 
 import threading
@@ -95,7 +95,7 @@ class MemoryStore:
                 case Read():
                     return self._read(operation, now)
                 case Write():
-                    return _Change(self, operation, now).reply()
+                    return apply(self, operation, now)
                 case Listing(user):
                     entries = sorted(self.indexes.get(user, {}).items(), key=_newest_first)
                     return Reply(State.LIVE, entries, now)
@@ -152,8 +152,13 @@ def _newest_first(entry: tuple[str, int]) -> tuple[int, str]:
     return -entry[1], entry[0]
 
 
+def apply(store: MemoryStore, write: Write, now: int) -> Reply:
+    """write.lua: all verbs or none, on a live session; else the reason."""
+    return _Change(store, write, now).reply()
+
+
 class _Change:
-    """One Write: all verbs or none, on a live session; else the reason."""
+    """One Write under way."""
 
     def __init__(self, store: MemoryStore, write: Write, now: int) -> None:
         self.store = store

@@ -66,6 +66,7 @@ pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # typ
 _UNABLE = (
     redis.ConnectionError,
     redis.TimeoutError,
+    redis.exceptions.InvalidResponse,
     redis.exceptions.ReadOnlyError,
     redis.exceptions.NoPermissionError,
     redis.exceptions.ClusterDownError,
