@@ -1386,10 +1386,10 @@ def test_renew_changes_the_token(api: SessionAPI) -> None:
 
 
 def test_token_is_told_while_the_session_lives(known: Browser) -> None:
-    """An open session has no token before it was seen alive, nor after invalidate."""
+    """An open session has its token before it was seen alive, and none after invalidate."""
     assert known.jar is not None
     session = known.api.open(known.jar)
-    assert session.token is None
+    assert session.token == known.jar
     session.exists()
     assert session.token == known.jar
     session.invalidate()
