@@ -191,10 +191,11 @@ class SessionAPI:
         state: SessionState | None = request.environ.get(RECORD)
         if state is None or state.root != id(request):
             return
-        self._renew(request, state)
+        if state.renewal_due:
+            self._renew(request, state)
         state.answered = True
         if state.used:
-            vary = ", ".join(response.headers.getall("Vary"))
+            vary = ", ".join([v for name, v in response.headerlist if name.lower() == "vary"])
             if not {"*", "cookie"} & set(re.split(r"[\s,]+", vary.lower())):
                 response.headers["Vary"] = f"{vary}, Cookie" if vary else "Cookie"
         if state.cookie is not None:
@@ -211,11 +212,12 @@ class SessionAPI:
             )
 
     def write_back(self, request: Request, response: Response) -> None:
-        """Write what changed in ``request.session``, unless the answer is an error of ours."""
+        """Write what changed in ``request.session``, unless the answer is a failure, or says
+        already that the session is gone."""
         state: SessionState | None = request.environ.get(RECORD)
         if state is None or state.layer is None or state.root != id(request):
             return
-        if response.status_int >= 500:
+        if response.status_int >= 500 or isinstance(request.exception, SessionGone):
             return
         try:
             state.layer.write_back()

@@ -349,6 +349,8 @@ class AltSession:
         starts a new session. :exc:`SessionGone` when another request has just renewed the
         session: it is still alive under its newer cookie, and was not ended.
         """
+        if self._state.layer is not None:
+            self._state.layer.forget()
         return bool(self._write(Invalidate(secrets.token_bytes(16)))[0])
 
     # -- the driver: carry out, learn, go on
@@ -380,21 +382,31 @@ class AltSession:
 
     def _write(self, *verbs: Verb) -> Sequence[Any]:
         layer = self._state.layer
-        before: tuple[Verb, ...] = ()
-        if layer is not None:
-            before = layer.pending({v.name for v in verbs if isinstance(v, DataVerb)})
-        return self._carry_out(self._state.write(*before, *verbs))[len(before) :]
+        if layer is None:
+            return self._carry_out(self._state.write(*verbs))
+        before = layer.pending({v.name for v in verbs if isinstance(v, DataVerb)})
+        try:
+            return self._carry_out(self._state.write(*before, *verbs))[len(before) :]
+        except BaseException:
+            layer.restore(before)
+            raise
 
     def _fetch(self, names: tuple[str, ...], fresh: bool) -> None:
         if names:
+            layer = self._state.layer
+            if layer is not None and fresh:
+                layer.publish()  # before newer values come in, which are not what it changed
             self._carry_out(self._state.read(names, fresh=fresh))
-            if self._state.layer is not None:
-                self._state.layer.publish()
+            if layer is not None:
+                layer.publish()
 
     def _everything(self, fresh: bool) -> dict[str, bytes]:
+        layer = self._state.layer
+        if layer is not None:
+            layer.publish()
         self._carry_out(self._state.read(None, fresh=fresh))
-        if self._state.layer is not None:
-            self._state.layer.publish()
+        if layer is not None:
+            layer.publish()
         return self._state.memo.present()
 
     # -- keys and values

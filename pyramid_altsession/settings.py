@@ -264,6 +264,9 @@ class Settings:
     redis: RedisSettings = RedisSettings()
     session: SessionSettings = SessionSettings()
     sync: SyncSettings = SyncSettings()
+    transactional: bool = setting(
+        False, _flag, "changes of request.session are written when pyramid_tm commits"
+    )
     log_events: bool = setting(False, _flag, "log every event: session id, user id, reason")
 
 

@@ -61,8 +61,20 @@ class Layer(Protocol):
     def pending(self, names: Collection[str]) -> tuple[Verb, ...]:
         """Verbs that have to come before others on these keys."""
 
+    def restore(self, verbs: Collection[Verb]) -> None:
+        """Take back what ``pending`` gave: it was not written."""
+
+    def forget(self) -> None:
+        """Drop what is not written yet: the session it was meant for ends."""
+
     def write_back(self) -> None:
         """Write what changed."""
+
+    def changes(self) -> Any:
+        """What is not written yet, for ``restart``."""
+
+    def restart(self, changes: Any) -> None:
+        """Go back to what was not written then."""
 
 
 class SessionState:
@@ -366,13 +378,11 @@ class SessionState:
         facts = reply.facts
         if facts is not None:
             self.memo.fields[USER] = facts.user
-            since, after = facts.verifier_since, self._timing.renew_after
-            self.renewal_due = (
-                after > 0
-                and facts.user is not None
-                and since is not None
-                and reply.now - since >= after
-            )
+            if self._timing.renew_after and facts.user is not None:
+                since = facts.verifier_since
+                self.renewal_due = (
+                    since is not None and reply.now - since >= self._timing.renew_after
+                )
 
     def _touch_if_due(self, operation: Read, reply: Reply) -> Write | None:
         """The touch that a read owes: not before touch_interval, and never at the deadline.
@@ -384,13 +394,14 @@ class SessionState:
         if not operation.touch or left is None or facts is None or token is None:
             return None
         timing = self._times(None).own(reply.tti)
-        astray = left == -1 or left > timing.tti + timing.interval + 1000
-        deadline = reply.deadline
-        limited = deadline is not None and reply.now + left >= deadline
         confirms = facts.unconfirmed and facts.proof == token.claim.proof
-        if astray or confirms or (left < timing.tti and not limited):
-            return self._guarded(token, (Touch(),), optional=True)
-        return None
+        astray = left == -1 or left > timing.tti + timing.interval + 1000
+        due = left < timing.tti and (
+            reply.deadline is None or reply.now + left < reply.deadline  # the deadline limits it
+        )
+        return (
+            self._guarded(token, (Touch(),), optional=True) if due or astray or confirms else None
+        )
 
     def _learn_gone(self, operation: Read | Write) -> None:
         """Row one: seen alive in this request, and now gone."""
@@ -420,6 +431,8 @@ class SessionState:
         if state in (State.REJECTED, State.REUSED) and claim not in self._rejected:
             self._rejected |= {claim}
             self._tell("rejected", claim, state.name.lower())
+        if state is State.OTHERS and self.layer is not None:
+            self.layer.forget()
         if state in (State.OTHERS, State.REUSED):
             reason = "login of another user" if state is State.OTHERS else "reuse"
             self._tell("invalidated", claim, reason)

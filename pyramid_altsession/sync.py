@@ -33,6 +33,13 @@ class _Held(NamedTuple):
     plain: bytes
 
 
+class Changes(NamedTuple):
+    """What a SyncSession has not written yet: fields, and flash messages to append."""
+
+    dirty: dict[str, Raw]
+    flashes: dict[str, list[bytes]]
+
+
 @implementer(ISession)
 class SyncSession(MutableMapping[str, Any]):
     """Pyramid's session, without lost updates: a dict of this visitor's values.
@@ -74,6 +81,9 @@ class SyncSession(MutableMapping[str, Any]):
         self._flashes.pop(name, None)
         self._held[name] = _Held(value, raw, raw)
         self._state.memo.fields[name] = self._dirty[name] = raw
+        if name == AUTH_USERID:
+            # Who planted the session knows its token: what is asked for from now on is another.
+            self._state.memo.fields[CSRF_TOKEN] = self._dirty.setdefault(CSRF_TOKEN, None)
 
     def __delitem__(self, key: object) -> None:
         name = self._name(key)
@@ -106,8 +116,28 @@ class SyncSession(MutableMapping[str, Any]):
     def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
         return self.copy() | dict(other)
 
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(other) | self.copy()
+
+    # ``get`` and ``pop`` of the base class would take a key that is not among altsession.sync.keys
+    # for one that is not there.
+
+    def get(self, key: object, default: Any = None) -> Any:
+        name = self._name(key)
+        self._settle_flashes(name)
+        held = self._load(name)
+        return default if held is None else held.value
+
+    def pop(self, key: object, *default: Any) -> Any:
+        self._name(key)
+        return super().pop(key, *default)  # type: ignore[call-overload]
+
+    def clear(self) -> None:
+        for name in list(self):
+            del self[name]
+
     def copy(self) -> dict[str, Any]:
-        """A plain dict of everything; changes to it are not written."""
+        """A plain dict of everything; what is put into it is not written."""
         return dict(self)
 
     # -- ISession
@@ -128,9 +158,6 @@ class SyncSession(MutableMapping[str, Any]):
 
     def invalidate(self) -> None:
         """End the session at once; what is stored later in this request starts a new one."""
-        self._held.clear()
-        self._dirty.clear()
-        self._flashes.clear()
         self._session.invalidate()
 
     def flash(self, msg: Any, queue: str = "", allow_duplicate: bool = True) -> None:
@@ -138,29 +165,28 @@ class SyncSession(MutableMapping[str, Any]):
         name = self._name(f"_f_{queue}")
         if not allow_duplicate and msg in self.peek_flash(queue):
             return
-        if name in self._held or name in self._dirty:
+        self.publish()
+        if name in self._dirty:
             self[name] = [*self.get(name, []), msg]
         else:
             self._flashes.setdefault(name, []).append(self._session._encode(name, msg))
 
     def pop_flash(self, queue: str = "") -> list[Any]:
-        """Take the messages out, at once: of several requests one shows them."""
+        """Take the messages out, at once: of several requests one shows them. One round trip,
+        two when there are any."""
         name = self._name(f"_f_{queue}")
-        self.publish()
-        appends = self._take_flashes(name)
-        known = self._state.memo
-        looked = known.complete or name in known.fields
-        if looked and not appends and known.fields.get(name) is None:
-            return []
-        *_, raw = self._session._write(*appends, Pop(name))
-        self._held.pop(name, None)
-        return [] if raw is None else list(self._codec.decode(name, raw))
+        if self._raw(name) is None:
+            return self._waiting(name, self._flashes.pop(name, []))
+        own = self._flashes.pop(name, [])  # they need not travel
+        (raw,) = self._session._write(Pop(name))
+        stored = [] if raw is None else self._codec.decode(name, raw)
+        return [*stored, *self._waiting(name, own)]
 
     def peek_flash(self, queue: str = "") -> list[Any]:
         """The messages, which stay."""
         name = self._name(f"_f_{queue}")
-        waiting = [self._codec.decode(name, item) for item in self._flashes.get(name, [])]
         held = self._load(name)
+        waiting = self._waiting(name, self._flashes.get(name, []))
         return [*([] if held is None else held.value), *waiting]
 
     def new_csrf_token(self) -> str:
@@ -172,9 +198,11 @@ class SyncSession(MutableMapping[str, Any]):
     def get_csrf_token(self) -> str:
         """The CSRF token. A missing one is made and stored at once: two tabs get the same."""
         token = self.get(CSRF_TOKEN)
-        if token is None:
-            token = self._session.setdefault(CSRF_TOKEN, secrets.token_hex(20))
-        return str(token)
+        if token is not None:
+            return str(token)
+        if CSRF_TOKEN in self._dirty:
+            return self.new_csrf_token()  # removed by this request: nobody else's counts
+        return str(self._session.setdefault(CSRF_TOKEN, secrets.token_hex(20)))
 
     # -- towards request.altsession
 
@@ -193,10 +221,35 @@ class SyncSession(MutableMapping[str, Any]):
     def pending(self, names: Collection[str]) -> tuple[Verb, ...]:
         """What has to be written before ``request.altsession`` writes the same keys."""
         self.publish()
-        verbs = [_verb(name, self._dirty.pop(name)) for name in names if name in self._dirty]
-        for name in names:
-            verbs += self._take_flashes(name)
-        return tuple(verbs)
+        return tuple(self._take(names))
+
+    def restore(self, verbs: Collection[Verb]) -> None:
+        """What ``pending`` gave was not written: it still has to be."""
+        for verb in verbs:
+            if isinstance(verb, Append):
+                self._flashes.setdefault(verb.name, []).append(verb.item)
+            elif isinstance(verb, Set | Remove):
+                raw = verb.value if isinstance(verb, Set) else None
+                self._state.memo.fields[verb.name] = self._dirty.setdefault(verb.name, raw)
+
+    def forget(self) -> None:
+        """Drop every change that is not written yet."""
+        self.restart(Changes({}, {}))
+
+    # -- towards a transaction
+
+    def changes(self) -> "Changes":
+        """What is not written yet."""
+        self.publish()
+        return Changes(dict(self._dirty), {n: list(items) for n, items in self._flashes.items()})
+
+    def restart(self, changes: "Changes") -> None:
+        """Go back to these changes."""
+        self._state.memo.forget(*self._dirty)
+        self._held.clear()
+        self._dirty = dict(changes.dirty)
+        self._flashes = {name: list(items) for name, items in changes.flashes.items()}
+        self._state.memo.fields.update(self._dirty)
 
     # -- the end of the request
 
@@ -206,17 +259,14 @@ class SyncSession(MutableMapping[str, Any]):
         A change of who is signed in replaces the verifier, and the CSRF token, as a login does:
         who planted the session knows both.
         """
-        self.publish()
-        verbs: list[Verb] = []
-        dirty, self._dirty = self._dirty, {}
-        if dirty.get(AUTH_USERID) is not None and self._state.status is not Status.NONE:
-            verbs.append(Renew(self._state.verifier()))
-            dirty.setdefault(CSRF_TOKEN, None)
-        verbs += [_verb(name, raw) for name, raw in dirty.items()]
-        for name in list(self._flashes):
-            verbs += self._take_flashes(name)
-        if verbs:
-            self._session._write(*verbs)
+        try:
+            self.publish()
+            verbs = self._take([*self._dirty, *self._flashes])
+            if verbs:
+                self._session._write(*verbs)
+        except BaseException:
+            self.forget()  # or the page that tells so would try it again
+            raise
 
     # -- inside
 
@@ -227,7 +277,12 @@ class SyncSession(MutableMapping[str, Any]):
         return name
 
     def _fetch(self, names: tuple[str, ...] | None) -> None:
-        self._session._carry_out(self._state.read(names))
+        operation = self._state.read(names)
+        if operation is None:
+            return
+        if names is None:
+            self.publish()  # before newer values come in, which are not what it changed
+        self._session._carry_out(operation)
         self._state.memo.fields.update(self._dirty)
 
     def _raw(self, name: str) -> Raw:
@@ -247,20 +302,29 @@ class SyncSession(MutableMapping[str, Any]):
         held = self._held[name] = _Held(value, raw, self._codec.encode(name, value))
         return held
 
-    def _take_flashes(self, name: str) -> list[Append]:
-        return [Append(name, item) for item in self._flashes.pop(name, [])]
+    def _take(self, names: Collection[str]) -> list[Verb]:
+        """Verbs for what these keys have to become; then it counts as written."""
+        verbs: list[Verb] = []
+        if self._dirty.get(AUTH_USERID) is not None and AUTH_USERID in names:
+            if self._state.status is not Status.NONE:
+                verbs.append(Renew(self._state.verifier()))
+            self._dirty.setdefault(CSRF_TOKEN, None)
+            names = [*names, CSRF_TOKEN]
+        for name in dict.fromkeys(names):
+            if name in self._dirty:
+                raw = self._dirty.pop(name)
+                verbs.append(Remove(name) if raw is None else Set(name, raw))
+            verbs += [Append(name, item) for item in self._flashes.pop(name, [])]
+        return verbs
+
+    def _waiting(self, name: str, items: list[bytes]) -> list[Any]:
+        return [self._codec.decode(name, item) for item in items]
 
     def _settle_flashes(self, name: str) -> None:
         """Somebody reads or changes the queue's own list: messages become part of it."""
         items = self._flashes.get(name)
         if items:
-            held = self._load(name)
-            waiting = [self._codec.decode(name, item) for item in items]
-            self[name] = [*([] if held is None else held.value), *waiting]
-
-
-def _verb(name: str, raw: Raw) -> Verb:
-    return Remove(name) if raw is None else Set(name, raw)
+            self[name] = self.peek_flash(name.removeprefix("_f_"))
 
 
 def session_factory(request: Request) -> SyncSession:
@@ -275,9 +339,10 @@ def session_factory(request: Request) -> SyncSession:
 
 def fetch_keys(view: Any, info: Any) -> Any:
     """View option ``altsession=("cart", "user")``: keys fetched with the request's first read."""
-    keys = info.options.get("altsession")
-    if keys is None:
+    option = info.options.get("altsession")
+    if option is None:
         return view
+    keys = tuple([field_name(key) for key in ([option] if isinstance(option, str) else option)])
 
     def fetching(context: Any, request: Request) -> Any:
         state = request.altsession._state

@@ -1,21 +1,29 @@
 """The small tween, always installed: it notes when a request began, sees to its answer, and
 renders our errors that were raised above the exception views."""
 
+import logging
 import time
 from collections.abc import Callable
 
-from pyramid.config import Configurator
+from pyramid.config import PHASE3_CONFIG, Configurator
+from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPException
+from pyramid.interfaces import ITweens
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from .api import BEGAN, RECORD
+from .api import BEGAN, RECORD, SessionAPI
 from .errors import AltSessionError
 from .interfaces import ISessionAPI
+from .state import Layer, SessionState
+
+log = logging.getLogger("pyramid_altsession")
 
 NAME = "pyramid_altsession.tween.altsession_tween_factory"
+TRANSACTION = "pyramid_altsession.tween.transaction_tween_factory"
+TM = "pyramid_tm.tm_tween_factory"
 
 Handler = Callable[[Request], Response]
 
@@ -36,16 +44,89 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
         request.add_response_callback(answer)
         try:
             response = handler(request)
-            api.write_back(request, response)
-            return response
         except AltSessionError:
             return render(request)
-        except TypeError:
-            # A value that JSON cannot carry, found at the write-back; others have been through
-            # EXCVIEW, where an exception view could have taken them.
-            return request.invoke_exception_view(reraise=True)
+        try:
+            api.write_back(request, response)
+        except (AltSessionError, TypeError):  # TypeError: a value that JSON cannot carry
+            return render(request)
+        return response
 
     return altsession_tween
+
+
+class WriteBack:
+    """The changes of ``request.session`` as a part of pyramid_tm's transaction (a data manager).
+
+    They are written in the vote, after those of the databases, which may still fail there and
+    be tried again. What is called on ``request.altsession`` is written at once all the same.
+    """
+
+    def __init__(self, api: SessionAPI, request: Request) -> None:
+        self.api = api
+        self.request = request
+        self.response: Response | None = None
+        self.transaction_manager = request.tm
+
+    def sortKey(self) -> str:
+        return "~~altsession"
+
+    @property
+    def layer(self) -> Layer | None:
+        state: SessionState | None = self.request.environ.get(RECORD)
+        return None if state is None else state.layer
+
+    def tpc_vote(self, transaction: object) -> None:
+        if self.response is not None:
+            self.api.write_back(self.request, self.response)
+
+    def abort(self, transaction: object) -> None:
+        if self.layer is not None:
+            self.layer.forget()
+
+    tpc_abort = abort
+
+    def tpc_begin(self, transaction: object) -> None:
+        pass
+
+    commit = tpc_finish = tpc_begin
+
+    def savepoint(self) -> "Savepoint":
+        return Savepoint(self)
+
+
+class Savepoint:
+    """The changes up to here."""
+
+    def __init__(self, write_back: WriteBack) -> None:
+        self.write_back = write_back
+        self.changes = None if write_back.layer is None else write_back.layer.changes()
+
+    def rollback(self) -> None:
+        layer = self.write_back.layer
+        if layer is None:
+            return
+        if self.changes is None:
+            layer.forget()
+        else:
+            layer.restart(self.changes)
+
+
+def transaction_tween_factory(handler: Handler, registry: Registry) -> Handler:
+    """With ``altsession.transactional``: next below pyramid_tm's tween."""
+    api = registry.getUtility(ISessionAPI)
+    if not api.settings.transactional:
+        return handler
+
+    def transaction_tween(request: Request) -> Response:
+        if "tm.active" not in request.environ:
+            return handler(request)
+        part = WriteBack(api, request)
+        request.tm.get().join(part)
+        part.response = handler(request)
+        return part.response
+
+    return transaction_tween
 
 
 def render(request: Request) -> Response:
@@ -65,5 +146,27 @@ def add_tween(config: Configurator) -> None:
     config.add_tween(
         NAME,
         under=("pyramid_debugtoolbar.toolbar_tween_factory", INGRESS),
-        over=("pyramid_tm.tm_tween_factory", EXCVIEW),
+        over=(TM, EXCVIEW),
     )
+    config.add_tween(TRANSACTION, under=(TM, NAME), over=EXCVIEW)
+    registry = config.registry
+    config.action("altsession tweens", lambda: check(registry), order=PHASE3_CONFIG + 10)
+
+
+def check(registry: Registry) -> None:
+    """An explicit ``pyramid.tweens`` drops what includes add, without a word."""
+    tweens = registry.queryUtility(ITweens)
+    present = {name for name, _ in tweens.explicit or tweens.implicit()}
+    if registry.getUtility(ISessionAPI).settings.transactional:
+        missing = [name for name in (NAME, TM, TRANSACTION) if name not in present]
+        if missing:
+            raise ConfigurationError(
+                "altsession.transactional: needs pyramid_tm (config.include), and where"
+                f" pyramid.tweens is given, all of its tweens and ours; missing: {missing}"
+            )
+    elif NAME not in present:
+        log.warning(
+            "pyramid.tweens does not list %s: what changes in request.session is written after"
+            " everything else, and errors above the exception views are not rendered",
+            NAME,
+        )

@@ -5,7 +5,7 @@ import hashlib
 from typing import Any
 
 import pytest
-from apps import Behind, Browser, Watched
+from apps import Behind, Browser
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.interfaces import Store
@@ -66,6 +66,20 @@ class Books(Behind):
         return {id: user.decode() for id, user in held.items() if user is not None}
 
 
+    def pass_time(self, id: str, seconds: float) -> None:
+        """The same for what only signed-in sessions have. Less than 0: the clock is set back."""
+        ticks = round(seconds * 100)
+        held = self.fields(id)
+        if "@l" in held:
+            self.put(id, "@l", b"%d" % (int(held["@l"]) - 10 * ticks))
+        if "@p" in held:
+            raw = held["@p"]
+            used, made = (int.from_bytes(raw[at : at + 5], "big") for at in (32, 37))
+            times = (used - ticks if used else 0, made - ticks)
+            self.put(id, "@p", raw[:32] + b"".join(t.to_bytes(5, "big") for t in times))
+        super().pass_time(id, seconds)
+
+
 def books_of(store: Store, request: pytest.FixtureRequest) -> Books:
     """Of the store that the fixture ``store`` made."""
     kind = request.node.callspec.params["store"].partition("-")[0]
@@ -89,7 +103,3 @@ def signed_in(api: SessionAPI, user: str = "ann", **login: Any) -> Browser:
 def id_of(browser: Browser) -> str:
     assert browser.jar is not None
     return browser.jar.partition(".")[0]
-
-
-def last(watched: Watched) -> Any:
-    return watched.operations[-1]

@@ -1,0 +1,853 @@
+"""``request.session`` as a dict and as Pyramid's ISession, over the session of request.altsession."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from apps import Behind, Browser, Site, Watched, cookie_of, site
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, multiple, rule
+from pyramid.authentication import SessionAuthenticationHelper
+from pyramid.config import Configurator
+from pyramid.interfaces import ISession
+from pyramid.request import Request
+from pyramid.response import Response
+from servers import Server
+from zope.interface.verify import verifyClass, verifyObject
+
+from pyramid_altsession import (
+    CorruptValue,
+    InvalidKey,
+    ISessionAPI,
+    SessionAPI,
+    SessionGone,
+    StoreUnavailable,
+    ValueTooLarge,
+)
+from pyramid_altsession.operations import Read, Write
+from pyramid_altsession.settings import read_settings
+from pyramid_altsession.stores.memory import MemoryStore
+from pyramid_altsession.stores.redis import RedisStore
+from pyramid_altsession.sync import SyncSession, session_factory
+
+ON = {"altsession.sync.enabled": "true"}
+
+
+class Visitor(Browser):
+    """A browser whose requests use ``request.session``."""
+
+    def __init__(self, store: Any, jar: str | None = None, **settings: Any) -> None:
+        self.watched = Watched(store)
+        given = read_settings({"sync": {"enabled": True}, **settings})
+        super().__init__(SessionAPI(given, store=self.watched), jar)
+        self.registry.registerUtility(self.api, ISessionAPI)
+
+    def __call__(self) -> SyncSession:
+        """``request.session`` of a new request."""
+        self.latest = self.request()
+        return session_factory(self.latest)
+
+    def done(self, session: SyncSession | None = None) -> Response:
+        """The end of a request, by default the latest."""
+        request = self.latest
+        response = Response()
+        if session is not None:
+            session.write_back()
+            return response
+        request._process_response_callbacks(response)
+        self.take(response)
+        return response
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """What the next request finds."""
+        return self.api.open(self.jar).all()
+
+
+@pytest.fixture
+def visitor() -> Visitor:
+    """Somebody with a live session in memory: ``{"a": 1, "b": [1]}``."""
+    visitor = Visitor(MemoryStore())
+    visitor.jar = visitor.api.create({"a": 1, "b": [1]}).token
+    visitor.watched.operations.clear()
+    return visitor
+
+
+@pytest.fixture
+def stranger() -> Visitor:
+    """Somebody without a session."""
+    return Visitor(MemoryStore())
+
+
+# -- a dict
+
+
+def test_it_is_an_isession(visitor: Visitor) -> None:
+    """The class and its objects verify as Pyramid's ISession."""
+    assert verifyClass(ISession, SyncSession)
+    assert verifyObject(ISession, visitor())
+
+
+DICT_CALLS: list[Callable[[Any], Any]] = [
+    lambda d: d["a"],
+    lambda d: d["missing"],
+    lambda d: d.get("a"),
+    lambda d: d.get("missing"),
+    lambda d: d.get("missing", 5),
+    lambda d: d.pop("a"),
+    lambda d: d.pop("missing"),
+    lambda d: d.pop("missing", 5),
+    lambda d: d.setdefault("a", 7),
+    lambda d: d.setdefault("new", 7),
+    lambda d: d.update(a=2, c=3),
+    lambda d: d.update({"c": 3}),
+    lambda d: d.update([("c", 3)], e=4),
+    lambda d: d.__delitem__("a"),
+    lambda d: d.__delitem__("missing"),
+    lambda d: d.__setitem__("c", {"x": [1]}),
+    lambda d: d.clear(),
+    lambda d: len(d),
+    lambda d: bool(d),
+    lambda d: sorted(d),
+    lambda d: sorted(d.keys()),
+    lambda d: sorted(d.items(), key=str),
+    lambda d: sorted(d.values(), key=str),
+    lambda d: "a" in d,
+    lambda d: "missing" in d,
+    lambda d: d == {"a": 1, "b": [1]},
+    lambda d: d != {"a": 1, "b": [1]},
+    lambda d: d == {"a": 1},
+    lambda d: d == 5,
+    lambda d: d.copy(),
+    lambda d: d | {"c": 3, "a": 0},
+    lambda d: {"c": 3, "a": 0} | d,
+    lambda d: d["b"].append(2),
+    lambda d: (d.popitem(), d.popitem()) and len(d),
+    lambda d: (d.clear(), d.popitem()),
+]
+
+
+def outcome(call: Callable[[Any], Any], target: Any) -> Any:
+    try:
+        return call(target)
+    except KeyError:
+        return KeyError
+
+
+@pytest.mark.parametrize("call", range(len(DICT_CALLS)))
+def test_it_does_what_a_dict_does(visitor: Visitor, call: int) -> None:
+    """Every call gives what a dict gives, and leaves behind what a dict holds."""
+    plain: dict[str, Any] = {"a": 1, "b": [1]}
+    session = visitor()
+    assert outcome(DICT_CALLS[call], session) == outcome(DICT_CALLS[call], plain)
+    assert dict(session) == plain
+    visitor.done()
+    assert visitor.stored == plain
+
+
+def test_ior(visitor: Visitor) -> None:
+    """``session |= other`` updates the session in place."""
+    session = kept = visitor()
+    session |= {"a": 2}
+    assert (session is kept, session["a"]) == (True, 2)
+
+
+def test_empty_session_is_false(stranger: Visitor) -> None:
+    """A visitor without a session has an empty, false one, at no cost."""
+    session = stranger()
+    assert (bool(session), len(session), list(session), session == {}) == (False, 0, [], True)
+    assert stranger.watched.operations == []
+
+
+def test_copy_is_detached(visitor: Visitor) -> None:
+    """What is put into a copy is not written."""
+    visitor().copy()["c"] = 1
+    visitor.done()
+    assert visitor.stored == {"a": 1, "b": [1]}
+
+
+@pytest.mark.parametrize("key", [5, 1.5, None, ("x",)])
+def test_keys_become_str(visitor: Visitor, key: object) -> None:
+    """A key that is no str becomes one, for writing and for reading."""
+    session = visitor()
+    session[key] = 1
+    assert (session[key], session[str(key)], key in session) == (1, 1, True)
+    visitor.done()
+    assert visitor.stored[str(key)] == 1
+
+
+@pytest.mark.parametrize("key", ["@v", "@u", "", "x" * 513])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s, k: s[k],
+        lambda s, k: s.get(k),
+        lambda s, k: k in s,
+        lambda s, k: s.__setitem__(k, 1),
+        lambda s, k: s.__delitem__(k),
+        lambda s, k: s.pop(k, None),
+    ],
+)
+def test_bad_keys(visitor: Visitor, use: Callable[[Any, str], Any], key: str) -> None:
+    """A reserved, empty or too long key is an InvalidKey, before anything is sent."""
+    with pytest.raises(InvalidKey):
+        use(visitor(), key)
+    assert visitor.watched.operations == []
+
+
+def test_not_json_at_the_assignment(visitor: Visitor) -> None:
+    """A value that JSON cannot carry is a TypeError at once, and the old one stays."""
+    session = visitor()
+    with pytest.raises(TypeError, match="'a'"):
+        session["a"] = object()
+    assert session["a"] == 1
+
+
+def test_too_large_at_the_assignment(visitor: Visitor) -> None:
+    """A value beyond session.max_value_bytes is refused at once."""
+    with pytest.raises(ValueTooLarge):
+        visitor()["a"] = "x" * 70_000
+
+
+def test_not_json_at_the_end(visitor: Visitor) -> None:
+    """A nested value that JSON cannot carry is a TypeError with the key, and nothing is written."""
+    session = visitor()
+    session["a"] = 2
+    session["b"].append({1})
+    with pytest.raises(TypeError, match="'b'"):
+        session.write_back()
+    session.write_back()
+    assert visitor.stored == {"a": 1, "b": [1]}
+
+
+def test_corrupt_value(visitor: Visitor) -> None:
+    """An unreadable field is a CorruptValue for that key; all else works, and it can be repaired."""
+    store = visitor.watched.store
+    (id,) = Behind(store).ids()
+    Behind(store).put(id, "a", b"{nonsense")
+    session = visitor()
+    with pytest.raises(CorruptValue, match="'a'"):
+        session["a"]
+    assert (session["b"], sorted(session), len(session), "a" in session) == (
+        [1],
+        ["a", "b"],
+        2,
+        True,
+    )
+    session["b"].append(2)
+    del session["a"]
+    visitor.done()
+    assert visitor.stored == {"b": [1, 2]}
+
+
+def test_clear_of_a_corrupt_session(visitor: Visitor) -> None:
+    """clear() works on fields that cannot be decoded."""
+    (id,) = Behind(visitor.watched.store).ids()
+    Behind(visitor.watched.store).put(id, "a", b"{nonsense")
+    visitor().clear()
+    visitor.done()
+    assert visitor.stored == {}
+
+
+def test_repr_holds_no_secret(visitor: Visitor) -> None:
+    """The repr tells neither values nor the verifier."""
+    session = visitor()
+    session["a"] = "geheim"
+    assert visitor.jar is not None
+    verifier = visitor.jar.partition(".")[2]
+    assert ("geheim" in repr(session), verifier in repr(session)) == (False, False)
+
+
+# -- ISession
+
+
+def test_created(visitor: Visitor) -> None:
+    """created is an int, stored with the session, the same in every request."""
+    first, second = visitor().created, visitor().created
+    assert (type(first), first) == (int, second)
+    (id,) = Behind(visitor.watched.store).ids()
+    assert first == int(Behind(visitor.watched.store).fields(id)["@c"]) // 1000
+
+
+def test_created_without_a_session(stranger: Visitor) -> None:
+    """Without a session created is an int all the same, and makes none."""
+    assert type(stranger().created) is int
+    assert stranger.watched.operations == []
+
+
+def test_new(stranger: Visitor) -> None:
+    """new is true until the visitor comes back with a live session."""
+    session = stranger()
+    assert session.new is True
+    session["a"] = 1
+    assert session.new is True
+    stranger.done()
+    assert stranger().new is False
+
+
+def test_changed_is_not_needed(visitor: Visitor) -> None:
+    """changed() costs nothing and writes nothing."""
+    visitor().changed()
+    visitor.done()
+    assert visitor.watched.operations == []
+
+
+def test_invalidate(visitor: Visitor) -> None:
+    """invalidate() ends the session at once and drops the cookie."""
+    session = visitor()
+    session["c"] = 1
+    session["b"].append(2)
+    session.flash("hello")
+    session.invalidate()
+    assert dict(session) == {}
+    old = visitor.jar
+    response = visitor.done()
+    (header,) = response.headers.getall("Set-Cookie")
+    assert cookie_of(header) is None
+    assert old is not None
+    with pytest.raises(SessionGone):
+        visitor.api.open(old).all()
+
+
+def test_invalidate_and_reuse(visitor: Visitor) -> None:
+    """After invalidate() the session can be used on: a new one, with exactly one Set-Cookie."""
+    old = visitor.jar
+    session = visitor()
+    session.invalidate()
+    session["c"] = 3
+    session.flash("bye")
+    response = visitor.done()
+    assert len(response.headers.getall("Set-Cookie")) == 1
+    assert (visitor.stored, visitor.jar != old) == ({"c": 3, "_f_": ["bye"]}, True)
+
+
+def test_invalidate_through_altsession(visitor: Visitor) -> None:
+    """request.altsession.invalidate() drops what request.session has not written yet."""
+    session = visitor()
+    session["c"] = "private"
+    session["b"].append(2)
+    session.flash("private")
+    visitor.latest.altsession.logout()
+    response = visitor.done()
+    (header,) = response.headers.getall("Set-Cookie")
+    assert (cookie_of(header), dict(session)) == (None, {})
+
+
+def test_login_of_another_user(visitor: Visitor) -> None:
+    """What request.session has not written yet of one user's session never comes to another's."""
+    visitor.does(lambda session: session.login("ann"))
+    session = visitor()
+    session["c"] = "ann's"
+    session.flash("ann's")
+    visitor.latest.altsession.login("bob")
+    visitor.done()
+    assert visitor.stored == {}
+
+
+def test_login_keeps_the_changes(visitor: Visitor) -> None:
+    """A sign-in of the anonymous session's own user keeps what is not written yet."""
+    session = visitor()
+    session["c"] = 3
+    visitor.latest.altsession.login("ann")
+    visitor.done()
+    assert visitor.stored == {"a": 1, "b": [1], "c": 3}
+
+
+# -- flash
+
+
+def test_flash_queues(visitor: Visitor) -> None:
+    """Each queue keeps its messages in order; pop takes them, peek does not."""
+    session = visitor()
+    session.flash("one")
+    session.flash({"two": 2})
+    session.flash("warned", "warnings")
+    visitor.done()
+    later = visitor()
+    assert later.peek_flash() == ["one", {"two": 2}]
+    assert later.pop_flash() == ["one", {"two": 2}]
+    assert later.pop_flash() == later.peek_flash() == []
+    assert later.pop_flash("warnings") == ["warned"]
+    visitor.done()
+    assert "_f_" not in visitor().keys() and "_f_warnings" not in visitor().keys()
+
+
+def test_flash_without_duplicates(visitor: Visitor) -> None:
+    """allow_duplicate=False adds a message only if the queue does not hold it, waiting or stored."""
+    session = visitor()
+    for _ in range(2):
+        session.flash("one", allow_duplicate=False)
+    session.flash("one")
+    visitor.done()
+    later = visitor()
+    later.flash("one", allow_duplicate=False)
+    assert later.peek_flash() == ["one", "one"]
+
+
+def test_flash_and_show_in_one_request(visitor: Visitor) -> None:
+    """A message that is shown in its own request comes after the stored ones, and is not stored."""
+    visitor().flash("stored")
+    visitor.done()
+    session = visitor()
+    session.flash("own")
+    assert session.pop_flash() == ["stored", "own"]
+    visitor.done()
+    assert visitor.stored == {"a": 1, "b": [1]}
+
+
+def test_flash_and_show_without_a_session(stranger: Visitor) -> None:
+    """For a message that is shown at once no session is made."""
+    session = stranger()
+    session.flash("own")
+    assert session.pop_flash() == ["own"]
+    response = stranger.done()
+    assert (response.headers.getall("Set-Cookie"), stranger.watched.operations) == ([], [])
+
+
+def test_two_flashes_at_once(visitor: Visitor) -> None:
+    """Two requests that flash at once lose nothing, also after a look at the queue."""
+    first, second = visitor(), visitor()
+    for session, message in ((first, "one"), (second, "two")):
+        session.flash(message, allow_duplicate=False)
+    first.write_back()
+    second.write_back()
+    assert visitor().pop_flash() == ["one", "two"]
+
+
+def test_two_pops_at_once(visitor: Visitor) -> None:
+    """Of two requests that show messages at once one gets them, also after both had a look."""
+    visitor().flash("once")
+    visitor.done()
+    first, second = visitor(), visitor()
+    assert first.peek_flash() == second.peek_flash() == ["once"]
+    assert (first.pop_flash(), second.pop_flash()) == (["once"], [])
+
+
+def test_queue_as_an_item(visitor: Visitor) -> None:
+    """The queue's own list can be read and changed as an item, waiting messages included."""
+    visitor().flash("stored")
+    visitor.done()
+    session = visitor()
+    session.flash("own")
+    assert ("_f_" in session, session["_f_"]) == (True, ["stored", "own"])
+    session["_f_"].append("appended")
+    session.flash("last")
+    assert session.peek_flash() == ["stored", "own", "appended", "last"]
+    visitor.done()
+    assert visitor().pop_flash() == ["stored", "own", "appended", "last"]
+
+
+def test_pop_of_an_assigned_queue(visitor: Visitor) -> None:
+    """A list that was assigned to the queue can be popped like any other."""
+    session = visitor()
+    session["_f_"] = ["x"]
+    assert session.pop_flash() == ["x"]
+    visitor.done()
+    assert visitor.stored == {"a": 1, "b": [1]}
+
+
+def test_iteration_shows_waiting_messages(visitor: Visitor) -> None:
+    """A queue with waiting messages is among the keys."""
+    session = visitor()
+    session.flash("x")
+    assert (sorted(session), session["_f_"]) == (["_f_", "a", "b"], ["x"])
+
+
+def test_deleting_and_assigning_a_queue(visitor: Visitor) -> None:
+    """Deleting or assigning a queue drops its waiting messages."""
+    session = visitor()
+    session.flash("x")
+    session.flash("y", "other")
+    del session["_f_"]
+    session["_f_other"] = ["z"]
+    visitor.done()
+    assert visitor.stored == {"a": 1, "b": [1], "_f_other": ["z"]}
+
+
+# -- CSRF
+
+
+def test_csrf_token(visitor: Visitor) -> None:
+    """get_csrf_token makes one token and keeps it; new_csrf_token replaces it."""
+    session = visitor()
+    first = session.get_csrf_token()
+    assert (type(first), session.get_csrf_token()) == (str, first)
+    visitor.done()
+    later = visitor()
+    assert later.get_csrf_token() == first
+    second = later.new_csrf_token()
+    assert (second != first, later.get_csrf_token()) == (True, second)
+    visitor.done()
+    assert visitor().get_csrf_token() == second
+
+
+def test_two_tabs_get_one_csrf_token(visitor: Visitor) -> None:
+    """Two overlapping requests without a token get the same one."""
+    first, second = visitor(), visitor()
+    assert first.get("_csrft_") is second.get("_csrft_") is None
+    assert first.get_csrf_token() == second.get_csrf_token()
+
+
+def test_csrf_token_after_its_removal(visitor: Visitor) -> None:
+    """A token that this request removed is replaced by a new one, not by another request's."""
+    old = visitor().get_csrf_token()
+    session = visitor()
+    del session["_csrft_"]
+    new = session.get_csrf_token()
+    visitor.done()
+    assert (new != old, visitor().get_csrf_token()) == (True, new)
+
+
+# -- who is signed in
+
+
+def test_helper_replaces_verifier_and_csrf_token(visitor: Visitor) -> None:
+    """A sign-in through Pyramid's SessionAuthenticationHelper makes the old cookie worthless, and
+    the CSRF token too; the data stays."""
+    old_token = visitor().get_csrf_token()
+    visitor.done()
+    planted = visitor.jar
+    visitor()
+    SessionAuthenticationHelper().remember(visitor.latest, "ann")
+    response = visitor.done()
+    assert len(response.headers.getall("Set-Cookie")) == 1
+    assert visitor.jar != planted
+    visitor()
+    assert SessionAuthenticationHelper().authenticated_userid(visitor.latest) == "ann"
+    assert visitor.latest.altsession.get("a") == 1
+    assert session_factory(visitor.latest).get_csrf_token() != old_token
+    attacker = Visitor(visitor.watched.store, planted)
+    assert attacker().get("auth.userid") is None
+
+
+def test_csrf_token_of_the_page_that_signs_in(visitor: Visitor) -> None:
+    """A token asked for after the sign-in, in the same request, is the one that stays."""
+    old = visitor().get_csrf_token()
+    visitor.done()
+    session = visitor()
+    session["auth.userid"] = "ann"
+    new = session.get_csrf_token()
+    visitor.done()
+    assert (new != old, visitor().get_csrf_token()) == (True, new)
+
+
+def test_sign_in_that_is_written_early(visitor: Visitor) -> None:
+    """The verifier is replaced as well where request.altsession has to write the user first."""
+    planted = visitor.jar
+    session = visitor()
+    session["auth.userid"] = "ann"
+    assert visitor.latest.altsession.compare_and_set("auth.userid", "ann", "bob")
+    visitor.done()
+    assert (visitor.jar != planted, visitor.stored["auth.userid"]) == (True, "bob")
+
+
+def test_same_user_read_is_no_sign_in(visitor: Visitor) -> None:
+    """A request that only reads who is signed in keeps its cookie."""
+    visitor()["auth.userid"] = "ann"
+    visitor.done()
+    assert visitor()["auth.userid"] == "ann"
+    assert visitor.done().headers.getall("Set-Cookie") == []
+
+
+def test_forget_keeps_the_cookie(visitor: Visitor) -> None:
+    """The helper's forget takes the user out, and no more."""
+    visitor()["auth.userid"] = "ann"
+    visitor.done()
+    visitor()
+    SessionAuthenticationHelper().forget(visitor.latest)
+    assert visitor.done().headers.getall("Set-Cookie") == []
+    assert visitor.stored == {"a": 1, "b": [1]}
+
+
+def test_sign_in_without_a_session(stranger: Visitor) -> None:
+    """A sign-in as the first write makes a session, with one Set-Cookie."""
+    stranger()["auth.userid"] = "ann"
+    response = stranger.done()
+    assert len(response.headers.getall("Set-Cookie")) == 1
+    assert stranger()["auth.userid"] == "ann"
+
+
+def test_sign_in_with_an_expired_cookie(visitor: Visitor) -> None:
+    """A sign-in with a dead cookie makes a new session that works."""
+    (id,) = Behind(visitor.watched.store).ids()
+    Behind(visitor.watched.store).end_in(id, 0)
+    visitor()["auth.userid"] = "ann"
+    response = visitor.done()
+    assert len(response.headers.getall("Set-Cookie")) == 1
+    assert visitor.stored == {"auth.userid": "ann"}
+
+
+# -- request.altsession and request.session show the same
+
+
+BOTH_WAYS: list[tuple[Callable[[Any, Any], Any], Any]] = [
+    (lambda a, s: (a.set("a", 2), s["a"]), 2),
+    (lambda a, s: (s["a"], a.set("a", 2), s["a"]), 2),
+    (lambda a, s: (s["b"], a.set("b", [2]), s["b"]), [2]),
+    (lambda a, s: (a.increment("a"), s["a"]), 2),
+    (lambda a, s: (s["a"], a.increment("a"), s["a"]), 2),
+    (lambda a, s: (s["a"], a.pop("a"), s.get("a")), None),
+    (lambda a, s: (s["a"], a.remove("a"), "a" in s), False),
+    (lambda a, s: (a.modify("b", lambda b: [*b, 2]), s["b"]), [1, 2]),
+    (lambda a, s: (a.setdefault("c", 3), s["c"]), 3),
+    (lambda a, s: (a.mset({"c": 3}), sorted(s)), ["a", "b", "c"]),
+    (lambda a, s: (s.__setitem__("a", 2), a.get("a")), 2),
+    (lambda a, s: (s.__setitem__("a", 2), a.get("a", fresh=True)), 2),
+    (lambda a, s: (s.__setitem__("a", 2), a.mget(["a", "b"])), {"a": 2, "b": [1]}),
+    (lambda a, s: (s.__setitem__("a", 2), a.increment("a")), 3),
+    (lambda a, s: (s.__setitem__("a", 2), a.increment("a"), s["a"]), 3),
+    (lambda a, s: (s.__setitem__("a", 2), a.pop("a")), 2),
+    (lambda a, s: (s.__setitem__("a", 2), a.pop("a"), s.get("a")), None),
+    (lambda a, s: (s.__setitem__("a", 2), a.modify("a", lambda v: v + 1), s["a"]), 3),
+    (lambda a, s: (s.__setitem__("c", 3), a.keys()), ["a", "b", "c"]),
+    (lambda a, s: (s.__setitem__("c", 3), a.exists("c")), True),
+    (lambda a, s: (s.__setitem__("c", 3), a.setdefault("c", 4)), 3),
+    (lambda a, s: (s["b"].append(2), a.get("b")), [1, 2]),
+    (lambda a, s: (s["b"].append(2), a.get("b", fresh=True)), [1, 2]),
+    (lambda a, s: (s["b"].append(2), a.all()), {"a": 1, "b": [1, 2]}),
+    (lambda a, s: (s["b"].append(2), a.modify("b", lambda b: [*b, 3])), [1, 2, 3]),
+    (lambda a, s: (s["b"].append(2), a.compare_and_set("b", [1, 2], [5]), s["b"]), [5]),
+    (lambda a, s: (s.__delitem__("a"), a.get("a")), None),
+    (lambda a, s: (s.__delitem__("a"), a.keys()), ["b"]),
+    (lambda a, s: (s.__delitem__("a"), a.setdefault("a", 9)), 9),
+    (lambda a, s: (s.__delitem__("a"), a.remove("a")), 0),
+    (lambda a, s: (s.__delitem__("a"), a.get("a", fresh=True)), None),
+    (lambda a, s: (s.flash("x"), a.pop("_f_")), ["x"]),
+    (lambda a, s: (s["b"].append(2), sorted(s), s["b"]), [1, 2]),
+]
+
+
+@pytest.mark.parametrize("case", range(len(BOTH_WAYS)))
+def test_changes_are_seen_at_once(visitor: Visitor, case: int) -> None:
+    """What one of request.altsession and request.session changes the other sees at once, and the
+    end of the request changes nothing about it."""
+    act, expected = BOTH_WAYS[case]
+    session = visitor()
+    alt = visitor.latest.altsession
+    result = act(alt, session)
+    assert (result[-1] if isinstance(result, tuple) else result) == expected
+    seen = dict(session)
+    visitor.done()
+    assert visitor.stored == alt.all() == seen
+
+
+def test_refused_call_keeps_the_changes(visitor: Visitor) -> None:
+    """A call that is refused takes nothing away of what request.session still has to write."""
+    session = visitor()
+    session["a"] = "text"
+    session.flash("x")
+    del session["b"]
+    alt = visitor.latest.altsession
+    for key in ("a", "_f_"):
+        with pytest.raises(TypeError):
+            alt.increment(key)
+    visitor.watched.before = fail_on(Write)
+    with pytest.raises(StoreUnavailable):
+        alt.setdefault("b", 5)
+    visitor.watched.before = lambda operation: None
+    visitor.done()
+    assert visitor.stored == {"a": "text", "_f_": ["x"]}
+
+
+def fail_on(kind: type) -> Callable[[object], None]:
+    def fail(operation: object) -> None:
+        if isinstance(operation, kind):
+            raise StoreUnavailable("out of order")
+
+    return fail
+
+
+def test_change_outlives_newer_reads(visitor: Visitor) -> None:
+    """A nested change is written even where a newer value was read in the meantime."""
+    for read in (
+        lambda alt, session: alt.get("b", fresh=True),
+        lambda alt, session: alt.all(fresh=True),
+        lambda alt, session: list(session),
+    ):
+        session = visitor()
+        session["b"].append("own")
+        visitor.api.open(visitor.jar).set("b", ["other"])
+        read(visitor.latest.altsession, session)
+        visitor.done()
+        assert visitor.stored["b"][-1] == "own"
+
+
+# -- what is written
+
+
+def test_reading_writes_nothing(visitor: Visitor) -> None:
+    """A request that only reads sends no write."""
+    session = visitor()
+    assert (dict(session), session["b"]) == ({"a": 1, "b": [1]}, [1])
+    visitor.done()
+    assert [type(o) for o in visitor.watched.operations] == [Read]
+
+
+@pytest.mark.parametrize("raw", [b'{ "x" : [1,  2] }', b'{"x":[1,2]}\n', b'{"\\u0078":[1,2]}'])
+def test_reader_never_undoes_a_write(visitor: Visitor, raw: bytes) -> None:
+    """A request that only reads leaves a write of an overlapping one alone, however the JSON that
+    it read was spelled."""
+    store = visitor.watched.store
+    (id,) = Behind(store).ids()
+    Behind(store).put(id, "a", raw)
+    session = visitor()
+    assert session["a"] == {"x": [1, 2]}
+    visitor.api.open(visitor.jar).set("a", "newer")
+    visitor.done()
+    assert visitor.stored["a"] == "newer"
+
+
+def test_change_and_change_back(visitor: Visitor) -> None:
+    """A nested change that is taken back writes nothing."""
+    session = visitor()
+    session["b"].append(2)
+    session["b"].pop()
+    visitor.done()
+    assert [type(o) for o in visitor.watched.operations] == [Read]
+
+
+def test_session_in_its_own_state(visitor: Visitor) -> None:
+    """Deleting all keys leaves an empty live session, not a dead one."""
+    session = visitor()
+    session.clear()
+    visitor.done()
+    assert (visitor.stored, visitor().new) == ({}, False)
+
+
+def test_different_keys_both_win(visitor: Visitor) -> None:
+    """Two overlapping requests that change different keys both win, 1000 times of 1000."""
+    kept = 0
+    for number in range(1000):
+        first, second = visitor(), visitor()
+        first["x"], second["y"] = number, number
+        assert first["b"] == second["b"] == [1]
+        (first if number % 2 else second).write_back()
+        (second if number % 2 else first).write_back()
+        stored = visitor.stored
+        kept += stored == {"a": 1, "b": [1], "x": number, "y": number}
+    assert kept == 1000
+
+
+def test_logout_beats_a_slow_request(visitor: Visitor) -> None:
+    """A request that ends after a logout writes nothing and learns that its session is gone, 1000
+    times of 1000."""
+    dead = 0
+    for number in range(1000):
+        visitor.jar = visitor.api.create({"a": 1}).token
+        slow, fast = visitor(), visitor()
+        if number % 2:
+            assert slow["a"] == 1
+        slow["a"] = 2
+        slow.flash("late")
+        fast.invalidate()
+        with pytest.raises(SessionGone):
+            slow.write_back()
+        with pytest.raises(SessionGone):
+            visitor.stored  # noqa: B018
+        dead += 1
+    assert dead == 1000
+    store = visitor.watched.store
+    fields = [set(Behind(store).fields(id)) for id in Behind(store).ids()]
+    assert sorted(map(len, fields)).count(1) == 1000
+
+
+# -- against a plain dict
+
+
+KEYS = st.sampled_from(["a", "b", "c"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+class Overlapping(RuleBasedStateMachine):
+    """Several requests of one live session, open at once; what each has read stays as it was,
+    and at its end exactly the keys that it changed are written."""
+
+    requests: Bundle[Any] = Bundle("requests")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visitor = Visitor(MemoryStore())
+        self.visitor.jar = self.visitor.api.create({"a": [1], "b": {"x": 1}}).token
+        self.stored: dict[str, Any] = {"a": [1], "b": {"x": 1}}
+
+    @rule(target=requests)
+    def begin(self) -> Any:
+        session = self.visitor()
+        before = json.dumps(dict(session))
+        return session, json.loads(before), json.loads(before)
+
+    @rule(request=requests, key=KEYS, value=VALUES)
+    def assign(self, request: Any, key: str, value: Any) -> None:
+        session, plain, _ = request
+        session[key] = value
+        plain[key] = json.loads(json.dumps(value))
+
+    @rule(request=requests, key=KEYS)
+    def take_out(self, request: Any, key: str) -> None:
+        session, plain, _ = request
+        assert session.pop(key, "none") == plain.pop(key, "none")
+
+    @rule(request=requests, key=KEYS, value=VALUES)
+    def change_within(self, request: Any, key: str, value: Any) -> None:
+        for held in request[:2]:
+            inner = held.setdefault(key, [])
+            if isinstance(inner, list):
+                inner.append(json.loads(json.dumps(value)))
+            elif isinstance(inner, dict):
+                inner["within"] = json.loads(json.dumps(value))
+
+    @rule(request=requests)
+    def look(self, request: Any) -> None:
+        session, plain, _ = request
+        assert session == plain
+        assert sorted(session) == sorted(plain)
+
+    @rule(request=requests, key=KEYS)
+    def look_at_one(self, request: Any, key: str) -> None:
+        session, plain, _ = request
+        assert session.get(key, "none") == plain.get(key, "none")
+        assert (key in session) == (key in plain)
+
+    @rule(target=requests, request=consumes(requests))
+    def end(self, request: Any) -> Any:
+        session, plain, before = request
+        session.write_back()
+        # Exactly its changes: an assignment of what was there already may count as one or not.
+        for key in {*plain, *before}:
+            if key not in plain:
+                self.stored.pop(key, None)
+            elif key not in before or plain[key] != before[key]:
+                self.stored[key] = plain[key]
+        self.agree(before, plain)
+        return multiple()
+
+    def agree(self, before: dict[str, Any], plain: dict[str, Any]) -> None:
+        found = self.visitor.stored
+        for key in ("a", "b", "c"):
+            same = plain.get(key, "none") == before.get(key, "none")
+            allowed = [self.stored.get(key, "none")]
+            if same:
+                allowed.append(plain.get(key, "none"))
+            assert found.get(key, "none") in allowed
+            if key in found:
+                self.stored[key] = found[key]
+            else:
+                self.stored.pop(key, None)
+
+
+Overlapping.TestCase.settings = hypothesis_settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestOverlappingRequests = Overlapping.TestCase
