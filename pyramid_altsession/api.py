@@ -224,7 +224,15 @@ class SessionAPI:
         except SessionGone:
             if self.settings.sync.on_gone == "error":
                 raise
+            state.reported = True
             log.warning("session %s is gone: what changed in request.session is lost", state.token)
+
+    def report(self, request: Request) -> None:
+        """The answer is made. Where it tells of a failure of ours, reading ``request.session``
+        finds what is known, and does not fail once more."""
+        state: SessionState | None = request.environ.get(RECORD)
+        if state is not None and state.root == id(request):
+            state.reported = state.reported or isinstance(request.exception, AltSessionError)
 
     def _renew(self, request: Request, state: SessionState) -> None:
         """The periodic renewal, if it is due: the last thing before the answer leaves, so that a

@@ -98,6 +98,7 @@ class SessionState:
     happenings: tuple[Happening, ...] = ()
     answered = False
     used = False
+    reported = False  # the answer tells of a failure: what looks at the session later is not told
     root: int | None = None
     layer: "Layer | None" = None
     wanted: tuple[str, ...] = ()  # keys to fetch together with the first read
@@ -136,6 +137,7 @@ class SessionState:
         """A new attempt at the same request: what is true stays, what was read does not."""
         self.root = root
         self.answered = answered
+        self.reported = False
         self.memo.clear()
         self.layer = None
 

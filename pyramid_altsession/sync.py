@@ -277,6 +277,8 @@ class SyncSession(MutableMapping[str, Any]):
         return name
 
     def _fetch(self, names: tuple[str, ...] | None) -> None:
+        if self._state.reported:
+            return  # debugtoolbar looks at every session, above every error page
         operation = self._state.read(names)
         if operation is None:
             return

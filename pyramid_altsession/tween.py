@@ -45,11 +45,13 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
         try:
             response = handler(request)
         except AltSessionError:
-            return render(request)
-        try:
-            api.write_back(request, response)
-        except (AltSessionError, TypeError):  # TypeError: a value that JSON cannot carry
-            return render(request)
+            response = render(request)
+        else:
+            try:
+                api.write_back(request, response)
+            except (AltSessionError, TypeError):  # TypeError: a value that JSON cannot carry
+                response = render(request)
+        api.report(request)
         return response
 
     return altsession_tween

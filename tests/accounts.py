@@ -65,7 +65,6 @@ class Books(Behind):
         held = {id: self.fields(id).get("@u") for id in self.ids()}
         return {id: user.decode() for id, user in held.items() if user is not None}
 
-
     def pass_time(self, id: str, seconds: float) -> None:
         """The same for what only signed-in sessions have. Less than 0: the clock is set back."""
         ticks = round(seconds * 100)

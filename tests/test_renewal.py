@@ -1,6 +1,7 @@
 """Periodic renewal, the first time to idle, and who ends up with which cookie in every order of
 requests around a login."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from pyramid_altsession.operations import (
 )
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores import memory
+from pyramid_altsession.token import new_verifier
 
 AFTER, GRACE = 600, 10
 WHOLE = GRACE + WINDOW
@@ -423,10 +425,8 @@ def test_no_other_cookie_ends_the_session(
     old = renewed(strict)
     strict.does(read)
     other = how(strict, old, books)
-    try:
+    with contextlib.suppress(SessionGone):
         other.does(act)
-    except SessionGone:
-        pass
     assert strict.visit().userid() == "ann"
 
 
@@ -453,7 +453,11 @@ def test_parallel_requests(server: Server) -> None:
     app = site(
         server.url,
         {"get": lambda r: r.altsession.get("cart"), "login": sign_in},
-        settings={"altsession.session.renew_after": AFTER, "altsession.session.tti": 5000},
+        settings={
+            "altsession.session.renew_after": AFTER,
+            "altsession.session.tti": 5000,
+            "altsession.session.lifetime": 0,  # the rounds take more than a day
+        },
     )
     app.get("/login")
     books = Books(app.watched.store, server.client)
@@ -582,8 +586,10 @@ class Logins(World):
         *,
         user: str | None = None,
         due: bool = False,
+        renewed: bool = False,
     ) -> None:
         super().__init__(())
+        self.books = Books(self.store)
         settings = read_settings(
             {"session": {"gone_window": WINDOW, "tti": 1000, "renew_after": AFTER}}
         )
@@ -595,11 +601,25 @@ class Logins(World):
         if due:
             self.now += AFTER + 1
         self.known = [str(self.jar)]
-        self.thieves = bool(thieves)
+        self.thieves, self.due = bool(thieves), due
+        if renewed:
+            before = self.api._cookie.parse(self.known[0])
+            assert before is not None
+            rotate = Rotate(new_verifier(), AFTER * 1000)
+            self.store.carry_out(Write(before.claim, (rotate,), self.api._timing))
+            self.jar = f"{before.id}.{rotate.verifier}"
         self.new_id: str | None = None
         self.actors = [
             *[Signing(self, number, body) for number, body in enumerate(bodies)],
             *[Thief(self, len(bodies) + n, body) for n, body in enumerate(thieves)],
+        ]
+
+    def events(self) -> list[Event]:
+        # An answer is on its way when its callbacks, which may renew, are through.
+        return [
+            (what, which)
+            for what, which in super().events()
+            if what == "step" or self.actors[int(which)].greenlet.dead
         ]
 
     def do(self, event: Event) -> None:
@@ -625,8 +645,9 @@ class Logins(World):
                 self.new_id = operation.claim.id
 
     def finish(self) -> None:
-        # What a thief does with the session may keep the browser out for the window.
-        self.lost = self.lost or self.thieves
+        # For the window alone: what a thief does with the session may keep the browser out, and
+        # so may a renewal's answer that arrives after that of a login which was carried out later.
+        self.lost = self.lost or self.thieves or self.due
         super().finish()
 
     def check(self) -> None:
@@ -640,9 +661,8 @@ class Logins(World):
             reply = self.store.carry_out(Read((found.claim,), (USER,), timing, touch=False))
             if reply.state is State.LIVE and reply.values == [b"ann"]:
                 raise Broken("I3: signed in under a token that somebody else knows")
-        for id in self.behind.ids():
-            user = self.behind.fields(id).get("@u", b"").decode()
-            if user and id not in self.memory.indexes[user]:  # type: ignore[union-attr]
+        for id, user in self.books.signed_in().items():
+            if id not in self.books.index(user):
                 raise Broken("I7: a signed-in session that the index misses")
 
 
@@ -660,6 +680,7 @@ BEGINNINGS: dict[str, dict[str, Any]] = {
     "anonymous": {},
     "ann": {"user": "ann"},
     "ann, renewal due": {"user": "ann", "due": True},
+    "ann, renewed": {"user": "ann", "due": True, "renewed": True},
     "mallory, renewal due": {"user": "mallory", "due": True},
 }
 
@@ -670,9 +691,7 @@ def test_login_and_another_request(name: str, beginning: dict[str, Any]) -> None
     """A login and one more request of the same browser, in every order, with the answers in any
     order and any of them lost: the invariants hold. No answer but a login's own puts a worse
     cookie over the newest login's within the window, and nobody is refused for longer."""
-    runs = explore(
-        lambda: Logins([CALLS["login"], CALLS[name]], **beginning), lossy=True
-    )
+    runs = explore(lambda: Logins([CALLS["login"], CALLS[name]], **beginning), lossy=True)
     assert len(list(runs)) >= 30
 
 
@@ -691,9 +710,9 @@ def test_login_and_two_requests(pair: tuple[str, str]) -> None:
     assert len(list(explore(lambda: Logins(bodies)))) >= 500
 
 
-@pytest.mark.parametrize("ticks", [[], [AFTER + 1], [WINDOW + 1]], ids=["at once", "due", "late"])
+@pytest.mark.parametrize("ticks", [[], [WINDOW + 1]], ids=["at once", "late"])
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
-@pytest.mark.parametrize("name", [name for name in CALLS if name != "login"])
+@pytest.mark.parametrize("name", ["login of another", "set", "get", "renew"])
 def test_planted_session(name: str, beginning: dict[str, Any], ticks: list[float]) -> None:
     """Whoever knows the session's token before the login, and operates the session before,
     during and after it, does not get into the session that the login has made."""
@@ -703,10 +722,8 @@ def test_planted_session(name: str, beginning: dict[str, Any], ticks: list[float
     assert len(list(runs)) >= 15
 
 
-@pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
-@pytest.mark.parametrize(
-    "pair", [("renew", "get"), ("login of another", "get"), ("get", "get"), ("invalidate", "set")]
-)
+@pytest.mark.parametrize("beginning", [{}, {"user": "ann", "due": True, "renewed": True}])
+@pytest.mark.parametrize("pair", [("renew", "get"), ("login of another", "get")])
 def test_planted_session_used_twice(pair: tuple[str, str], beginning: dict[str, Any]) -> None:
     """The same for two requests of his, each with the newest cookie that he has."""
     thieves = [CALLS[name] for name in pair]
@@ -752,7 +769,7 @@ def replaced_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
 Mutant = Callable[[pytest.MonkeyPatch], None]
 MUTANTS: dict[Mutant, tuple[Callable[[], World], str]] = {
     keeps_predecessor: (
-        lambda: Logins([CALLS["get"], CALLS["login"]], [CALLS["get"]], user="ann", due=True),
+        lambda: Logins([CALLS["login"]], [CALLS["get"]], user="ann", due=True, renewed=True),
         "I3",
     ),
     keeps_verifier: (lambda: Logins([CALLS["login"]], [CALLS["set"]]), "I3"),

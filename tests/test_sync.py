@@ -1,21 +1,18 @@
 """``request.session`` as a dict and as Pyramid's ISession, over the session of request.altsession."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from apps import Behind, Browser, Site, Watched, cookie_of, site
+from apps import Behind, Browser, Watched, cookie_of
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, multiple, rule
 from pyramid.authentication import SessionAuthenticationHelper
-from pyramid.config import Configurator
-from pyramid.interfaces import ISession
-from pyramid.request import Request
+from pyramid.interfaces import ISession, ISessionFactory
 from pyramid.response import Response
-from servers import Server
 from zope.interface.verify import verifyClass, verifyObject
 
 from pyramid_altsession import (
@@ -30,7 +27,6 @@ from pyramid_altsession import (
 from pyramid_altsession.operations import Read, Write
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.stores.redis import RedisStore
 from pyramid_altsession.sync import SyncSession, session_factory
 
 ON = {"altsession.sync.enabled": "true"}
@@ -44,22 +40,17 @@ class Visitor(Browser):
         given = read_settings({"sync": {"enabled": True}, **settings})
         super().__init__(SessionAPI(given, store=self.watched), jar)
         self.registry.registerUtility(self.api, ISessionAPI)
+        self.registry.registerUtility(session_factory, ISessionFactory)
 
     def __call__(self) -> SyncSession:
         """``request.session`` of a new request."""
         self.latest = self.request()
-        return session_factory(self.latest)
+        session: SyncSession = self.latest.session
+        return session
 
-    def done(self, session: SyncSession | None = None) -> Response:
-        """The end of a request, by default the latest."""
-        request = self.latest
-        response = Response()
-        if session is not None:
-            session.write_back()
-            return response
-        request._process_response_callbacks(response)
-        self.take(response)
-        return response
+    def done(self) -> Response:
+        """The end of the latest request."""
+        return self.answer()
 
     @property
     def stored(self) -> dict[str, Any]:
@@ -518,7 +509,7 @@ def test_helper_replaces_verifier_and_csrf_token(visitor: Visitor) -> None:
     visitor()
     assert SessionAuthenticationHelper().authenticated_userid(visitor.latest) == "ann"
     assert visitor.latest.altsession.get("a") == 1
-    assert session_factory(visitor.latest).get_csrf_token() != old_token
+    assert visitor.latest.session.get_csrf_token() != old_token
     attacker = Visitor(visitor.watched.store, planted)
     assert attacker().get("auth.userid") is None
 
