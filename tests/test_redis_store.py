@@ -163,19 +163,19 @@ def commands(client: "redis.Redis") -> Iterator[dict[str, int]]:
 
 
 def test_read_is_one_packet(watched: Session, any_server: Server, wire: Wire) -> None:
-    """A read is HMGET, PTTL and PEXPIRETIME in one packet."""
+    """A read is HMGET, PTTL and TIME in one packet."""
     with commands(any_server.client) as ran:
         assert watched.read("a", "b") == [b"1", None]
-    assert ran == {"hmget": 1, "pttl": 1, "pexpiretime": 1}
+    assert ran == {"hmget": 1, "pttl": 1, "time": 1}
     assert len(wire.sent) == 1
 
 
 def test_read_of_everything_is_one_packet(watched: Session, any_server: Server, wire: Wire) -> None:
-    """Reading every key is HGETALL, PTTL and PEXPIRETIME in one packet."""
+    """Reading every key is HGETALL, PTTL and TIME in one packet."""
     with commands(any_server.client) as ran:
         reply = watched.carry_out(Read((watched.token.claim,), None, TIMING))
     assert reply.values["a"] == b"1"
-    assert ran == {"hgetall": 1, "pttl": 1, "pexpiretime": 1}
+    assert ran == {"hgetall": 1, "pttl": 1, "time": 1}
     assert len(wire.sent) == 1
 
 
@@ -184,7 +184,7 @@ def test_three_candidates_are_one_packet(watched: Session, any_server: Server, w
     claims = (Token.new().claim, Token.new().claim, watched.token.claim)
     with commands(any_server.client) as ran:
         assert watched.carry_out(Read(claims, ("a",), TIMING)).which == 2
-    assert ran == {"hmget": 3, "pttl": 3, "pexpiretime": 3}
+    assert ran == {"hmget": 3, "pttl": 3, "time": 3}
     assert len(wire.sent) == 1
 
 
@@ -226,7 +226,7 @@ def test_nothing_is_sent_before_the_first_use(server: Server, wire: Wire) -> Non
         assert ran == {}
         opened.read("a")
         opened.store.close()
-    assert ran == {"hmget": 1, "pttl": 1, "pexpiretime": 1}
+    assert ran == {"hmget": 1, "pttl": 1, "time": 1}
 
 
 def test_script_runs_no_cjson() -> None:
@@ -476,7 +476,7 @@ def user(any_server: Server) -> Iterator[Callable[..., Session]]:
 
 LEAST = [
     "~sess:*", "+hmget", "+hgetall", "+hget", "+hset", "+hdel", "+exists", "+del", "+pttl",
-    "+pexpiretime", "+pexpire", "+pexpireat", "+time", "+eval", "+evalsha",
+    "+pexpire", "+pexpireat", "+time", "+eval", "+evalsha",
 ]  # fmt: skip
 
 

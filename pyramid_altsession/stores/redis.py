@@ -264,7 +264,7 @@ _HINT = (
 )
 
 
-_TIMES = b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n*2\r\n$11\r\nPEXPIRETIME\r\n$%d\r\n%b\r\n"
+_TIMES = b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n*1\r\n$4\r\nTIME\r\n"
 _HMGET = b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n%b" + _TIMES
 
 
@@ -277,19 +277,16 @@ def _names(fields: tuple[str, ...]) -> tuple[int, bytes]:
 
 
 def pack_read(operation: Read, prefix: bytes) -> bytes:
-    """HMGET (or HGETALL), PTTL, PEXPIRETIME of each claim, in one packet.
-
-    The two times together tell the server's clock without a further command.
-    """
+    """HMGET (or HGETALL), PTTL and the server's TIME for each claim, in one packet."""
     packet = b""
     for claim in operation.claims:
         key = prefix + claim.id.encode()
         size = len(key)
         if operation.fields is None:
-            packet += pack_command((b"HGETALL", key)) + _TIMES % (size, key, size, key)
+            packet += pack_command((b"HGETALL", key)) + _TIMES % (size, key)
         else:
             count, names = _names(operation.fields)
-            packet += _HMGET % (count, size, key, names, size, key, size, key)
+            packet += _HMGET % (count, size, key, names, size, key)
     return packet
 
 
@@ -297,9 +294,8 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
     """The first live claim; else DEAD with the state of every claim."""
     states, timing = [], operation.timing
     for which, claim in enumerate(operation.claims):
-        fetched, left, expires = _no_errors(replies[3 * which : 3 * which + 3])
-        # The key may have ended between the commands: the fields were read while it lived.
-        now = expires - left if left >= 0 and expires >= 0 else 0
+        fetched, left, clock = _no_errors(replies[3 * which : 3 * which + 3])
+        now = _milliseconds(clock)
         if operation.fields is None:
             held = dict(zip(fetched[::2], fetched[1::2], strict=True))
             facts = Facts(*[held.get(name) for name in _OURS])
@@ -320,7 +316,13 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
     return Reply(State.DEAD, states)
 
 
+def _milliseconds(clock: Sequence[bytes]) -> int:
+    """TIME's reply: seconds and microseconds."""
+    return int(clock[0]) * 1000 + int(clock[1]) // 1000
+
+
 def _left(pttl: int) -> int | None:
+    # The key may have ended between the commands: the fields were read while it lived.
     return None if pttl == -2 else pttl
 
 
@@ -372,12 +374,12 @@ def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
             call = (b"EVAL", PRUNE_SCRIPT, b"1", _index(prefix, user), b"%d" % PRUNE_AGE, *flat)
             return pack_command(call), 1
         case Describe(ids):
-            packet = b""
+            packet = pack_command((b"TIME",))
             for id in ids:
                 key = prefix + id.encode()
                 packet += pack_command((b"HMGET", key, *_DESCRIBED))
-                packet += pack_command((b"PEXPIRETIME", key))
-            return packet, 2 * len(ids)
+                packet += pack_command((b"PTTL", key))
+            return packet, 1 + 2 * len(ids)
         case Scan(cursor):
             pattern = re.sub(rb"([\\*?\[\]^])", rb"\\\1", prefix) + b"?" * ID_LENGTH
             call = (b"SCAN", b"%d" % cursor, b"MATCH", pattern, b"COUNT", b"500", b"TYPE", b"hash")
@@ -392,8 +394,9 @@ def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> 
             pairs = zip(flat[::2], flat[1::2], strict=True)
             values: Any = [(id.decode(), int(score)) for id, score in pairs]
         case Describe(ids):
-            fetched = zip(ids, replies[::2], replies[1::2], strict=True)
-            values = [_description(id, held, expires) for id, held, expires in fetched]
+            now = _milliseconds(replies[0])
+            fetched = zip(ids, replies[1::2], replies[2::2], strict=True)
+            values = [_description(id, held, left, now) for id, held, left in fetched]
         case Scan():
             ((cursor, keys),) = replies
             names = [key.removeprefix(prefix).decode(errors="replace") for key in keys]
@@ -403,16 +406,16 @@ def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> 
     return Reply(State.LIVE, values)
 
 
-def _description(id: str, held: Sequence[Any], expires: int) -> Description | None:
+def _description(id: str, held: Sequence[Any], left: int, now: int) -> Description | None:
     proof, user, created, seen, login, *info = held
-    if proof is None or expires < 0:
+    if proof is None or left < 0:
         return None
     return Description(
         id,
         None if user is None else user.decode(),
         int(created),
         int(seen or created),
-        expires,
+        now + left,
         None if login is None else int(login),
         b"".join([part or b"" for part in info]),
     )
