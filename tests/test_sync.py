@@ -1,4 +1,4 @@
-"""``request.session`` as a dict and as Pyramid's ISession, over the session of request.altsession."""
+"""``request.session`` as a dict and as Pyramid's ISession, over the on-demand session."""
 
 import json
 from collections.abc import Callable
@@ -215,7 +215,7 @@ def test_not_json_at_the_end(visitor: Visitor) -> None:
 
 
 def test_corrupt_value(visitor: Visitor) -> None:
-    """An unreadable field is a CorruptValue for that key; all else works, and it can be repaired."""
+    """An unreadable field is a CorruptValue for that key; all else works; it can be repaired."""
     store = visitor.watched.store
     (id,) = Behind(store).ids()
     Behind(store).put(id, "a", b"{nonsense")
@@ -363,11 +363,11 @@ def test_flash_queues(visitor: Visitor) -> None:
     assert later.pop_flash() == later.peek_flash() == []
     assert later.pop_flash("warnings") == ["warned"]
     visitor.done()
-    assert "_f_" not in visitor().keys() and "_f_warnings" not in visitor().keys()
+    assert {"_f_", "_f_warnings"} & set(visitor()) == set()
 
 
 def test_flash_without_duplicates(visitor: Visitor) -> None:
-    """allow_duplicate=False adds a message only if the queue does not hold it, waiting or stored."""
+    """allow_duplicate=False adds a message only if the queue holds none like it."""
     session = visitor()
     for _ in range(2):
         session.flash("one", allow_duplicate=False)
