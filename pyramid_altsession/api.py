@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from pyramid.httpexceptions import HTTPException
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
@@ -14,7 +13,7 @@ from pyramid.threadlocal import manager
 from zope.interface import implementer
 
 from .codec import JSONCodec
-from .errors import AltSessionError, SessionGone
+from .errors import AltSessionError, SessionGone, StoreUnavailable
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, Store
 from .operations import Description, Listing, Read, Timing, Touch, Write
@@ -52,10 +51,10 @@ class SessionInfo(NamedTuple):
     info: Mapping[str, Any]
 
 
-def become(response: Response, error: AltSessionError, environ: Mapping[str, Any]) -> None:
+def become(
+    response: Response, error: SessionGone | StoreUnavailable, environ: Mapping[str, Any]
+) -> None:
     """Turn an answer into an error's page."""
-    if not isinstance(error, HTTPException):
-        raise error
     error.prepare(environ)
     response.status = error.status
     response.headerlist = error.headerlist
@@ -185,7 +184,10 @@ class SessionAPI:
             return
         try:
             self.write_back(request, response)
-        except AltSessionError as error:  # no tween of ours: the page is made, and becomes another
+        except (
+            SessionGone,
+            StoreUnavailable,
+        ) as error:  # no tween of ours: the page is made, and becomes another
             become(response, error, request.environ)
         request.__dict__[ANSWERED] = True
         state: SessionState | None = request.environ.get(RECORD)

@@ -270,6 +270,8 @@ class Settings:
     log_events: bool = setting(False, _flag, "log every event: session id, user id, reason")
 
 
+_SECTIONS = ("redis", "session", "sync")
+
 ANCESTOR_NAMES = {"redis.auth_pass": "redis.password", "session.dbIndex": "redis.db"}
 """The spellings of npm ``alt-session``, and ours."""
 
@@ -362,6 +364,8 @@ class _Found:
         for given, value in source.values.items():
             name = ANCESTOR_NAMES.get(given, given)
             title = f"{source.places.get(given, '')}{PREFIX}{given}"
+            if value is None and given in _SECTIONS:
+                continue  # a section whose settings are all commented out
             if name not in self.known:
                 near = difflib.get_close_matches(given, [*self.known, *ANCESTOR_NAMES], 1, 0.5)
                 hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""

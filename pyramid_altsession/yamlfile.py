@@ -38,8 +38,7 @@ def read_yaml(path: str, environ: Mapping[str, str] = os.environ) -> Source:
     except UnicodeDecodeError:
         return Source({}, faults=(f"altsession.config: {path}: must be UTF-8 text",))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
         return Source({}, faults=(f"{path}{line}: not YAML: {error.problem}",))
     except yaml.YAMLError:
         return Source({}, faults=(f"{path}: not YAML",))
@@ -60,8 +59,13 @@ class _Reader:
                 place = self.place(node) + ": "
                 if name in values:
                     self.faults.append(f"{place}altsession.{name}: given twice")
-                values[name] = self.expand(self.loader.construct_object(node, deep=True), place)
                 places[name] = place
+                try:
+                    value = self.loader.construct_object(node, deep=True)
+                except ValueError:  # a date or number that is none
+                    self.faults.append(f"{place}altsession.{name}: not a value of YAML")
+                else:
+                    values[name] = self.expand(value, place)
         elif root is not None:
             self.faults.append(
                 f"{self.place(root)}: must be a mapping with sections such as redis: and session:"

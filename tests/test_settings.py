@@ -86,6 +86,7 @@ TEXTS: list[tuple[str, str, object]] = [
     ("sync.keys", "cart user", ("cart", "user")),
     ("sync.on_gone", "drop", "drop"),
     ("log_events", "yes", True),
+    ("transactional", "1", True),
 ]
 
 TYPED: list[tuple[str, object, object]] = [

@@ -39,7 +39,6 @@ from ..operations import (
     Renew,
     Reply,
     Rotate,
-    Scan,
     Set,
     State,
     Touch,
@@ -103,7 +102,7 @@ class MemoryStore:
                     return Reply(State.LIVE, self._prune(operation, now), now)
                 case Describe(ids):
                     return Reply(State.LIVE, [self._describe(id, now) for id in ids], now)
-                case Scan():
+                case _:
                     return Reply(State.LIVE, (0, list(self.hashes)), now)
 
     def _read(self, operation: Read, now: int) -> Reply:

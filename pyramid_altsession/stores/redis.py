@@ -380,11 +380,20 @@ def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
                 packet += pack_command((b"HMGET", key, *_DESCRIBED))
                 packet += pack_command((b"PTTL", key))
             return packet, 1 + 2 * len(ids)
-        case Scan(cursor):
+        case _:
+            assert isinstance(operation, Scan)
             pattern = re.sub(rb"([\\*?\[\]^])", rb"\\\1", prefix) + b"?" * ID_LENGTH
-            call = (b"SCAN", b"%d" % cursor, b"MATCH", pattern, b"COUNT", b"500", b"TYPE", b"hash")
+            call = (
+                b"SCAN",
+                b"%d" % operation.cursor,
+                b"MATCH",
+                pattern,
+                b"COUNT",
+                b"500",
+                b"TYPE",
+                b"hash",
+            )
             return pack_command(call), 1
-    raise TypeError(operation)
 
 
 def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> Reply:

@@ -1,0 +1,129 @@
+"""Settings from a YAML file: values, variables, places, and everything that can be wrong."""
+
+from pathlib import Path
+
+import pytest
+from pyramid.exceptions import ConfigurationError
+
+from pyramid_altsession.settings import from_ini, read_settings
+from pyramid_altsession.yamlfile import read_yaml
+
+ENVIRON = {"SECRET": "canary-of-the-environment", "EMPTY": ""}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("", {}),
+        ("# nothing\n", {}),
+        ("session:\n  tti: 300\n", {"session.tti": 300}),
+        ("session: {tti: 1.5, secure: no}\n", {"session.tti": 1.5, "session.secure": False}),
+        ("session:\n  prefetch: [cart, user]\n", {"session.prefetch": ["cart", "user"]}),
+        ("redis:\n  url: ${SECRET}\n", {"redis.url": "canary-of-the-environment"}),
+        ("redis:\n  url: redis://${NONE:-db}:1\n", {"redis.url": "redis://db:1"}),
+        ("redis:\n  url: ${EMPTY:-db}\n", {"redis.url": ""}),
+        ('session:\n  secret: ["${SECRET}", b]\n', {"session.secret": [ENVIRON["SECRET"], "b"]}),
+        ("session:\n", {"session": None}),
+    ],
+)
+def test_values(path: Path, text: str, values: dict[str, object]) -> None:
+    """Values are typed and nested; variables are replaced, with defaults, in lists as well."""
+    path.write_text(text)
+    source = read_yaml(str(path), ENVIRON)
+    assert (source.values, source.faults) == (values, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("- a\n- b\n", "{p}:1: must be a mapping with sections such as redis: and session:"),
+        ("just text", "{p}:1: must be a mapping with sections such as redis: and session:"),
+        ("a: [1\nb: canary", "{p}:2: not YAML: expected ',' or ']', but got ':'"),
+        ("\tx: canary", "{p}:1: not YAML: found character '\\t' that cannot start any token"),
+        ("a: \x01canary", "{p}: not YAML"),
+        ("a: 1\n---\nb: 2\n", "{p}:2: not YAML: but found another document"),
+        ("session:\n  tti: 1\n  tti: 2\n", "{p}:3: altsession.session.tti: given twice"),
+        ("redis:\n  url: ${NONE}\n", "{p}:2: the environment has no variable NONE"),
+        ("? [a]\n: 1\n", "{p}:1: a setting's name must be a text"),
+        ("session:\n  tti: 2026-13-45\n", "{p}:2: altsession.session.tti: not a value of YAML"),
+        (
+            "session:\n  tti: !!python/name:os.system\n",
+            "{p}:2: not YAML: could not determine a constructor for the tag"
+            " 'tag:yaml.org,2002:python/name:os.system'",
+        ),
+    ],
+)
+def test_faults(path: Path, text: str, fault: str) -> None:
+    """A fault names file and line, and shows nothing of the file's values."""
+    path.write_text(text)
+    (found,) = read_yaml(str(path), {}).faults
+    assert found == fault.format(p=path)
+    assert "canary" not in found.replace(str(path), "")
+
+
+def test_no_utf8(path: Path) -> None:
+    """The file has to be UTF-8."""
+    path.write_bytes(b"a: \xff")
+    assert read_yaml(str(path)).faults == (f"altsession.config: {path}: must be UTF-8 text",)
+
+
+def test_no_file(path: Path) -> None:
+    """A missing file is told under the setting that names it."""
+    assert read_yaml(str(path)).faults == (f"altsession.config: {path}: No such file or directory",)
+
+
+@pytest.mark.parametrize("config", ["nowhere_at_all:a.yaml", "os.path:a.yaml", ":a.yaml"])
+def test_no_such_package(config: str) -> None:
+    """An asset specification of an unknown package is one fault among the others."""
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings({"config": config, "session.ttl": 1})
+    assert "altsession.session.ttl: there is no such setting" in str(caught.value)
+    assert "altsession.config: " in str(caught.value)
+
+
+def test_asset_and_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file may be named by an asset specification or relative to the working directory."""
+    package = tmp_path / "a_package_with_settings"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "a.yaml").write_text("session:\n  tti: 300\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for config in ("a_package_with_settings:a.yaml", "a_package_with_settings/a.yaml"):
+        assert read_settings({"config": config}).session.tti == 300
+
+
+def test_every_source_gives_equal_settings(path: Path) -> None:
+    """ini, YAML, nested settings of ``pserve app.yaml`` and a plain mapping mean the same."""
+    path.write_text(
+        "redis:\n  host: db\n  port: 7000\nsession:\n  tti: 300\n  secure: false\n"
+        "  prefetch: [a, b]\nlog_events: true\n"
+    )
+    nested = {
+        "redis": {"host": "db", "port": 7000},
+        "session": {"tti": 300, "secure": False, "prefetch": ["a", "b"]},
+        "log_events": True,
+    }
+    ini = {
+        "altsession.redis.host": "db",
+        "altsession.redis.port": "7000",
+        "altsession.session.tti": "300",
+        "altsession.session.secure": "false",
+        "altsession.session.prefetch": "a b",
+        "altsession.log_events": "true",
+    }
+    expected = read_settings(nested)
+    assert read_settings({"config": str(path)}) == expected
+    assert read_settings(from_ini(ini)) == expected
+    assert read_settings(from_ini({"altsession": nested})) == expected
+
+
+def test_empty_section(path: Path) -> None:
+    """A section whose lines are all commented out counts as empty."""
+    path.write_text("redis:\nsession:\n  # tti: 1\nsync:\n")
+    assert read_settings({"config": str(path)}) == read_settings({})
