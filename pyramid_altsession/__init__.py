@@ -6,6 +6,7 @@
 from pyramid.config import PHASE1_CONFIG, Configurator
 from pyramid.request import Request
 
+from ._version import VERSION as __version__
 from .api import SessionAPI, SessionInfo
 from .errors import (
     AltSessionError,
@@ -41,6 +42,7 @@ __all__ = [
     "StoreUnavailable",
     "TooManySessions",
     "ValueTooLarge",
+    "__version__",
     "includeme",
 ]
 

@@ -333,12 +333,12 @@ class AltSession:
         """After a login, so that a failure in between ends nobody's session for nothing."""
         session = self._settings
         if session.max_sessions_per_user and session.on_max_sessions == "end_oldest":
-            others = [known.id for known in live_sessions(self._store, userid)]
-            if self.id in others:  # never this one, whatever the server's clock said at its login
-                others.remove(self.id)
-            for id in others[session.max_sessions_per_user - 1 :]:
-                if end_session(self._store, id, Timing.of(session), userid):
-                    self._notify(Happening("invalidated", id, userid, "max_sessions_per_user"))
+            # Never this one, whatever the server's clock said at its login.
+            others = [k.id for k in live_sessions(self._store, userid) if k.id != self.id]
+            surplus, timing = others[session.max_sessions_per_user - 1 :], Timing.of(session)
+            ended = [id for id in surplus if end_session(self._store, id, timing, userid)]
+            for id in ended:
+                self._notify(Happening("invalidated", id, userid, "max_sessions_per_user"))
 
     # -- the end
 

@@ -15,8 +15,9 @@ from pyramid.request import Request
 from pyramid.tweens import INGRESS
 from zope.interface import implementer
 
+from .errors import CorruptValue
 from .interfaces import ISessionAPI
-from .operations import CSRF_TOKEN, Append, Pop, Raw, Remove, Renew, Set, Verb
+from .operations import CSRF_TOKEN, Append, Pop, Raw, Refused, Remove, Renew, Set, Verb
 from .session import AltSession, field_name
 from .settings import Settings
 from .state import Status
@@ -264,6 +265,9 @@ class SyncSession(MutableMapping[str, Any]):
             verbs = self._take([*self._dirty, *self._flashes])
             if verbs:
                 self._session._write(*verbs)
+        except Refused:
+            self.forget()
+            raise CorruptValue("a flash queue holds no list: the message was not added") from None
         except BaseException:
             self.forget()  # or the page that tells so would try it again
             raise

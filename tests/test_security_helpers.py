@@ -219,3 +219,10 @@ def test_views_without_the_option(app: Site) -> None:
     """Other views ask nothing."""
     with app.watched.costs(0):
         app.get("/who")
+
+
+def test_messages_are_for_the_log() -> None:
+    """What was wanted stands in the message, not on the visitor's page."""
+    error = FreshLoginRequired("the view wants a login of the last 300 seconds")
+    assert str(error) == "the view wants a login of the last 300 seconds"
+    assert "300" not in Request.blank("/").get_response(error).text

@@ -214,6 +214,29 @@ def test_not_json_at_the_end(visitor: Visitor) -> None:
     assert visitor.stored == {"a": 1, "b": [1]}
 
 
+def test_flash_onto_no_list(visitor: Visitor) -> None:
+    """A message for a queue whose key holds something else is a CorruptValue, and nothing of the
+    write-back is written."""
+    visitor().update({"_f_": 5})
+    visitor.done()
+    session = visitor()
+    session["a"] = 2
+    session.flash("lost")
+    with pytest.raises(CorruptValue, match="no list"):
+        session.write_back()
+    assert (visitor.stored["a"], visitor.stored["_f_"]) == (1, 5)
+
+
+def test_failed_sign_in_is_tried_with_a_new_verifier(visitor: Visitor) -> None:
+    """A renewal that could not be written with a call is not kept; the change of the user is."""
+    session = visitor()
+    session["auth.userid"] = "ann"
+    before = session.pending({"auth.userid"})
+    session.restore(before)
+    assert dict(session)["auth.userid"] == "ann"
+    assert next(iter(session.pending({"auth.userid"}))).wire()[0] == b"renew"
+
+
 def test_corrupt_value(visitor: Visitor) -> None:
     """An unreadable field is a CorruptValue for that key; all else works; it can be repaired."""
     store = visitor.watched.store

@@ -1053,3 +1053,20 @@ def test_subrequest_that_fails_is_no_report(server: Server) -> None:
         config.add_view(inner, route_name="inner", renderer="json")
 
     assert make(server.url, view, configure=configure).get("/").json == [503, 1]
+
+
+def test_committed_midway(server: Server) -> None:
+    """A commit in the middle of a request writes no session: whether the request succeeds is not
+    known yet."""
+    seen = []
+
+    def view(request: Request) -> dict[str, str]:
+        request.session["a"] = 2
+        request.tm.commit()
+        seen.append(stored(app)["a"])
+        request.tm.begin()
+        return {}
+
+    app = make(server.url, view, includes=[OURS, "pyramid_tm"], settings=TRANSACTIONAL)
+    app.get("/")
+    assert seen == [1]
