@@ -493,6 +493,10 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         "session.touch_interval: 61 is longer than tti 60",
     ),
     (
+        {"session.first_tti": 2000},
+        "session.first_tti: 2000 is longer than tti 1200",
+    ),
+    (
         {"session.touch_interval": 2000},
         "session.touch_interval: 2000 is longer than tti 1200",
     ),
