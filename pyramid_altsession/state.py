@@ -154,7 +154,7 @@ class SessionState:
         if self.status is Status.ALIVE and self.token is not None:
             claims: tuple[Claim, ...] = (self.token.claim,)
         elif self.status is Status.UNSEEN:
-            claims = tuple(token.claim for token in self._tokens)
+            claims = tuple([token.claim for token in self._tokens])
         else:
             if self._detached:
                 raise SessionGone()
@@ -273,7 +273,11 @@ class SessionState:
         """
         state = reply.state
         if state is State.LIVE or state is State.REFUSED:
-            return self._learn_live(operation, reply)
+            self.left, self.now = reply.left, reply.now
+            if isinstance(operation, Read):
+                return self._learn_values(operation, reply)
+            self._learn_done(operation, reply)
+            return None
         if state is State.CROWDED:
             raise Crowded
         if self.status is Status.ALIVE and not _signs_in(operation):
@@ -325,12 +329,7 @@ class SessionState:
             raise SessionGone()
         return following
 
-    def _learn_live(self, operation: Read | Write, reply: Reply) -> Read | Write | None:
-        self.left, self.now = reply.left, reply.now
-        if isinstance(operation, Read):
-            self._choose(operation.claims[reply.which])
-            self._learn_values(operation, reply)
-            return self._touch_if_due(operation, reply)
+    def _learn_done(self, operation: Write, reply: Reply) -> None:
         if not operation.create:
             self._choose(operation.claim)
         if reply.state is State.REFUSED:
@@ -364,14 +363,15 @@ class SessionState:
                 self.left = None
         if self.cookie:
             self.cookie_age = reply.remembered
-        return None
 
     def _adopt(self, verifier: str, operation: Write) -> None:
         self.token = self.cookie = Token(operation.claim.id, verifier)
         self._verifier = None
         self.renewal_due = False
 
-    def _learn_values(self, operation: Read, reply: Reply) -> None:
+    def _learn_values(self, operation: Read, reply: Reply) -> Write | None:
+        if self.status is not Status.ALIVE:
+            self._choose(operation.claims[reply.which])
         if operation.fields is None:
             self.memo.fields = dict(reply.values)
             self.memo.complete = True
@@ -385,6 +385,7 @@ class SessionState:
                 self.renewal_due = (
                     since is not None and reply.now - since >= self._timing.renew_after
                 )
+        return self._touch_if_due(operation, reply)
 
     def _touch_if_due(self, operation: Read, reply: Reply) -> Write | None:
         """The touch that a read owes: not before touch_interval, and never at the deadline.
@@ -394,6 +395,9 @@ class SessionState:
         """
         left, facts, token = reply.left, reply.facts, self.token
         if not operation.touch or left is None or facts is None or token is None:
+            return None
+        timing, usual = self._timing, facts.tti is None and facts.predecessor is None
+        if usual and timing.tti <= left <= timing.tti + timing.interval:
             return None
         timing = self._times(None).own(reply.tti)
         confirms = facts.unconfirmed and facts.proof == token.claim.proof
@@ -422,7 +426,7 @@ class SessionState:
         """The first live candidate serves the whole request."""
         if self.status is not Status.ALIVE:
             self.status = Status.ALIVE
-            self.token = next(token for token in self._tokens if token.claim == claim)
+            (self.token,) = [token for token in self._tokens if token.claim == claim]
 
     def _after(self, claim: Claim) -> Token | None:
         claims = [token.claim for token in self._tokens]

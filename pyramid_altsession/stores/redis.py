@@ -175,7 +175,7 @@ class RedisStore:
                 case Read():
                     packet = pack_read(operation, self._prefix)
                     replies = self._exchange(operation, packet, 3 * len(operation.claims))
-                    reply = unpack_read(operation, replies)
+                    reply = unpack_read(operation, _no_errors(replies))
                 case Write():
                     reply = self._write(operation)
                 case _:
@@ -294,7 +294,7 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
     """The first live claim; else DEAD with the state of every claim."""
     states, timing = [], operation.timing
     for which, claim in enumerate(operation.claims):
-        fetched, left, clock = _no_errors(replies[3 * which : 3 * which + 3])
+        fetched, left, clock = replies[3 * which : 3 * which + 3]
         now = _milliseconds(clock)
         if operation.fields is None:
             held = dict(zip(fetched[::2], fetched[1::2], strict=True))
