@@ -1053,17 +1053,6 @@ def test_subrequest_that_fails_is_no_report(server: Server) -> None:
     assert make(server.url, view, configure=configure).get("/").json == [503, 1]
 
 
-<<<<<<< HEAD
-def test_committed_midway(server: Server) -> None:
-    """A commit in the middle of a request writes no session: whether the request succeeds is not
-    known yet."""
-    seen = []
-
-    def view(request: Request) -> dict[str, str]:
-        request.session["a"] = 2
-        request.tm.commit()
-        seen.append(stored(app)["a"])
-=======
 def test_commit_within_the_view(server: Server) -> None:
     """A view that commits by itself, and so leaves the transaction, has its changes written at the
     end of the request."""
@@ -1071,15 +1060,11 @@ def test_commit_within_the_view(server: Server) -> None:
     def view(request: Request) -> dict[str, str]:
         change(request)
         request.tm.commit()
->>>>>>> issue4
         request.tm.begin()
         return {}
 
     app = make(server.url, view, includes=[OURS, "pyramid_tm"], settings=TRANSACTIONAL)
     app.get("/")
-<<<<<<< HEAD
-    assert seen == [1]
-=======
     assert stored(app) == CHANGED
 
 
@@ -1096,4 +1081,20 @@ def test_attempt_after_an_error_page(server: Server) -> None:
         return value
 
     assert make(server.url, view, includes=[OURS, "pyramid_retry"]).get("/").json == 1
->>>>>>> issue4
+
+
+def test_committed_midway(server: Server) -> None:
+    """A commit in the middle of a request writes no session: whether the request succeeds is not
+    known yet."""
+    seen = []
+
+    def view(request: Request) -> dict[str, str]:
+        request.session["a"] = 2
+        request.tm.commit()
+        seen.append(stored(app)["a"])
+        request.tm.begin()
+        return {}
+
+    app = make(server.url, view, includes=[OURS, "pyramid_tm"], settings=TRANSACTIONAL)
+    app.get("/")
+    assert seen == [1]
