@@ -61,6 +61,17 @@ def become(
     response.app_iter = error.app_iter
 
 
+def vary_on_cookie(response: Response) -> None:
+    """Caches have to know that the answer depends on the cookie."""
+    found = [value for name, value in response.headerlist if name.lower() == "vary"]
+    if not found:
+        response.headerlist.append(("Vary", "Cookie"))
+        return
+    vary = ", ".join(found)
+    if not {"*", "cookie"} & set(re.split(r"[\s,]+", vary.lower())):
+        response.headers["Vary"] = f"{vary}, Cookie"
+
+
 def _time(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
@@ -182,24 +193,17 @@ class SessionAPI:
             if self.answer not in waiting:
                 request.add_response_callback(self.answer)
             return
-        try:
-            self.write_back(request, response)
-        except (
-            SessionGone,
-            StoreUnavailable,
-        ) as error:  # no tween of ours: the page is made, and becomes another
-            become(response, error, request.environ)
         request.__dict__[ANSWERED] = True
         state: SessionState | None = request.environ.get(RECORD)
         if state is None or state.root != id(request):
             return
+        if state.layer is not None:
+            self._write_back_late(request, response)
         if state.renewal_due:
             self._renew(request, state)
         state.answered = True
         if state.used:
-            vary = ", ".join([v for name, v in response.headerlist if name.lower() == "vary"])
-            if not {"*", "cookie"} & set(re.split(r"[\s,]+", vary.lower())):
-                response.headers["Vary"] = f"{vary}, Cookie" if vary else "Cookie"
+            vary_on_cookie(response)
         if state.cookie is not None:
             self._warn_of_http(request)
             self._cookie.send(response, state.cookie or None, age=state.cookie_age)
@@ -212,6 +216,14 @@ class SessionAPI:
                 " browser may never send it back; behind a proxy let the server know the scheme,"
                 " for development set altsession.session.secure = false"
             )
+
+    def _write_back_late(self, request: Request, response: Response) -> None:
+        """What the tween has done already, or has not, where the application left it out: then
+        the page is made, and becomes another if that fails."""
+        try:
+            self.write_back(request, response)
+        except (SessionGone, StoreUnavailable) as error:
+            become(response, error, request.environ)
 
     def write_back(self, request: Request, response: Response) -> None:
         """Write what changed in ``request.session``, unless the answer is a failure, or says
