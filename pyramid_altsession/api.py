@@ -154,8 +154,7 @@ class SessionAPI:
         subrequest with the same cookie shares it: a session made there is not lost.
         """
         environ = request.environ
-        outer = self._outer(request)
-        state = outer
+        state = self._outer(request) if len(manager.stack) > 1 else None
         if state is None:
             state = environ.get(RECORD)
             if state is None:
@@ -170,7 +169,7 @@ class SessionAPI:
 
     def _outer(self, request: Request) -> SessionState | None:
         """The record of the request that this one is a subrequest of, for the same cookie."""
-        for frame in manager.stack[-2::-1] if len(manager.stack) > 1 else ():
+        for frame in manager.stack[-2::-1]:
             outer = frame["request"]
             if outer is None or outer is request or frame["registry"] is not request.registry:
                 continue

@@ -120,9 +120,11 @@ class Memo:
         self.fields: dict[str, Raw] = {}
         self.complete = False
 
-    def missing(self, names: Sequence[str]) -> tuple[str, ...]:
+    def missing(self, names: tuple[str, ...]) -> tuple[str, ...]:
         if self.complete:
             return ()
+        if not self.fields:
+            return names
         return tuple([name for name in names if name not in self.fields])
 
     def present(self) -> dict[str, bytes]:

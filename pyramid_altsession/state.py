@@ -144,26 +144,24 @@ class SessionState:
     # what to ask
 
     def read(
-        self, names: Sequence[str] | None, *, touch: bool = True, fresh: bool = False
+        self, names: tuple[str, ...] | None, *, touch: bool = True, fresh: bool = False
     ) -> Read | None:
         """The Read for fields (None: all) that are not remembered, or, if ``fresh``, for all of
         them; None when none is needed."""
         self._begin()
         if fresh:
             self.memo.forget(*(names or self.memo.fields.copy()))
-        if self.status is Status.ALIVE and self.token is not None:
-            claims: tuple[Claim, ...] = (self.token.claim,)
-        elif self.status is Status.UNSEEN:
+        if self.status is Status.UNSEEN:
             claims = tuple([token.claim for token in self._tokens])
+        elif self.token is not None and self.status is Status.ALIVE:
+            claims = (self.token.claim,)
+        elif self._detached:
+            raise SessionGone()
         else:
-            if self._detached:
-                raise SessionGone()
             return None
         if names is None:
-            if self.memo.complete:
-                return None
-            return Read(claims, None, self._timing, touch)
-        missing = self.memo.missing((*names, *self.wanted)) if names else ()
+            return None if self.memo.complete else Read(claims, None, self._timing, touch)
+        missing = self.memo.missing(names + self.wanted) if names else ()
         if names and not missing and self.status is Status.ALIVE:
             return None
         return Read(claims, missing, self._timing, touch)

@@ -89,7 +89,7 @@ class Visit:
         return self.state.results
 
     async def get(self, name: str) -> bytes | None:
-        await self.drive(self.state.read([name]))
+        await self.drive(self.state.read((name,)))
         return self.state.memo.fields.get(name)
 
     async def write(self, *verbs: Verb) -> Sequence[Any]:
@@ -192,7 +192,7 @@ def live(left: int = 2 * HOUR, tti: int | None = None, deadline: int | None = No
 
 
 def read(state: SessionState, reply: Reply) -> Operation | None:
-    operation = state.read(["k"])
+    operation = state.read(("k",))
     assert operation is not None
     return state.learn(operation, reply)
 
@@ -273,7 +273,7 @@ def test_refused_in_a_live_session(state: SessionState) -> None:
 def test_no_reply_to_a_read(state: SessionState) -> None:
     """A read without a reply leaves what is remembered."""
     read(state, Reply(State.LIVE, [b"1"], HOUR, 2 * HOUR))
-    operation = state.read(["other"])
+    operation = state.read(("other",))
     assert operation is not None
     state.unsure(operation)
     assert state.memo.fields == {"k": b"1"}
