@@ -7,7 +7,6 @@ server's clock.
 
 import hmac
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, Protocol
