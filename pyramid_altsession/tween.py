@@ -48,6 +48,9 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
             response = render(request)
             api.report(request)
             return response
+        except BaseException:
+            api.abandon(request)
+            raise
         finally:  # a tween above may still make an answer of an exception
             request.response_callbacks.append(answer)
 
