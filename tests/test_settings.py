@@ -380,8 +380,8 @@ REFUSED: list[tuple[str, object, str]] = [
      "redis.max_connections: must be a whole number from 1 to 100000, not 0"),
     ("session.max_age", "0", "session.max_age: must be a whole number from 1 to 34560000, not '0'"),
     ("session.codec", "pyramid_altsession.codecs.encripted",
-     "session.codec: must be the dotted name of something that can be called (module"
-     " 'pyramid_altsession.codecs' has no attribute 'encripted'), not"
+     "session.codec: must be the dotted name of something that can be called (No module named"
+     " 'pyramid_altsession.codecs.encripted'; 'pyramid_altsession.codecs' is not a package), not"
      " 'pyramid_altsession.codecs.encripted'"),
     ("session.codec", "no.such.module",
      "session.codec: must be the dotted name of something that can be called (No module named"
