@@ -268,8 +268,10 @@ class _Change:
                 self.put(verb.name, value)
                 return result
             case Everything():
-                live = {n: raw for n, raw in draft.items() if n[0] != "@" and alive(raw, self.now)}
-                return [part for name, raw in live.items() for part in (name.encode(), raw)]
+                for name in [name for name in draft if name[0] != "@"]:
+                    self.put(name, alive(draft[name], self.now))
+                live = [(n.encode(), raw) for n, raw in draft.items() if n[0] != "@"]
+                return [part for both in live for part in both]
             case Touch():
                 login = self.held.number(LOGIN)
                 if self.write.user is not None and login is not None:

@@ -111,10 +111,11 @@ local function alive(name, raw)
   return raw
 end
 local function get(name)
-  if draft[name] == nil then
-    return alive(name, redis.call('HGET', key, name))
+  local raw = draft[name]
+  if raw == nil then
+    raw = redis.call('HGET', key, name)
   end
-  return draft[name]
+  return alive(name, raw)
 end
 
 local verbs = {
@@ -128,7 +129,7 @@ local verbs = {
       end
     end
     for name, raw in pairs(draft) do
-      add(name, name:byte() ~= 64 and raw)
+      add(name, name:byte() ~= 64 and alive(name, raw))
     end
     for at = 1, #held, 2 do
       if held[at]:byte() ~= 64 and draft[held[at]] == nil then
@@ -145,7 +146,7 @@ local verbs = {
   end},
   set = {3, function(name, value, ttl)
     draft[name] = lasting(value, ttl)
-    return end_of(draft[name]) or false
+    return ttl ~= '0' and end_of(draft[name])
   end},
   remove = {1, function(name)
     local found = get(name)
