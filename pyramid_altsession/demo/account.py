@@ -1,7 +1,7 @@
 """Signing in, and what only who is signed in may see."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pyramid.httpexceptions import HTTPBadRequest, HTTPSeeOther
@@ -22,9 +22,23 @@ REMEMBERED = 30 * 86400
 LONGEST_NAME, LONGEST_ADDRESS = 40, 300
 LANDINGS = ("catalogue", "cart", "counter", "account", "address")
 """Names of the pages that a sign-in may lead to."""
-BROWSERS = (("Edg", "Edge"), ("OPR", "Opera"), *[(n, n) for n in ("Firefox", "Chrome", "Safari")])
-SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"),
-           ("Mac OS", "macOS"), ("Linux", "Linux"))  # fmt: skip
+BROWSERS = {
+    "Edg": "Edge",
+    "OPR": "Opera",
+    "Firefox": "Firefox",
+    "FxiOS": "Firefox",
+    "Chrome": "Chrome",
+    "CriOS": "Chrome",
+    "Safari": "Safari",
+}
+SYSTEMS = {
+    "Android": "Android",
+    "iPhone": "iPhone",
+    "iPad": "iPad",
+    "Windows": "Windows",
+    "Mac OS": "macOS",
+    "Linux": "Linux",
+}
 """What a user agent contains, the telling one first, and what we call it."""
 
 
@@ -54,7 +68,8 @@ def ask_first(request: Request) -> Page:
 @exception_view_config(FreshLoginRequired, renderer="templates/sign_in.jinja2")
 def ask_again(request: Request) -> Page:
     request.response.status = 403
-    return asking(request, "fresh_text", request.matched_route.name)
+    why = "fresh_text" if request.authenticated_userid else "account_text"
+    return asking(request, why, request.matched_route.name)
 
 
 @view_config(route_name="sign_in", request_method="POST")
@@ -63,7 +78,7 @@ def sign_in(request: Request) -> HTTPSeeOther:
     name = request.POST.get("name", "").strip()
     if not (name.isprintable() and 1 <= len(name) <= LONGEST_NAME):
         raise HTTPBadRequest()
-    seconds = REMEMBERED if request.POST.get("remember") else None
+    seconds = REMEMBERED if "remember" in request.POST else None
     remember(request, name, remember=seconds, info=device(request))
     # A sign-in removes the CSRF token. The next page would make one: this goes with the message.
     request.session.new_csrf_token()
@@ -89,8 +104,8 @@ def device(request: Request) -> dict[str, str | int]:
     }
 
 
-def first(names: Sequence[tuple[str, str]], agent: str) -> str | None:
-    return next((name for sign, name in names if sign in agent), None)
+def first(names: Mapping[str, str], agent: str) -> str | None:
+    return next((name for sign, name in names.items() if sign in agent), None)
 
 
 # -- devices
@@ -130,6 +145,7 @@ def ago(then: datetime, t: dict[str, str]) -> str:
     request_method="GET",
     permission="account",
     altsession=SHOWN,  # the first read asks who is signed in: let it bring all that the page shows
+    http_cache=0,  # what only its owner may see is not shown again after the sign-out
     renderer="templates/account.jinja2",
 )
 def account(request: Request) -> Page:
@@ -173,6 +189,7 @@ def end_all(request: Request) -> HTTPSeeOther:
     request_method="GET",
     fresh_login=60,
     altsession=(*SHOWN, ADDRESS),
+    http_cache=0,
     renderer="templates/address.jinja2",
 )
 def address(request: Request) -> Page:

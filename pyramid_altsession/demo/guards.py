@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from pyramid.events import NewRequest, NewResponse, subscriber
 from pyramid.exceptions import BadCSRFOrigin
+from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.request import Request
 
 from ..security import AltSessionAuthenticationHelper
@@ -51,6 +52,8 @@ def refuse_foreign_forms(event: NewRequest) -> None:
     Pyramid's own check of the Origin needs no session either, but does nothing on plain http.
     """
     request = event.request
+    if request.content_type == "multipart/form-data":
+        raise HTTPBadRequest()  # a file where a field of text is expected
     origin = request.headers.get("Origin")
     if request.method == "POST" and origin not in (None, request.host_url):
         raise BadCSRFOrigin("the form was on another site")

@@ -57,7 +57,7 @@ class Step:
             return cls("users", *of_users(operation))
         verbs = tuple(verb.wire()[0].decode() for verb in operation.verbs)
         if operation.anybody:
-            return cls("users", verbs, (operation.claim.id,))
+            return cls("users", verbs, (short(operation.claim.id),))
         keys = tuple(verb.name for verb in operation.verbs if isinstance(verb, DataVerb))
         return cls("create" if operation.create else "write", verbs, keys)
 
@@ -70,9 +70,14 @@ def of_users(operation: Listing | Prune | Describe | Scan) -> tuple[tuple[str], 
         case Prune(user):
             return ("prune",), (user,)
         case Describe(ids):
-            return ("describe",), ids
+            return ("describe",), tuple(short(id) for id in ids)
         case _:
             return ("scan",), ()
+
+
+def short(id: str) -> str:
+    """A session's handle, to tell it from others in a narrow table."""
+    return f"{id[:8]}…"
 
 
 @dataclass

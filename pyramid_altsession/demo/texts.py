@@ -31,7 +31,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "account_of": "Signed in as",
         "this_device": "This device",
         "some_browser": "Some browser",
-        "from_address": "Address",
+        "from_address": "IP address",
         "signed_in": "Signed in",
         "last_seen": "Last seen",
         "ago_now": "just now",
@@ -98,7 +98,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "gone_title": "Your session has ended",
         "gone": (
             "It ended, or was renewed, by another of your requests while this one was under"
-            " way. Nothing was changed by this one."
+            " way. Nothing was changed by this one. Please try again in a few seconds."
         ),
         "unavailable_title": "Back in a moment",
         "unavailable": (
@@ -148,7 +148,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "account_of": "Angemeldet als",
         "this_device": "Dieses Gerät",
         "some_browser": "Irgendein Browser",
-        "from_address": "Adresse",
+        "from_address": "IP-Adresse",
         "signed_in": "Angemeldet",
         "last_seen": "Zuletzt da",
         "ago_now": "gerade eben",
@@ -217,7 +217,8 @@ TEXTS: dict[str, dict[str, str]] = {
         "gone_title": "Ihre Sitzung ist zu Ende",
         "gone": (
             "Eine andere Ihrer Anfragen hat sie beendet oder erneuert, während diese unterwegs"
-            " war. Diese hier hat nichts geändert."
+            " war. Diese hier hat nichts geändert. Bitte versuchen Sie es in einigen Sekunden noch"
+            " einmal."
         ),
         "unavailable_title": "Gleich wieder da",
         "unavailable": (

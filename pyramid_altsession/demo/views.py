@@ -162,6 +162,12 @@ def refused(request: Request) -> Page:
     return failure(request, request.exception, "refused")
 
 
+@exception_view_config(UnicodeDecodeError)
+def unreadable(request: Request) -> HTTPBadRequest:
+    """An address that is no UTF-8; a page of the shop would want to read it, too."""
+    return HTTPBadRequest()
+
+
 @notfound_view_config(renderer="templates/failure.jinja2")
 def not_found(request: Request) -> Page:
     return failure(request, request.exception, "not_found") | {
