@@ -18,7 +18,17 @@ from pyramid.threadlocal import get_current_request
 
 from ..api import SessionAPI
 from ..interfaces import ISessionAPI, Store
-from ..operations import DataVerb, Operation, Read, Reply, Write
+from ..operations import (
+    DataVerb,
+    Describe,
+    Listing,
+    Operation,
+    Prune,
+    Read,
+    Reply,
+    Scan,
+    Write,
+)
 from ..stores import open_store
 
 KEPT = "pyramid_altsession.demo.traces"
@@ -44,10 +54,30 @@ class Step:
             fields = operation.fields
             return cls("read", ("all" if fields is None else "get",), fields or ())
         if not isinstance(operation, Write):
-            return cls("users", (type(operation).__name__.lower(),), ())
+            return cls("users", *of_users(operation))
         verbs = tuple(verb.wire()[0].decode() for verb in operation.verbs)
+        if operation.anybody:
+            return cls("users", verbs, (short(operation.claim.id),))
         keys = tuple(verb.name for verb in operation.verbs if isinstance(verb, DataVerb))
         return cls("create" if operation.create else "write", verbs, keys)
+
+
+def of_users(operation: Listing | Prune | Describe | Scan) -> tuple[tuple[str], tuple[str, ...]]:
+    """Verb and keys of what is asked about many sessions."""
+    match operation:
+        case Listing(user):
+            return ("list",), (user,)
+        case Prune(user):
+            return ("prune",), (user,)
+        case Describe(ids):
+            return ("describe",), tuple(short(id) for id in ids)
+        case _:
+            return ("scan",), ()
+
+
+def short(id: str) -> str:
+    """A session's handle, to tell it from others in a narrow table."""
+    return f"{id[:8]}…"
 
 
 @dataclass
