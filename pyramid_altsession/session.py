@@ -311,10 +311,9 @@ class AltSession:
         return self._state.user
 
     def login_age(self) -> float | None:
-        """Seconds since the login, by the server's clock; None without one. One round trip."""
-        self._settle()
-        self._state.now = None
-        self._ask((LOGIN,), fresh=True)
+        """Seconds from the login to the last answer of the server, by its clock; None without a
+        login. At most one round trip per request, none after any other read."""
+        self._fetch((LOGIN,), False)
         raw, now = self._state.memo.fields.get(LOGIN), self._state.now
         return None if raw is None or now is None else (now - int(raw)) / 1000
 

@@ -13,6 +13,7 @@ from .errors import SessionGone
 from .frame import alive
 from .operations import (
     CREATED,
+    LOGIN,
     USER,
     Crowded,
     DataVerb,
@@ -364,6 +365,7 @@ class SessionState:
                 self._tell("invalidated", operation.claim)
             verb.note(self.memo, result)
             if isinstance(verb, Login):
+                self.memo.fields[LOGIN] = b"%d" % reply.now
                 if not operation.create:
                     self._adopt(verb.verifier, operation)
                 self._tell("renewed", operation.claim, "login")
@@ -398,7 +400,7 @@ class SessionState:
                 memo.fields[name] = alive(raw, now)
         facts = reply.facts
         if facts is not None:
-            self.memo.fields[USER] = facts.user
+            memo.fields[USER], memo.fields[LOGIN] = facts.user, facts.login
             if self._timing.renew_after and facts.user is not None:
                 since = facts.verifier_since
                 self.renewal_due = (

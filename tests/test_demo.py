@@ -564,7 +564,7 @@ def test_the_panel_shows_what_a_list_of_devices_costs(shop: TestApp) -> None:
     id = shop.cookies["sid"][:8]
     (rows,) = asked(page)
     assert rows == [
-        f"{WHO} {' '.join(CART)}",
+        READ + FETCHED,
         "Of the user list Ann",
         f"Of the user describe {id}…",
     ]
@@ -652,10 +652,10 @@ def test_too_long_an_address_is_refused(shop: TestApp) -> None:
 
 
 def test_the_page_that_wants_a_fresh_sign_in_asks_once(shop: TestApp) -> None:
-    """The view's option ``altsession`` lets the read of the sign-in's age bring what it shows."""
+    """The view's option ``altsession`` asks for what it shows; the sign-in's age comes along."""
     sign_in(shop).follow()
     (rows,) = asked(shop.get("/account/address"))
-    assert rows == [f"Read get @l{FETCHED} {' '.join(CART)} address"]
+    assert rows == [f"{READ} address{FETCHED}"]
 
 
 # -- signing out

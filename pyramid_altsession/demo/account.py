@@ -144,7 +144,7 @@ def ago(then: datetime, t: dict[str, str]) -> str:
     route_name="account",
     request_method="GET",
     permission="account",
-    altsession=SHOWN,  # the first read asks who is signed in: let it bring all that the page shows
+    altsession=SHOWN,  # asked for before it is known who is signed in, which comes along
     http_cache=0,  # what only its owner may see is not shown again after the sign-out
     renderer="templates/account.jinja2",
 )
