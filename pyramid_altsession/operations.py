@@ -178,11 +178,11 @@ def lasting(raw: bytes, ttl: int, now: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Get(DataVerb):
-    """Result: what the field holds at this place among the verbs."""
+    """Result: what the field holds at this place among the verbs. Not repeatable: a second time it
+    would see what the others did the first time."""
 
     name: str
     creates: ClassVar[bool] = False
-    repeatable: ClassVar[bool] = True
 
     def wire(self) -> tuple[bytes, ...]:
         return b"get", self.name.encode()
@@ -387,10 +387,11 @@ class Expect(DataVerb):
 
 @dataclass(frozen=True, slots=True)
 class Everything:
-    """Result: name, bytes, name, bytes … of all that the application stored."""
+    """Result: name, bytes, name, bytes … of all that the application stored. Not repeatable, as
+    Get."""
 
     creates: ClassVar[bool] = False
-    repeatable: ClassVar[bool] = True
+    repeatable: ClassVar[bool] = False
 
     def wire(self) -> tuple[bytes, ...]:
         return (b"everything",)

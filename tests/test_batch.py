@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 from apps import Browser, Watched, site
 from pyramid.request import Request
 from servers import Server
-from workers import api_at, in_threads, token_of
+from workers import api_at, in_threads, lease_of, token_of
 
 from pyramid_altsession import (
     AltSession,
@@ -517,3 +518,23 @@ def test_batch_of_an_open_session(api: SessionAPI) -> None:
     with session.batch() as batch:
         handle = batch.increment("visits")
     assert handle.result() == 2
+
+
+def test_a_lost_reply_is_never_read_twice(server: Server) -> None:
+    """A batch that reads and then writes is not repeated on a broken connection: its reads would
+    see its own writes."""
+    api = api_at(server.url)
+    session = api.open(token_of(api.create({"a": 1})))
+    lease = lease_of(api)
+    (connection,) = lease._idle
+
+    def lose(*args: Any, **kwargs: Any) -> Any:
+        raise redis.ConnectionError("lost")
+
+    connection.read_response = lose  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable), session.batch() as batch:
+        batch.get("a")
+        batch.set("a", 2)
+    connection.read_response = type(connection).read_response.__get__(connection)  # type: ignore[method-assign]
+    assert session.get("a") == 2
+    api.close()

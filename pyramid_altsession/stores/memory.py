@@ -30,7 +30,6 @@ from ..operations import (
     Description,
     Everything,
     Facts,
-    Get,
     Invalidate,
     Listing,
     Login,
@@ -194,7 +193,7 @@ class _Change:
 
     def reply(self) -> Reply:
         if self.repeated():
-            done = [self.again(verb) for verb in self.write.verbs]
+            done = [None if isinstance(verb, Set) else 1 for verb in self.write.verbs]
             return self.answer(State.LIVE, done, self.held)
         state = self.guard()
         if state is not State.LIVE:
@@ -227,12 +226,6 @@ class _Change:
         if isinstance(self.first, Renew | Rotate | Login) and not self.write.create:
             return self.held.get(PROOF) == self.first.proof
         return isinstance(self.first, Invalidate) and (self.held.get(TOMBSTONE) == self.first.nonce)
-
-    def again(self, verb: Verb) -> Any:
-        """The result of a verb that was carried out before."""
-        if isinstance(verb, Get | Everything):
-            return self.apply(verb)
-        return None if isinstance(verb, Set) else 1
 
     def guard(self) -> State:
         write, held, now = self.write, self.held, self.now

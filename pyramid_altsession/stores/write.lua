@@ -251,10 +251,7 @@ end
 local first, fresh = ARGV[FIRST_VERB], ARGV[FIRST_VERB + 1]
 local renews = first == 'renew' or first == 'rotate' or first == 'login'
 if (renews and owner == fresh and not create) or (first == 'invalidate' and tombstone == fresh) then
-  verb_by_verb(function(verb, at)
-    if ARGV[at] == 'get' or ARGV[at] == 'everything' then
-      return verb[2](ARGV[at + 1])
-    end
+  verb_by_verb(function(_, at)
     return ARGV[at] ~= 'set' and 1
   end)
   return answer('LIVE', redis.call('PTTL', key), results)
