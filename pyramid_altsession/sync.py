@@ -208,7 +208,7 @@ class SyncSession(MutableMapping[str, Any]):
             if fields.get(name) != held.raw:
                 continue  # written through request.altsession since
             plain = self._session._encode(name, held.value)
-            if plain != held.plain:
+            if plain != held.plain and self._differ(name, held.plain, plain):
                 self._held[name] = _Held(held.value, plain, plain)
                 fields[name] = self._dirty[name] = plain
                 self._flashes.pop(name, None)  # part of the value
@@ -303,6 +303,13 @@ class SyncSession(MutableMapping[str, Any]):
         # Not the stored bytes: another program's spacing is no change of ours.
         held = self._held[name] = _Held(value, raw, self._codec.encode(name, value))
         return held
+
+    def _differ(self, name: str, before: bytes, now: bytes) -> bool:
+        """Whether these are other values, and not other bytes alone, as of a codec that seals."""
+        known = self._codec.decode(name, before)
+        if self._codec.encode(name, known) == before:
+            return True  # a value has one form
+        return repr(known) != repr(self._codec.decode(name, now))
 
     def _take(self, names: Collection[str]) -> list[Verb]:
         """Verbs for what these keys have to become; then it counts as written."""

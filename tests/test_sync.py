@@ -1,6 +1,7 @@
 """``request.session`` as a dict and as Pyramid's ISession, over request.altsession's session."""
 
 import copy
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from pyramid_altsession import (
     StoreUnavailable,
     ValueTooLarge,
 )
+from pyramid_altsession.codec import JSONCodec
 from pyramid_altsession.operations import Read, Write
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores.memory import MemoryStore
@@ -35,10 +37,12 @@ ON = {"altsession.sync.enabled": "true"}
 class Visitor(Browser):
     """A browser whose requests use ``request.session``."""
 
-    def __init__(self, store: Any, jar: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, store: Any, jar: str | None = None, codec: Any = None, **settings: Any
+    ) -> None:
         self.watched = Watched(store)
         given = read_settings({"sync": {"enabled": True}, **settings})
-        super().__init__(SessionAPI(given, store=self.watched), jar)
+        super().__init__(SessionAPI(given, store=self.watched, codec=codec), jar)
         self.registry.registerUtility(self.api, ISessionAPI)
         self.registry.registerUtility(session_factory, ISessionFactory)
 
@@ -773,6 +777,66 @@ def test_reader_never_undoes_a_write(visitor: Visitor, raw: bytes) -> None:
     visitor.api.open(visitor.jar).set("a", "newer")
     visitor.done()
     assert visitor.stored["a"] == "newer"
+
+
+class Sealing(JSONCodec):
+    """A codec that never gives the same bytes twice, as encryption does."""
+
+    def encode(self, key: str, value: Any) -> bytes:
+        return secrets.token_bytes(8) + super().encode(key, value)
+
+    def decode(self, key: str, raw: bytes) -> Any:
+        return super().decode(key, raw[8:])
+
+
+@pytest.fixture
+def sealing() -> Visitor:
+    """The visitor, where values are sealed."""
+    visitor = Visitor(MemoryStore(), codec=Sealing())
+    visitor.jar = visitor.api.create({"a": 1, "b": [1, {"x": 1}]}).token
+    visitor.watched.operations.clear()
+    return visitor
+
+
+def test_reading_writes_nothing_whatever_the_codec(sealing: Visitor) -> None:
+    """Nor does it where equal values are never equal bytes."""
+    session = sealing()
+    assert dict(session) == {"a": 1, "b": [1, {"x": 1}]}
+    sealing.done()
+    assert [type(o) for o in sealing.watched.operations] == [Read]
+
+
+CHANGES: list[tuple[Callable[[Any], object], Any]] = [
+    (lambda b: b.append(2), [1, {"x": 1}, 2]),
+    (lambda b: b.pop(), [1]),
+    (lambda b: b.reverse(), [{"x": 1}, 1]),
+    (lambda b: b.__setitem__(0, True), [True, {"x": 1}]),
+    (lambda b: b.__setitem__(0, 1.0), [1.0, {"x": 1}]),
+    (lambda b: b[1].update(y=2), [1, {"x": 1, "y": 2}]),
+    (lambda b: b[1].update(x=None), [1, {"x": None}]),
+]
+
+
+@pytest.mark.parametrize("change", range(len(CHANGES)))
+@pytest.mark.parametrize("who", ["visitor", "sealing"])
+def test_every_change_is_seen(who: str, sealing: Visitor, visitor: Visitor, change: int) -> None:
+    """Every nested change is written, whatever the codec, that of a number's type too."""
+    act, expected = CHANGES[change]
+    browser = {"visitor": visitor, "sealing": sealing}[who]
+    browser.api.open(browser.jar).set("b", [1, {"x": 1}])
+    act(browser()["b"])
+    browser.done()
+    assert repr(browser.stored["b"]) == repr(expected)
+
+
+def test_order_of_a_dict_is_a_change(visitor: Visitor, sealing: Visitor) -> None:
+    """So is another order of a dict's keys."""
+    for browser in (visitor, sealing):
+        browser.api.open(browser.jar).set("a", {"x": 1, "y": 2})
+        held = browser()["a"]
+        held["x"] = held.pop("x")
+        browser.done()
+        assert list(browser.stored["a"]) == ["y", "x"]
 
 
 def test_change_and_change_back(visitor: Visitor) -> None:
