@@ -158,7 +158,7 @@ class SyncSession(MutableMapping[str, Any]):
         if not allow_duplicate and msg in self.peek_flash(queue):
             return
         self.publish()
-        if name in self._dirty:
+        if name in self._dirty or self._codec.encode(name, []) != b"[]":  # no list to append to
             self[name] = [*self.get(name, []), msg]
         else:
             self._flashes.setdefault(name, []).append(self._session._encode(name, msg))

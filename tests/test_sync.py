@@ -637,6 +637,19 @@ def test_sign_in_without_a_session(stranger: Visitor) -> None:
     assert stranger()["auth.userid"] == "ann"
 
 
+def test_sign_in_after_invalidate(visitor: Visitor) -> None:
+    """Old login views invalidate first: nothing of the planted session is left, and the new one
+    is signed in, with one Set-Cookie."""
+    planted = visitor.jar
+    session = visitor()
+    session.invalidate()
+    SessionAuthenticationHelper().remember(visitor.latest, "ann")
+    response = visitor.done()
+    assert len(response.headers.getall("Set-Cookie")) == 1
+    assert visitor.stored == {"auth.userid": "ann"}
+    assert Visitor(visitor.watched.store, planted)().get("auth.userid") is None
+
+
 def test_sign_in_with_an_expired_cookie(visitor: Visitor) -> None:
     """A sign-in with a dead cookie makes a new session that works."""
     (id,) = Behind(visitor.watched.store).ids()
@@ -827,6 +840,18 @@ def test_every_change_is_seen(who: str, sealing: Visitor, visitor: Visitor, chan
     act(browser()["b"])
     browser.done()
     assert repr(browser.stored["b"]) == repr(expected)
+
+
+def test_flash_whatever_the_codec(sealing: Visitor) -> None:
+    """Messages work where a list on the server is not JSON that could be appended to."""
+    for message in ("one", "two"):
+        sealing().flash(message)
+        sealing.done()
+    session = sealing()
+    session.flash("own")
+    assert (session.peek_flash(), session.pop_flash()) == (["one", "two", "own"],) * 2
+    sealing.done()
+    assert sealing().pop_flash() == []
 
 
 def test_order_of_a_dict_is_a_change(visitor: Visitor, sealing: Visitor) -> None:
