@@ -447,7 +447,8 @@ def test_slow_request_is_no_reuse(strict: Browser, books: Books) -> None:
 # -- many requests at once
 
 
-def test_parallel_requests(server: Server) -> None:
+@pytest.mark.parametrize("retried", [False, True])
+def test_parallel_requests(server: Server, retried: bool) -> None:
     """20 requests at once with a cookie that is due, 200 rounds: none is refused, exactly one
     answer carries the new cookie, and the browser's is good at the end."""
     app = site(
@@ -458,6 +459,7 @@ def test_parallel_requests(server: Server) -> None:
             "altsession.session.tti": 5000,
             "altsession.session.lifetime": 0,  # the rounds take more than a day
         },
+        retried=retried,
     )
     app.get("/login")
     books = Books(app.watched.store, server.client)
