@@ -1064,15 +1064,26 @@ def test_property_is_always_there(make: Make, mortal: Server) -> None:
     assert app.get("/page").json == [True, True]
 
 
-def test_requests_are_not_kept(server: Server) -> None:
+def use_altsession(request: Request) -> None:
+    request.altsession.increment("n")
+    get(request)
+
+
+def use_session(request: Request) -> None:
+    request.session["name"] = "Ann"
+    request.session.setdefault("list", []).append(1)
+
+
+@pytest.mark.parametrize("use", [use_altsession, use_session])
+def test_requests_are_not_kept(server: Server, use: View) -> None:
     """What a request knew of its session is freed with it, without the cycle collector."""
     kept: list[weakref.ref[SessionState]] = []
 
-    def view(request: Request) -> Any:
+    def view(request: Request) -> None:
         kept.append(weakref.ref(request.altsession._state))
-        return [request.altsession.increment("n"), get(request)]
+        use(request)
 
-    app = Bare(server.url, {"page": view})
+    app = Bare(server.url, {"page": view}, {"altsession.sync.enabled": "true"})
     app.visit("/page", "")  # NOSCRIPT, an error, keeps its frames for a while
     del kept[:]
     gc.disable()
@@ -1098,8 +1109,10 @@ cookies = st.one_of(
 class Bare:
     """An application without WebTest around it; ``statuses`` are what it answered."""
 
-    def __init__(self, url: str, views: dict[str, View] = BASIC) -> None:
-        self.site = site(url, views)
+    def __init__(
+        self, url: str, views: dict[str, View] = BASIC, settings: dict[str, str] | None = None
+    ) -> None:
+        self.site = site(url, views, settings=settings)
         self.statuses: set[str] = set()
         self.blank = Request.blank("/", base_url="https://localhost").environ
 
