@@ -365,6 +365,21 @@ def test_wrong_verifier(make: Make, server: Server) -> None:
     assert app.get("/get").json == "Ann"
 
 
+def test_token_counts_in_the_cookie_alone(make: Make) -> None:
+    """A token in the URL, a form or another header is none, and nothing is asked for it."""
+    app = make(BASIC)
+    app.get("/put")
+    token = str(app.token)
+    stranger = app.other("")
+    with app.watched.costs(0):
+        found = [
+            stranger.get(f"/get?sid={token}").json,
+            stranger.post("/get", {"sid": token}).json,
+            stranger.get("/get", headers={"sid": token, "Authorization": f"Bearer {token}"}).json,
+        ]
+    assert found == [None, None, None]
+
+
 def test_logout_without_cookie(make: Make) -> None:
     """invalidate without a cookie is no error and drops none."""
     assert set_cookies(make(BASIC).get("/logout")) == []

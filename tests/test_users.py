@@ -433,6 +433,15 @@ def test_scan(api: SessionAPI) -> None:
     assert {known.id: known.userid for known in api.scan()} == expected
 
 
+def test_end_of_all_sessions(api: SessionAPI) -> None:
+    """An administrator who walks over all sessions can end every one."""
+    browsers = [signed_in(api), signed_in(api, "bob"), Browser(api)]
+    browsers[2].does(lambda s: s.set("k", 1))
+    assert [api.invalidate_id(known.id) for known in api.scan()] == [True] * 3
+    assert [browser.visit().exists() for browser in browsers] == [False] * 3
+    assert list(api.scan()) == []
+
+
 def test_scan_ignores_foreign_keys(server: Server) -> None:
     """Keys that are not ours do not disturb the walk, though they look like ours."""
     api = api_at(server.url)
