@@ -632,6 +632,24 @@ def test_renewed_by_a_discarded_attempt(retry: Callable[[View], Site]) -> None:
     assert app.get("/get").json == "Ann"
 
 
+def sign_in(request: Request) -> list[Any]:
+    request.altsession.login("ann")
+    return [request.altsession.userid(), get(request)]
+
+
+def test_signed_in_by_a_discarded_attempt(retry: Callable[[View], Site]) -> None:
+    """login in a discarded attempt: the next one goes on in the same session, with what was in
+    it, or signs in once more; the answer carries the last cookie, once."""
+    for second in (lambda r: [r.altsession.userid(), get(r)], sign_in):
+        app = retry(attempts(sign_in, second))
+        app.get("/put")
+        old = str(app.token)
+        response = app.get("/page")
+        assert (response.json, len(set_cookies(response))) == (["ann", "Ann"], 1)
+        assert (id_of(app), app.token == old) == (old.partition(".")[0], False)
+        assert (app.get("/get").json, app.other(old).get("/get").json) == ("Ann", None)
+
+
 def test_invalidated_by_a_discarded_attempt(retry: Callable[[View], Site]) -> None:
     """invalidate in a discarded attempt: the next one finds nothing, and the cookie is dropped."""
     app = retry(attempts(logout, lambda request: [get(request), logout(request)]))
@@ -731,6 +749,21 @@ def test_session_used_in_a_subrequest(make: Make, how: str, use_tweens: bool, fi
     response = app.get(f"/renewing{first}")
     assert (response.json, len(set_cookies(response))) == ([True, 0], 1)
     assert app.get("/get").json == "Ann"
+
+
+@pytest.mark.parametrize(("how", "use_tweens"), SUBREQUESTS[:4])
+def test_login_and_logout_in_a_subrequest(make: Make, how: str, use_tweens: bool) -> None:
+    """A subrequest that signs in, or out, does so for the visitor: the outermost answer carries
+    the new cookie, or drops it, once, and that alone."""
+    views = {"in": sub("/login", how, use_tweens), "out": sub("/logout", how, use_tweens)}
+    app = make(BASIC | {"login": sign_in} | views)
+    app.get("/put")
+    old = app.token
+    response = app.get("/in")
+    assert (response.json, len(set_cookies(response))) == ([["ann", "Ann"], 0], 1)
+    assert (app.get("/get").json, app.other(old).get("/get").json) == ("Ann", None)
+    response = app.get("/out")
+    assert (response.json, len(set_cookies(response)), app.token) == ([True, 0], 1, None)
 
 
 @pytest.mark.parametrize("use_tweens", [True, False])

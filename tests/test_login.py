@@ -379,6 +379,19 @@ def test_same_user_again(api: SessionAPI) -> None:
     assert (browser.jar == before, browser.visit().all()) == (False, {"cart": [1, 2]})
 
 
+def test_form_that_is_sent_twice(visitor: Browser, api: SessionAPI) -> None:
+    """The second sign-in, with the cookie that the first has just replaced, starts a session of
+    its own, without the cart; either cookie is good."""
+    second = Browser(api, visitor.jar)
+    first_request, second_request = visitor.visit(), second.visit()
+    for session in (first_request, second_request):
+        session.login("ann")
+    visitor.answer()
+    second.answer()
+    assert (visitor.visit().all(), second.visit().all()) == ({"cart": [1, 2]}, {})
+    assert {known.id for known in api.sessions_of("ann")} == {id_of(visitor), id_of(second)}
+
+
 # -- bad arguments
 
 

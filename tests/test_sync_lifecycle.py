@@ -1097,6 +1097,36 @@ def test_prefetch(server: Server, more: dict[str, Any]) -> None:
         app.get("/")
 
 
+PREFETCHED: list[tuple[Callable[[Any], object], Any]] = [
+    (lambda s: s.set("key1", "own"), "own"),
+    (lambda s: s.pop("key1"), None),
+    (lambda s: s.remove("key1"), None),
+    (lambda s: s.login("ann"), [1] * 20),
+    (lambda s: (s.login("ann"), s.login("bob")), None),
+    (lambda s: s.invalidate(), None),
+    (lambda s: (s.invalidate(), s.set("k", 1)), None),
+]
+
+
+@pytest.mark.parametrize("case", range(len(PREFETCHED)))
+def test_prefetch_after_a_write(server: Server, case: int) -> None:
+    """What is prefetched with the first read never takes the place of what the same request has
+    written, or has ended, before."""
+    act, expected = PREFETCHED[case]
+    seen: list[Any] = []
+
+    def view(request: Request) -> None:
+        act(request.altsession)
+        request.altsession.get("other")
+        seen.append(request.altsession.get("key1"))
+
+    settings = {"altsession.session.prefetch": "key1"}
+    app = make(server.url, view, settings=settings)
+    app.token = str(app.api.create({"key1": [1] * 20}).token)
+    app.get("/")
+    assert seen == [expected]
+
+
 def test_prefetch_of_an_idle_view(server: Server) -> None:
     """The view option costs nothing where the session is not used."""
     app = costing(server, lambda request: None, altsession=("key1",))
