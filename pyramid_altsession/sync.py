@@ -16,9 +16,11 @@ from pyramid.tweens import INGRESS
 from zope.interface import implementer
 
 from .errors import CorruptValue
+from .frame import framed, split
 from .interfaces import ISessionAPI
+from .keys import SessionKey, field_name
 from .operations import CSRF_TOKEN, Append, Pop, Raw, Refused, Remove, Renew, Set, Verb
-from .session import AltSession, field_name
+from .session import AltSession
 from .settings import Settings
 from .state import Status
 
@@ -57,7 +59,7 @@ class SyncSession(MutableMapping[str, Any]):
     def __init__(self, session: AltSession, keys: Collection[str] | None) -> None:
         self._session = session
         self._state = session._state
-        self._codec = session._codec
+        self._calls = session._calls
         self._keys = None if keys is None else frozenset(keys)
         self._held: dict[str, _Held] = {}
         self._dirty: dict[str, Raw] = {}
@@ -76,9 +78,10 @@ class SyncSession(MutableMapping[str, Any]):
 
     def __setitem__(self, key: object, value: Any) -> None:
         name = self._name(key)
-        raw = self._session._encode(name, value)
+        plain = self._calls.encode(name, value)
+        raw = framed(plain)
         self._flashes.pop(name, None)
-        self._held[name] = _Held(value, raw, raw)
+        self._held[name] = _Held(value, raw, plain)
         self._state.memo.fields[name] = self._dirty[name] = raw
         if name == AUTH_USERID:
             # Who planted the session knows its token: what is asked for from now on is another.
@@ -158,10 +161,12 @@ class SyncSession(MutableMapping[str, Any]):
         if not allow_duplicate and msg in self.peek_flash(queue):
             return
         self.publish()
-        if name in self._dirty or self._codec.encode(name, []) != b"[]":  # no list to append to
+        if (
+            name in self._dirty or self._calls.codec.encode(name, []) != b"[]"
+        ):  # no list to append to
             self[name] = [*self.get(name, []), msg]
         else:
-            self._flashes.setdefault(name, []).append(self._session._encode(name, msg))
+            self._flashes.setdefault(name, []).append(self._calls.encode(name, msg))
             self._held.pop(name, None)
 
     def pop_flash(self, queue: str = "") -> list[Any]:
@@ -174,7 +179,7 @@ class SyncSession(MutableMapping[str, Any]):
         if found is None:
             return self._waiting(name, own)
         (raw,) = self._session._write(Pop(name))
-        stored = [] if raw is None else self._codec.decode(name, raw)
+        stored = [] if raw is None else self._calls.decode(name, raw)
         return [*stored, *self._waiting(name, own)]
 
     def peek_flash(self, queue: str = "") -> list[Any]:
@@ -207,10 +212,12 @@ class SyncSession(MutableMapping[str, Any]):
         for name, held in list(self._held.items()):
             if fields.get(name) != held.raw:
                 continue  # written through request.altsession since
-            plain = self._session._encode(name, held.value)
+            plain = self._calls.encode(name, held.value)
             if plain != held.plain and self._differ(name, held.plain, plain):
-                self._held[name] = _Held(held.value, plain, plain)
-                fields[name] = self._dirty[name] = plain
+                frame = b"" if held.raw is None else split(held.raw)[0]
+                raw = frame + plain  # a change in place keeps the value's end
+                self._held[name] = _Held(held.value, raw, plain)
+                fields[name] = self._dirty[name] = raw
                 self._flashes.pop(name, None)  # part of the value
 
     def pending(self, names: Collection[str]) -> tuple[Verb, ...]:
@@ -277,11 +284,8 @@ class SyncSession(MutableMapping[str, Any]):
     def _fetch(self, names: tuple[str, ...] | None) -> None:
         if self._state.reported:
             return  # debugtoolbar looks at every session, above every error page
-        operation = self._state.read(names)
-        if operation is None:
-            return
-        known = {} if names else dict(self._state.memo.fields)
-        self._session._carry_out(operation)
+        known = self._dirty if names else dict(self._state.memo.fields)
+        self._session._ask(names)
         self._state.memo.fields.update(known)  # newer ones are not what the values at hand are of
 
     def _raw(self, name: str) -> Raw:
@@ -297,19 +301,20 @@ class SyncSession(MutableMapping[str, Any]):
         waiting = self._flashes.get(name, [])
         if raw is None and not waiting:
             return None
-        value = [] if raw is None else self._codec.decode(name, raw)
+        value = [] if raw is None else self._calls.decode(name, raw)
         if waiting:  # as part of the queue; they are still appended, unless it changes otherwise
             value = [*value, *self._waiting(name, waiting)]
         # Not the stored bytes: another program's spacing is no change of ours.
-        held = self._held[name] = _Held(value, raw, self._codec.encode(name, value))
+        held = self._held[name] = _Held(value, raw, self._calls.codec.encode(name, value))
         return held
 
     def _differ(self, name: str, before: bytes, now: bytes) -> bool:
         """Whether these are other values, and not other bytes alone, as of a codec that seals."""
-        known = self._codec.decode(name, before)
-        if self._codec.encode(name, known) == before:
+        codec = self._calls.codec
+        known = codec.decode(name, before)
+        if codec.encode(name, known) == before:
             return True  # a value has one form
-        return repr(known) != repr(self._codec.decode(name, now))
+        return repr(known) != repr(codec.decode(name, now))
 
     def _take(self, names: Collection[str]) -> list[Verb]:
         """Verbs for what these keys have to become; then it counts as written."""
@@ -327,7 +332,7 @@ class SyncSession(MutableMapping[str, Any]):
         return verbs
 
     def _waiting(self, name: str, items: list[bytes]) -> list[Any]:
-        return [self._codec.decode(name, item) for item in items]
+        return [self._calls.decode(name, item) for item in items]
 
 
 def session_factory(request: Request) -> SyncSession:
@@ -341,15 +346,17 @@ def session_factory(request: Request) -> SyncSession:
 
 
 def fetch_keys(view: Any, info: Any) -> Any:
-    """View option ``altsession=("cart", "user")``: keys fetched with the request's first read."""
+    """View option ``altsession=("cart", "user")``: keys that are asked for before the view, and
+    what comes before it, begins."""
     option = info.options.get("altsession")
     if option is None:
         return view
-    keys = tuple([field_name(key) for key in ([option] if isinstance(option, str) else option)])
+    keys = (option,) if isinstance(option, str | SessionKey) else tuple(option)
+    for key in keys:
+        field_name(key)
 
     def fetching(context: Any, request: Request) -> Any:
-        state = request.altsession._state
-        state.wanted = (*state.wanted, *keys)
+        request.altsession.prefetch(*keys)
         return view(context, request)
 
     return fetching

@@ -25,7 +25,7 @@ from pyramid_altsession import (
     StoreUnavailable,
     ValueTooLarge,
 )
-from pyramid_altsession.codec import JSONCodec
+from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.operations import Read, Write
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores.memory import MemoryStore
