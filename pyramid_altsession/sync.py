@@ -161,9 +161,8 @@ class SyncSession(MutableMapping[str, Any]):
         if not allow_duplicate and msg in self.peek_flash(queue):
             return
         self.publish()
-        if (
-            name in self._dirty or self._calls.codec.encode(name, []) != b"[]"
-        ):  # no list to append to
+        appends = self._calls.codec.encode(name, []) == b"[]"  # the server appends to JSON alone
+        if name in self._dirty or not appends:
             self[name] = [*self.get(name, []), msg]
         else:
             self._flashes.setdefault(name, []).append(self._calls.encode(name, msg))
