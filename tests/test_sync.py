@@ -507,6 +507,16 @@ def test_queue_as_an_item(visitor: Visitor) -> None:
     assert visitor().pop_flash() == ["stored", "own", "appended", "last"]
 
 
+def test_flash_after_a_look(visitor: Visitor) -> None:
+    """A queue that was looked at shows what is flashed later as well."""
+    session = visitor()
+    seen = [list(session.get("_f_", []))]
+    for message in ("one", "two"):
+        session.flash(message)
+        seen.append(list(session["_f_"]))
+    assert seen == [[], ["one"], ["one", "two"]]
+
+
 def test_pop_of_an_assigned_queue(visitor: Visitor) -> None:
     """A list that was assigned to the queue can be popped like any other."""
     session = visitor()
@@ -765,6 +775,29 @@ def test_values_at_hand_stay(visitor: Visitor) -> None:
     held.append("own")
     visitor.done()
     assert visitor.stored["b"] == [1, "own"]
+
+
+def test_value_at_hand_that_was_replaced(visitor: Visitor) -> None:
+    """What is put into a value after request.altsession wrote another in its place is not written:
+    it is no longer the session's."""
+    held = visitor()["b"]
+    visitor.latest.altsession.set("b", ["newer"])
+    held.append("late")
+    visitor.done()
+    assert visitor.stored["b"] == ["newer"]
+
+
+def test_end_of_a_value(visitor: Visitor) -> None:
+    """A change within a value that has an end of its own keeps the end; an assignment takes it
+    off."""
+    (id,) = Behind(visitor.watched.store).ids()
+    ends = []
+    for change in (lambda s: s["b"].append(2), lambda s: s.update(b=[3])):
+        visitor.api.open(visitor.jar).set("b", [1], ttl=60)
+        change(visitor())
+        visitor.done()
+        ends.append(Behind(visitor.watched.store).fields(id)["b"][:1] == b"@")
+    assert ends == [True, False]
 
 
 # -- what is written
