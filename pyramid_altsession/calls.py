@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .errors import InvalidKey, ValueTooLarge
 from .frame import framed, split, version_of
-from .keys import Key, SessionKey, field_name, milliseconds
+from .keys import Key, SessionKey, Values, field_name, milliseconds
 from .operations import (
     SAFE_INTEGER,
     CompareAndSet,
@@ -139,7 +139,7 @@ class Calls:
         name, raw = self.stored(key, value)
         return Call((Set(name, raw, _ttl(key, ttl)),), nothing)
 
-    def mset(self, values: Mapping[K, Any]) -> Call[None]:
+    def mset(self, values: Values) -> Call[None]:
         verbs = [Set(*self.stored(key, value), _ttl(key)) for key, value in values.items()]
         return Call(tuple(verbs), nothing)
 

@@ -1,6 +1,6 @@
 """Keys: a ``str``, or a :class:`SessionKey` where a key has a type."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, overload
 
 import msgspec
@@ -122,6 +122,7 @@ class SessionKey(Generic[T, D]):
 
 
 Key = str | SessionKey[Any, Any]
+Values = Mapping[str, Any] | Mapping[SessionKey[Any, Any], Any] | Mapping[Key, Any]
 
 
 def field_name(key: object) -> str:
