@@ -208,6 +208,7 @@ class SessionAPI:
         state.abandon()
         if state.layer is not None:
             self._write_back_late(request, response)
+            state.layer = None  # each knew the other, and only the garbage collector frees a circle
         if state.renewal_due:
             self._renew(request, state)
         state.answered = True

@@ -32,7 +32,7 @@ class _Held(NamedTuple):
     """A value handed out: the memo's bytes it came from, and its own, to see changes by."""
 
     value: Any
-    raw: bytes
+    raw: Raw
     plain: bytes
 
 
@@ -71,9 +71,7 @@ class SyncSession(MutableMapping[str, Any]):
     # -- dict
 
     def __getitem__(self, key: object) -> Any:
-        name = self._name(key)
-        self._settle_flashes(name)
-        held = self._load(name)
+        held = self._load(self._name(key))
         if held is None:
             raise KeyError(key)
         return held.value
@@ -91,8 +89,7 @@ class SyncSession(MutableMapping[str, Any]):
 
     def __delitem__(self, key: object) -> None:
         name = self._name(key)
-        self._settle_flashes(name)
-        if self._raw(name) is None:
+        if self._flashes.pop(name, None) is None and self._raw(name) is None:
             raise KeyError(key)
         self._held.pop(name, None)
         self._state.memo.fields[name] = self._dirty[name] = None
@@ -102,13 +99,9 @@ class SyncSession(MutableMapping[str, Any]):
         return name in self._flashes or self._raw(name) is not None
 
     def __iter__(self) -> Iterator[str]:
-        for name in list(self._flashes):
-            self._settle_flashes(name)
-        if self._keys is None:
-            self._fetch(None)
-            return iter(sorted(self._state.memo.present()))
-        self._fetch(tuple(self._keys))
-        return iter(sorted(self._keys & self._state.memo.present().keys()))
+        self._fetch(None if self._keys is None else tuple(self._keys))
+        names = self._state.memo.present().keys() | self._flashes.keys()
+        return iter(sorted(names if self._keys is None else names & self._keys))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -127,9 +120,7 @@ class SyncSession(MutableMapping[str, Any]):
     # for one that is not there.
 
     def get(self, key: object, default: Any = None) -> Any:
-        name = self._name(key)
-        self._settle_flashes(name)
-        held = self._load(name)
+        held = self._load(self._name(key))
         return default if held is None else held.value
 
     def pop(self, key: object, *default: Any) -> Any:
@@ -170,18 +161,22 @@ class SyncSession(MutableMapping[str, Any]):
         if not allow_duplicate and msg in self.peek_flash(queue):
             return
         self.publish()
-        if name in self._dirty:
+        appends = self._calls.codec.encode(name, []) == b"[]"  # the server appends to JSON alone
+        if name in self._dirty or not appends:
             self[name] = [*self.get(name, []), msg]
         else:
             self._flashes.setdefault(name, []).append(self._calls.encode(name, msg))
+            self._held.pop(name, None)
 
     def pop_flash(self, queue: str = "") -> list[Any]:
         """Take the messages out, at once: of several requests one shows them. One round trip,
         two when there are any."""
         name = self._name(f"_f_{queue}")
-        if self._raw(name) is None:
-            return self._waiting(name, self._flashes.pop(name, []))
-        own = self._flashes.pop(name, [])  # they need not travel
+        self.publish()
+        found, own = self._raw(name), self._flashes.pop(name, [])  # they need not travel
+        self._held.pop(name, None)
+        if found is None:
+            return self._waiting(name, own)
         (raw,) = self._session._write(Pop(name))
         stored = [] if raw is None else self._calls.decode(name, raw)
         return [*stored, *self._waiting(name, own)]
@@ -190,8 +185,7 @@ class SyncSession(MutableMapping[str, Any]):
         """The messages, which stay."""
         name = self._name(f"_f_{queue}")
         held = self._load(name)
-        waiting = self._waiting(name, self._flashes.get(name, []))
-        return [*([] if held is None else held.value), *waiting]
+        return [] if held is None else list(held.value)
 
     def new_csrf_token(self) -> str:
         """A new CSRF token in place of the old one."""
@@ -218,10 +212,12 @@ class SyncSession(MutableMapping[str, Any]):
             if fields.get(name) != held.raw:
                 continue  # written through request.altsession since
             plain = self._calls.encode(name, held.value)
-            if plain != held.plain:
-                raw = split(held.raw)[0] + plain  # a change in place keeps the value's end
+            if plain != held.plain and self._differ(name, held.plain, plain):
+                frame = b"" if held.raw is None else split(held.raw)[0]
+                raw = frame + plain  # a change in place keeps the value's end
                 self._held[name] = _Held(held.value, raw, plain)
                 fields[name] = self._dirty[name] = raw
+                self._flashes.pop(name, None)  # part of the value
 
     def pending(self, names: Collection[str]) -> tuple[Verb, ...]:
         """What has to be written before ``request.altsession`` writes the same keys."""
@@ -287,10 +283,9 @@ class SyncSession(MutableMapping[str, Any]):
     def _fetch(self, names: tuple[str, ...] | None) -> None:
         if self._state.reported:
             return  # debugtoolbar looks at every session, above every error page
-        if names is None:
-            self.publish()  # before newer values come in, which are not what it changed
+        known = self._dirty if names else dict(self._state.memo.fields)
         self._session._ask(names)
-        self._state.memo.fields.update(self._dirty)
+        self._state.memo.fields.update(known)  # newer ones are not what the values at hand are of
 
     def _raw(self, name: str) -> Raw:
         self._fetch((name,))
@@ -302,12 +297,23 @@ class SyncSession(MutableMapping[str, Any]):
         if held is not None and held.raw == raw:
             return held
         self._held.pop(name, None)
-        if raw is None:
+        waiting = self._flashes.get(name, [])
+        if raw is None and not waiting:
             return None
-        value = self._calls.decode(name, raw)
+        value = [] if raw is None else self._calls.decode(name, raw)
+        if waiting:  # as part of the queue; they are still appended, unless it changes otherwise
+            value = [*value, *self._waiting(name, waiting)]
         # Not the stored bytes: another program's spacing is no change of ours.
         held = self._held[name] = _Held(value, raw, self._calls.codec.encode(name, value))
         return held
+
+    def _differ(self, name: str, before: bytes, now: bytes) -> bool:
+        """Whether these are other values, and not other bytes alone, as of a codec that seals."""
+        codec = self._calls.codec
+        known = codec.decode(name, before)
+        if codec.encode(name, known) == before:
+            return True  # a value has one form
+        return repr(known) != repr(codec.decode(name, now))
 
     def _take(self, names: Collection[str]) -> list[Verb]:
         """Verbs for what these keys have to become; then it counts as written."""
@@ -326,12 +332,6 @@ class SyncSession(MutableMapping[str, Any]):
 
     def _waiting(self, name: str, items: list[bytes]) -> list[Any]:
         return [self._calls.decode(name, item) for item in items]
-
-    def _settle_flashes(self, name: str) -> None:
-        """Somebody reads or changes the queue's own list: messages become part of it."""
-        items = self._flashes.get(name)
-        if items:
-            self[name] = self.peek_flash(name.removeprefix("_f_"))
 
 
 def session_factory(request: Request) -> SyncSession:

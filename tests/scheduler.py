@@ -15,6 +15,7 @@ I8  one request never meets two sessions, nor a session and its absence
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from random import Random
 from typing import Any
 
 from apps import Behind
@@ -195,7 +196,7 @@ class World:
     # what must hold
 
     def watch(self, actor: Actor, operation: Operation, reply: Reply) -> None:
-        if reply.state is not State.LIVE:
+        if reply.state is not State.LIVE or not isinstance(operation, Read | Write):
             return
         read = isinstance(operation, Read)
         claim = operation.claims[reply.which] if isinstance(operation, Read) else operation.claim
@@ -261,12 +262,7 @@ def explore(
         done: list[Event] = []
         try:
             while True:
-                events = world.events()
-                if lossy:
-                    events += [("lose", which) for what, which in events if what == "deliver"]
-                passed = sum(what == "tick" for what, _ in done)
-                if events and passed < len(ticks) and world.quiet:
-                    events.append(("tick", ticks[passed]))
+                events = _possible(world, done, lossy, ticks)
                 if not events:
                     break
                 if len(done) < len(path):
@@ -281,6 +277,40 @@ def explore(
             broken.trace = done
             raise
         yield done
+
+
+def sample(
+    make: Callable[[], World], runs: int, rng: Random, *, ticks: Sequence[float] = ()
+) -> Iterator[list[Event]]:
+    """So many runs of those that are too many to explore, with one lost answer at most."""
+    for _ in range(runs):
+        world = make()
+        done: list[Event] = []
+        try:
+            while True:
+                lossy = not any(what == "lose" for what, _ in done)
+                events = _possible(world, done, lossy, ticks)
+                if not events:
+                    break
+                done.append(rng.choice(events))
+                world.do(done[-1])
+            world.finish()
+        except Broken as broken:
+            broken.trace = done
+            raise
+        yield done
+
+
+def _possible(
+    world: World, done: Sequence[Event], lossy: bool, ticks: Sequence[float]
+) -> list[Event]:
+    events = world.events()
+    if lossy:
+        events += [("lose", which) for what, which in events if what == "deliver"]
+    passed = sum(what == "tick" for what, _ in done)
+    if events and passed < len(ticks) and world.quiet:
+        events.append(("tick", ticks[passed]))
+    return events
 
 
 def play(world: World, *events: Event) -> World:

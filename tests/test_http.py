@@ -365,6 +365,21 @@ def test_wrong_verifier(make: Make, server: Server) -> None:
     assert app.get("/get").json == "Ann"
 
 
+def test_token_counts_in_the_cookie_alone(make: Make) -> None:
+    """A token in the URL, a form or another header is none, and nothing is asked for it."""
+    app = make(BASIC)
+    app.get("/put")
+    token = str(app.token)
+    stranger = app.other("")
+    with app.watched.costs(0):
+        found = [
+            stranger.get(f"/get?sid={token}").json,
+            stranger.post("/get", {"sid": token}).json,
+            stranger.get("/get", headers={"sid": token, "Authorization": f"Bearer {token}"}).json,
+        ]
+    assert found == [None, None, None]
+
+
 def test_logout_without_cookie(make: Make) -> None:
     """invalidate without a cookie is no error and drops none."""
     assert set_cookies(make(BASIC).get("/logout")) == []
@@ -617,6 +632,24 @@ def test_renewed_by_a_discarded_attempt(retry: Callable[[View], Site]) -> None:
     assert app.get("/get").json == "Ann"
 
 
+def sign_in(request: Request) -> list[Any]:
+    request.altsession.login("ann")
+    return [request.altsession.userid(), get(request)]
+
+
+def test_signed_in_by_a_discarded_attempt(retry: Callable[[View], Site]) -> None:
+    """login in a discarded attempt: the next one goes on in the same session, with what was in
+    it, or signs in once more; the answer carries the last cookie, once."""
+    for second in (lambda r: [r.altsession.userid(), get(r)], sign_in):
+        app = retry(attempts(sign_in, second))
+        app.get("/put")
+        old = str(app.token)
+        response = app.get("/page")
+        assert (response.json, len(set_cookies(response))) == (["ann", "Ann"], 1)
+        assert (id_of(app), app.token == old) == (old.partition(".")[0], False)
+        assert (app.get("/get").json, app.other(old).get("/get").json) == ("Ann", None)
+
+
 def test_invalidated_by_a_discarded_attempt(retry: Callable[[View], Site]) -> None:
     """invalidate in a discarded attempt: the next one finds nothing, and the cookie is dropped."""
     app = retry(attempts(logout, lambda request: [get(request), logout(request)]))
@@ -716,6 +749,21 @@ def test_session_used_in_a_subrequest(make: Make, how: str, use_tweens: bool, fi
     response = app.get(f"/renewing{first}")
     assert (response.json, len(set_cookies(response))) == ([True, 0], 1)
     assert app.get("/get").json == "Ann"
+
+
+@pytest.mark.parametrize(("how", "use_tweens"), SUBREQUESTS[:4])
+def test_login_and_logout_in_a_subrequest(make: Make, how: str, use_tweens: bool) -> None:
+    """A subrequest that signs in, or out, does so for the visitor: the outermost answer carries
+    the new cookie, or drops it, once, and that alone."""
+    views = {"in": sub("/login", how, use_tweens), "out": sub("/logout", how, use_tweens)}
+    app = make(BASIC | {"login": sign_in} | views)
+    app.get("/put")
+    old = app.token
+    response = app.get("/in")
+    assert (response.json, len(set_cookies(response))) == ([["ann", "Ann"], 0], 1)
+    assert (app.get("/get").json, app.other(old).get("/get").json) == ("Ann", None)
+    response = app.get("/out")
+    assert (response.json, len(set_cookies(response)), app.token) == ([True, 0], 1, None)
 
 
 @pytest.mark.parametrize("use_tweens", [True, False])
@@ -1064,15 +1112,26 @@ def test_property_is_always_there(make: Make, mortal: Server) -> None:
     assert app.get("/page").json == [True, True]
 
 
-def test_requests_are_not_kept(server: Server) -> None:
+def use_altsession(request: Request) -> None:
+    request.altsession.increment("n")
+    get(request)
+
+
+def use_session(request: Request) -> None:
+    request.session["name"] = "Ann"
+    request.session.setdefault("list", []).append(1)
+
+
+@pytest.mark.parametrize("use", [use_altsession, use_session])
+def test_requests_are_not_kept(server: Server, use: View) -> None:
     """What a request knew of its session is freed with it, without the cycle collector."""
     kept: list[weakref.ref[SessionState]] = []
 
-    def view(request: Request) -> Any:
+    def view(request: Request) -> None:
         kept.append(weakref.ref(request.altsession._state))
-        return [request.altsession.increment("n"), get(request)]
+        use(request)
 
-    app = Bare(server.url, {"page": view})
+    app = Bare(server.url, {"page": view}, {"altsession.sync.enabled": "true"})
     app.visit("/page", "")  # NOSCRIPT, an error, keeps its frames for a while
     del kept[:]
     gc.disable()
@@ -1098,8 +1157,10 @@ cookies = st.one_of(
 class Bare:
     """An application without WebTest around it; ``statuses`` are what it answered."""
 
-    def __init__(self, url: str, views: dict[str, View] = BASIC) -> None:
-        self.site = site(url, views)
+    def __init__(
+        self, url: str, views: dict[str, View] = BASIC, settings: dict[str, str] | None = None
+    ) -> None:
+        self.site = site(url, views, settings=settings)
         self.statuses: set[str] = set()
         self.blank = Request.blank("/", base_url="https://localhost").environ
 

@@ -267,6 +267,51 @@ class Repeating:
         return self.carry_out_once(operation)
 
 
+# -- what one cookie cannot give (docs/semantics, "Limits of one cookie")
+
+
+def sign_in(actor: Actor, session: AltSession) -> None:
+    actor.sent = None  # a login may set a cookie whatever it came with
+    session.login("ann")
+
+
+def jar_of(world: World) -> dict[str, Any]:
+    return world.api.open(str(world.jar)).all()
+
+
+def test_expired_cookie_and_a_login(worlds: Callable[..., World]) -> None:
+    """23: a slow first write with an expired cookie that crosses a login: the later answer's
+    cookie wins. It opens an anonymous session; the user's is neither harmed nor in it."""
+    world = worlds(alone("set"), sign_in)
+    world.behind.end_in(str(world.jar).partition(".")[0], 0)
+    play(world, ("step", 0), *run(1, 3), ("deliver", 1), *run(0, 2), ("deliver", 0))
+    assert (jar_of(world), world.actors[0].refused) == ({"own0": 1}, False)
+    (known,) = world.api.sessions_of("ann")
+    assert known.id != str(world.jar).partition(".")[0]
+
+
+def test_first_writes_without_a_session(worlds: Callable[..., World]) -> None:
+    """24: the first writes of two tabs without a session make one each, and the later answer's
+    cookie wins; once a cookie is there, nothing is lost."""
+    world = worlds(alone("set"), alone("set"), alone("set"), alone("set"))
+    world.jar = None
+    play(world, ("step", 0), ("step", 1), *run(0, 1), *run(1, 1), ("deliver", 0), ("deliver", 1))
+    assert jar_of(world) == {"own1": 1}
+    play(world, ("step", 2), ("step", 3), *run(2, 1), *run(3, 1), ("deliver", 3), ("deliver", 2))
+    assert jar_of(world) == {"own1": 1, "own2": 1, "own3": 1}
+
+
+def test_answers_that_change_places(worlds: Callable[..., World]) -> None:
+    """25: the answer to a renewal that arrives after that of a login which came later: the
+    browser is in its old, anonymous session, is not refused there, and the next login heals it."""
+    world = worlds(alone("renew"), sign_in, alone("set"), sign_in)
+    play(world, ("step", 0), ("step", 1), *run(0, 1), *run(1, 2), ("deliver", 1), ("deliver", 0))
+    assert jar_of(world) == {"a": "old", "b": "old", "n": 0}
+    play(world, *run(2), ("deliver", 2), *run(3), ("deliver", 3))
+    assert world.actors[2].refused is False
+    assert world.api.open(str(world.jar)).userid() == "ann"
+
+
 # -- mutants: one guard out each
 
 PAIR = [alone("set"), alone("renew")]

@@ -12,6 +12,7 @@ from apps import Browser, Watched
 from pyramid.request import Request
 from pyramid.response import Response
 from servers import Server, redis_binary, valkey
+from workers import in_threads
 
 from pyramid_altsession import (
     AltSession,
@@ -378,6 +379,19 @@ def test_same_user_again(api: SessionAPI) -> None:
     assert (browser.jar == before, browser.visit().all()) == (False, {"cart": [1, 2]})
 
 
+def test_form_that_is_sent_twice(visitor: Browser, api: SessionAPI) -> None:
+    """The second sign-in, with the cookie that the first has just replaced, starts a session of
+    its own, without the cart; either cookie is good."""
+    second = Browser(api, visitor.jar)
+    first_request, second_request = visitor.visit(), second.visit()
+    for session in (first_request, second_request):
+        session.login("ann")
+    visitor.answer()
+    second.answer()
+    assert (visitor.visit().all(), second.visit().all()) == ({"cart": [1, 2]}, {})
+    assert {known.id for known in api.sessions_of("ann")} == {id_of(visitor), id_of(second)}
+
+
 # -- bad arguments
 
 
@@ -731,6 +745,25 @@ def test_deny(store: Store) -> None:
     second.does(login)
     assert {known.id for known in api.sessions_of("ann")} == {id_of(first), id_of(second)}
     assert session.userid() is None
+
+
+def test_deny_under_racing_logins(any_server: Server) -> None:
+    """Of 16 sign-ins at once exactly as many succeed as are allowed: check and entry are one
+    step."""
+    store = open_store(read_settings({"redis": {"url": any_server.url}}))
+    api = api_on(store, max_sessions_per_user=5, on_max_sessions="deny")
+
+    def sign_in(number: int) -> bool:
+        try:
+            Browser(api).does(login)
+        except TooManySessions:
+            return False
+        return True
+
+    for _ in range(10):
+        any_server.client.flushall()
+        assert (sum(in_threads(16, sign_in)), len(api.sessions_of("ann"))) == (5, 5)
+    store.close()
 
 
 @pytest.mark.parametrize("end", [dead, ended])

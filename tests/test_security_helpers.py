@@ -39,12 +39,15 @@ VIEWS: dict[str, Any] = {
 }
 
 
+@pytest.fixture(params=["plain", "retried"])
+def retried(request: pytest.FixtureRequest) -> bool:
+    """Every test once plainly, and once after a first attempt that pyramid_retry discards."""
+    found: bool = request.param == "retried"
+    return found
+
+
 @pytest.fixture
-def app(server: Server) -> Site:
-    return make(server)
-
-
-def make(server: Server) -> Site:
+def app(server: Server, retried: bool) -> Site:
     def configure(config: Configurator) -> None:
         config.set_security_policy(Policy())
         config.set_csrf_storage_policy(AltSessionCSRFStoragePolicy())
@@ -58,7 +61,7 @@ def make(server: Server) -> Site:
             config.add_route(name, f"/{name}")
             config.add_view(lambda r: "done", route_name=name, renderer="json", **options)
 
-    return site(server.url, VIEWS, configure=configure)
+    return site(server.url, VIEWS, configure=configure, retried=retried)
 
 
 def age(app: Site, server: Server, seconds: float) -> None:
@@ -99,11 +102,13 @@ def test_policy_without_a_cookie(app: Site) -> None:
         app.get("/secret", status=403)
 
 
-def test_remember_passes_its_arguments(server: Server) -> None:
+def test_remember_passes_its_arguments(server: Server, retried: bool) -> None:
     """remember of the helper takes what login takes."""
     helper = AltSessionAuthenticationHelper()
     app = site(
-        server.url, {"in": lambda r: helper.remember(r, "ann", remember=600, info={"ip": "::1"})}
+        server.url,
+        {"in": lambda r: helper.remember(r, "ann", remember=600, info={"ip": "::1"})},
+        retried=retried,
     )
     response = app.get("/in")
     assert "Max-Age=600" in response.headers["Set-Cookie"]
@@ -201,7 +206,7 @@ def test_fresh_login_comes_before_csrf(app: Site, server: Server) -> None:
     post(app, "/fresh_form", "", status=403)
 
 
-def test_exception_view(server: Server) -> None:
+def test_exception_view(server: Server, retried: bool) -> None:
     """An exception view can turn FreshLoginRequired into a password prompt; it goes before one
     for HTTPForbidden."""
 
@@ -211,7 +216,7 @@ def test_exception_view(server: Server) -> None:
         config.add_exception_view(lambda r: Response("no", 403), context=HTTPForbidden)
         config.add_exception_view(lambda r: Response("password?", 401), context=FreshLoginRequired)
 
-    app = site(server.url, {}, configure=configure)
+    app = site(server.url, {}, configure=configure, retried=retried)
     assert app.get("/fresh", status=401).text == "password?"
 
 

@@ -1,6 +1,7 @@
 """``request.session`` as a dict and as Pyramid's ISession, over request.altsession's session."""
 
-import json
+import copy
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from apps import Behind, Browser, Watched, cookie_of
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from pyramid.authentication import SessionAuthenticationHelper
 from pyramid.interfaces import ISession, ISessionFactory
 from pyramid.response import Response
@@ -24,6 +25,7 @@ from pyramid_altsession import (
     StoreUnavailable,
     ValueTooLarge,
 )
+from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.operations import Read, Write
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores.memory import MemoryStore
@@ -35,10 +37,12 @@ ON = {"altsession.sync.enabled": "true"}
 class Visitor(Browser):
     """A browser whose requests use ``request.session``."""
 
-    def __init__(self, store: Any, jar: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, store: Any, jar: str | None = None, codec: Any = None, **settings: Any
+    ) -> None:
         self.watched = Watched(store)
         given = read_settings({"sync": {"enabled": True}, **settings})
-        super().__init__(SessionAPI(given, store=self.watched), jar)
+        super().__init__(SessionAPI(given, store=self.watched, codec=codec), jar)
         self.registry.registerUtility(self.api, ISessionAPI)
         self.registry.registerUtility(session_factory, ISessionFactory)
 
@@ -428,23 +432,63 @@ def test_flash_and_show_without_a_session(stranger: Visitor) -> None:
     assert (response.headers.getall("Set-Cookie"), stranger.watched.operations) == ([], [])
 
 
-def test_two_flashes_at_once(visitor: Visitor) -> None:
-    """Two requests that flash at once lose nothing, also after a look at the queue."""
-    visitor().flash("zero")
-    visitor.done()
-    first, second = visitor(), visitor()
+LOOKS: list[Callable[[SyncSession], object]] = [
+    lambda session: None,
+    lambda session: bool(session),
+    lambda session: dict(session),
+    lambda session: session["_f_"],
+    lambda session: session.peek_flash(),
+]
+
+
+@pytest.mark.parametrize("look", range(len(LOOKS)))
+def test_two_flashes_at_once(live: Visitor, look: int) -> None:
+    """Two requests that flash at once lose nothing, also after a look at the queue, before and
+    after the flash."""
+    live().flash("zero")
+    live.done()
+    first, second = live(), live()
     for session, message in ((first, "one"), (second, "two")):
         session.flash(message, allow_duplicate=False)
+        LOOKS[look](session)
     first.write_back()
     second.write_back()
-    assert visitor().pop_flash() == ["zero", "one", "two"]
+    assert live().pop_flash() == ["zero", "one", "two"]
 
 
-def test_two_pops_at_once(visitor: Visitor) -> None:
-    """Of two requests that show messages at once one gets them, also after both had a look."""
-    visitor().flash("once")
+def test_queue_that_was_looked_at(visitor: Visitor) -> None:
+    """Messages that were looked at, or changed, as an item are popped once, in order."""
+    for changed in (False, True):
+        visitor().flash("stored")
+        visitor.done()
+        session = visitor()
+        session.flash("own")
+        held = session["_f_"]
+        if changed:
+            held.append("appended")
+        assert session.pop_flash() == ["stored", "own", *["appended"] * changed]
+        assert (session.get("_f_"), session.pop_flash()) == (None, [])
+        visitor.done()
+        assert visitor.stored == {"a": 1, "b": [1]}
+
+
+def test_deleting_a_queue_that_waits(visitor: Visitor) -> None:
+    """A queue that only waits can be deleted; then it is not there."""
+    session = visitor()
+    session.flash("x")
+    del session["_f_"]
+    assert "_f_" not in session
+    with pytest.raises(KeyError):
+        del session["_f_"]
     visitor.done()
-    first, second = visitor(), visitor()
+    assert visitor.stored == {"a": 1, "b": [1]}
+
+
+def test_two_pops_at_once(live: Visitor) -> None:
+    """Of two requests that show messages at once one gets them, also after both had a look."""
+    live().flash("once")
+    live.done()
+    first, second = live(), live()
     assert first.peek_flash() == second.peek_flash() == ["once"]
     assert (first.pop_flash(), second.pop_flash()) == (["once"], [])
 
@@ -461,6 +505,16 @@ def test_queue_as_an_item(visitor: Visitor) -> None:
     assert session.peek_flash() == ["stored", "own", "appended", "last"]
     visitor.done()
     assert visitor().pop_flash() == ["stored", "own", "appended", "last"]
+
+
+def test_flash_after_a_look(visitor: Visitor) -> None:
+    """A queue that was looked at shows what is flashed later as well."""
+    session = visitor()
+    seen = [list(session.get("_f_", []))]
+    for message in ("one", "two"):
+        session.flash(message)
+        seen.append(list(session["_f_"]))
+    assert seen == [[], ["one"], ["one", "two"]]
 
 
 def test_pop_of_an_assigned_queue(visitor: Visitor) -> None:
@@ -593,6 +647,19 @@ def test_sign_in_without_a_session(stranger: Visitor) -> None:
     assert stranger()["auth.userid"] == "ann"
 
 
+def test_sign_in_after_invalidate(visitor: Visitor) -> None:
+    """Old login views invalidate first: nothing of the planted session is left, and the new one
+    is signed in, with one Set-Cookie."""
+    planted = visitor.jar
+    session = visitor()
+    session.invalidate()
+    SessionAuthenticationHelper().remember(visitor.latest, "ann")
+    response = visitor.done()
+    assert len(response.headers.getall("Set-Cookie")) == 1
+    assert visitor.stored == {"auth.userid": "ann"}
+    assert Visitor(visitor.watched.store, planted)().get("auth.userid") is None
+
+
 def test_sign_in_with_an_expired_cookie(visitor: Visitor) -> None:
     """A sign-in with a dead cookie makes a new session that works."""
     (id,) = Behind(visitor.watched.store).ids()
@@ -698,6 +765,41 @@ def test_change_outlives_newer_reads(visitor: Visitor) -> None:
         assert visitor.stored["b"][-1] == "own"
 
 
+def test_values_at_hand_stay(visitor: Visitor) -> None:
+    """A value that was handed out stays the request's own while everything is looked at, whatever
+    others write meanwhile: what is put into it then is written."""
+    session = visitor()
+    held = session["b"]
+    visitor.api.open(visitor.jar).set("b", ["other"])
+    assert dict(session) == {"a": 1, "b": [1]}
+    held.append("own")
+    visitor.done()
+    assert visitor.stored["b"] == [1, "own"]
+
+
+def test_value_at_hand_that_was_replaced(visitor: Visitor) -> None:
+    """What is put into a value after request.altsession wrote another in its place is not written:
+    it is no longer the session's."""
+    held = visitor()["b"]
+    visitor.latest.altsession.set("b", ["newer"])
+    held.append("late")
+    visitor.done()
+    assert visitor.stored["b"] == ["newer"]
+
+
+def test_end_of_a_value(visitor: Visitor) -> None:
+    """A change within a value that has an end of its own keeps the end; an assignment takes it
+    off."""
+    (id,) = Behind(visitor.watched.store).ids()
+    ends = []
+    for change in (lambda s: s["b"].append(2), lambda s: s.update(b=[3])):
+        visitor.api.open(visitor.jar).set("b", [1], ttl=60)
+        change(visitor())
+        visitor.done()
+        ends.append(Behind(visitor.watched.store).fields(id)["b"][:1] == b"@")
+    assert ends == [True, False]
+
+
 # -- what is written
 
 
@@ -721,6 +823,78 @@ def test_reader_never_undoes_a_write(visitor: Visitor, raw: bytes) -> None:
     visitor.api.open(visitor.jar).set("a", "newer")
     visitor.done()
     assert visitor.stored["a"] == "newer"
+
+
+class Sealing(JSONCodec):
+    """A codec that never gives the same bytes twice, as encryption does."""
+
+    def encode(self, key: str, value: Any) -> bytes:
+        return secrets.token_bytes(8) + super().encode(key, value)
+
+    def decode(self, key: str, raw: bytes) -> Any:
+        return super().decode(key, raw[8:])
+
+
+@pytest.fixture
+def sealing() -> Visitor:
+    """The visitor, where values are sealed."""
+    visitor = Visitor(MemoryStore(), codec=Sealing())
+    visitor.jar = visitor.api.create({"a": 1, "b": [1, {"x": 1}]}).token
+    visitor.watched.operations.clear()
+    return visitor
+
+
+def test_reading_writes_nothing_whatever_the_codec(sealing: Visitor) -> None:
+    """Nor does it where equal values are never equal bytes."""
+    session = sealing()
+    assert dict(session) == {"a": 1, "b": [1, {"x": 1}]}
+    sealing.done()
+    assert [type(o) for o in sealing.watched.operations] == [Read]
+
+
+CHANGES: list[tuple[Callable[[Any], object], Any]] = [
+    (lambda b: b.append(2), [1, {"x": 1}, 2]),
+    (lambda b: b.pop(), [1]),
+    (lambda b: b.reverse(), [{"x": 1}, 1]),
+    (lambda b: b.__setitem__(0, True), [True, {"x": 1}]),
+    (lambda b: b.__setitem__(0, 1.0), [1.0, {"x": 1}]),
+    (lambda b: b[1].update(y=2), [1, {"x": 1, "y": 2}]),
+    (lambda b: b[1].update(x=None), [1, {"x": None}]),
+]
+
+
+@pytest.mark.parametrize("change", range(len(CHANGES)))
+@pytest.mark.parametrize("who", ["visitor", "sealing"])
+def test_every_change_is_seen(who: str, sealing: Visitor, visitor: Visitor, change: int) -> None:
+    """Every nested change is written, whatever the codec, that of a number's type too."""
+    act, expected = CHANGES[change]
+    browser = {"visitor": visitor, "sealing": sealing}[who]
+    browser.api.open(browser.jar).set("b", [1, {"x": 1}])
+    act(browser()["b"])
+    browser.done()
+    assert repr(browser.stored["b"]) == repr(expected)
+
+
+def test_flash_whatever_the_codec(sealing: Visitor) -> None:
+    """Messages work where a list on the server is not JSON that could be appended to."""
+    for message in ("one", "two"):
+        sealing().flash(message)
+        sealing.done()
+    session = sealing()
+    session.flash("own")
+    assert (session.peek_flash(), session.pop_flash()) == (["one", "two", "own"],) * 2
+    sealing.done()
+    assert sealing().pop_flash() == []
+
+
+def test_order_of_a_dict_is_a_change(visitor: Visitor, sealing: Visitor) -> None:
+    """So is another order of a dict's keys."""
+    for browser in (visitor, sealing):
+        browser.api.open(browser.jar).set("a", {"x": 1, "y": 2})
+        held = browser()["a"]
+        held["x"] = held.pop("x")
+        browser.done()
+        assert list(browser.stored["a"]) == ["y", "x"]
 
 
 def test_change_and_change_back(visitor: Visitor) -> None:
@@ -774,97 +948,247 @@ def test_logout_beats_a_slow_request(live: Visitor) -> None:
     assert dead == 1000
 
 
-# -- against a plain dict
+# -- against plain dicts
 
 
 KEYS = st.sampled_from(["a", "b", "c"])
+QUEUES = st.sampled_from(["", "q"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=5,
 )
+NAMES = ["a", "b", "c", "_f_", "_f_q", "_csrft_"]
+Plain = dict[str, Any]
+
+
+class Open:
+    """A request that is open, and what has to be true of it, in plain dicts: ``seen`` is each key
+    as it was when first looked at (None for none), ``view`` is the same with its own changes,
+    ``own`` are the keys that it assigned or removed, ``flashes`` its messages."""
+
+    def __init__(self, session: SyncSession, alt: Any, stored: Plain) -> None:
+        self.session, self.alt, self.stored = session, alt, stored
+        self.seen: Plain = {}
+        self.view: Plain = {}
+        self.own: set[str] = set()
+        self.flashes: dict[str, list[Any]] = {}
+
+    def look(self, *names: str) -> None:
+        for name in names:
+            if name not in self.view:
+                self.seen[name] = copy.deepcopy(self.stored.get(name, NONE))
+                self.view[name] = copy.deepcopy(self.seen[name])
+
+    def put(self, name: str, value: Any) -> None:
+        self.view[name] = value
+        self.own.add(name)
+
+    def settle(self, name: str) -> None:
+        """What it holds so far is on the server."""
+        if name in self.own or (name in self.seen and self.view[name] != self.seen[name]):
+            store(self.stored, name, self.view[name])
+        self.own.discard(name)
+        if name in self.view:
+            self.seen[name] = copy.deepcopy(self.view[name])
+
+    def written(self, name: str, value: Any) -> None:
+        """Its own call on request.altsession has stored this."""
+        store(self.stored, name, value)
+        self.view[name], self.seen[name] = copy.deepcopy(value), copy.deepcopy(value)
+
+    @property
+    def items(self) -> Plain:
+        """What the session has to show as a dict."""
+        shown = {name: value for name, value in self.view.items() if value is not NONE}
+        for name, waiting in self.flashes.items():
+            shown[name] = [*shown.get(name, []), *waiting]
+        return shown
+
+
+class NONE:
+    """No such key."""
+
+
+def store(stored: Plain, name: str, value: Any) -> None:
+    if value is NONE:
+        stored.pop(name, None)
+    else:
+        stored[name] = copy.deepcopy(value)
 
 
 class Overlapping(RuleBasedStateMachine):
-    """Several requests of one live session, open at once; what each has read stays as it was,
-    and at its end exactly the keys that it changed are written."""
+    """Several requests of one live session, open at once. Each sees a key as it was when it first
+    looked, with its own changes; at its end exactly what it changed is written, so that of two
+    that change one key the later end wins, and of two that change different ones both do."""
 
     requests: Bundle[Any] = Bundle("requests")
 
     def __init__(self) -> None:
         super().__init__()
         self.visitor = Visitor(MemoryStore())
-        self.visitor.jar = self.visitor.api.create({"a": [1], "b": {"x": 1}}).token
-        self.stored: dict[str, Any] = {"a": [1], "b": {"x": 1}}
+        self.stored: Plain = {"a": [1], "b": {"x": 1}}
+        self.visitor.jar = self.visitor.api.create(self.stored).token
+        self.number = 0
 
     @rule(target=requests)
     def begin(self) -> Any:
         session = self.visitor()
-        before = json.dumps(dict(session))
-        return session, json.loads(before), json.loads(before)
+        return Open(session, self.visitor.latest.altsession, self.stored)
 
     @rule(request=requests, key=KEYS, value=VALUES)
-    def assign(self, request: Any, key: str, value: Any) -> None:
-        session, plain, _ = request
-        session[key] = value
-        plain[key] = json.loads(json.dumps(value))
+    def assign(self, request: Open, key: str, value: Any) -> None:
+        request.session[key] = value
+        request.put(key, copy.deepcopy(value))
+
+    @rule(request=requests, values=st.dictionaries(KEYS, VALUES))
+    def update(self, request: Open, values: Plain) -> None:
+        request.session.update(values)
+        for key, value in values.items():
+            request.put(key, copy.deepcopy(value))
 
     @rule(request=requests, key=KEYS)
-    def take_out(self, request: Any, key: str) -> None:
-        session, plain, _ = request
-        assert session.pop(key, "none") == plain.pop(key, "none")
-
-    @rule(request=requests, key=KEYS, value=VALUES)
-    def change_within(self, request: Any, key: str, value: Any) -> None:
-        for held in request[:2]:
-            inner = held.setdefault(key, [])
-            if isinstance(inner, list):
-                inner.append(json.loads(json.dumps(value)))
-            elif isinstance(inner, dict):
-                inner["within"] = json.loads(json.dumps(value))
+    def take_out(self, request: Open, key: str) -> None:
+        request.look(key)
+        assert request.session.pop(key, NONE) == request.view[key]
+        if request.view[key] is not NONE:
+            request.put(key, NONE)
 
     @rule(request=requests)
-    def look(self, request: Any) -> None:
-        session, plain, _ = request
-        assert session == plain
-        assert sorted(session) == sorted(plain)
+    def clear(self, request: Open) -> None:
+        request.look(*NAMES)
+        request.session.clear()
+        for name in request.items:
+            request.put(name, NONE)
+        request.flashes.clear()
+
+    @rule(request=requests, key=KEYS, value=VALUES)
+    def default(self, request: Open, key: str, value: Any) -> None:
+        request.look(key)
+        if request.view[key] is NONE:
+            request.put(key, copy.deepcopy(value))
+        assert request.session.setdefault(key, value) == request.view[key]
 
     @rule(request=requests, key=KEYS)
-    def look_at_one(self, request: Any, key: str) -> None:
-        session, plain, _ = request
-        assert session.get(key, "none") == plain.get(key, "none")
-        assert (key in session) == (key in plain)
+    def change_within(self, request: Open, key: str) -> None:
+        """Never back to what it was: see change_and_change_back."""
+        request.look(key)
+        self.number += 1
+        for inner in (request.session.get(key), request.view[key]):
+            if isinstance(inner, list):
+                inner.append(self.number)
+            elif isinstance(inner, dict):
+                inner["within"] = self.number
 
-    @rule(target=requests, request=consumes(requests))
-    def end(self, request: Any) -> Any:
-        session, plain, before = request
-        session.write_back()
-        # Exactly its changes: an assignment of what was there already may count as one or not.
-        for key in {*plain, *before}:
-            if key not in plain:
-                self.stored.pop(key, None)
-            elif key not in before or plain[key] != before[key]:
-                self.stored[key] = plain[key]
-        self.agree(before, plain)
-        return multiple()
+    @rule(request=requests, key=KEYS)
+    def change_later(self, request: Open, key: str) -> None:
+        """A value that is at hand while everything is looked at, and changed then."""
+        request.look(key)
+        held = request.session.get(key)
+        request.look(*NAMES)
+        assert len(request.session) == len(request.items)
+        self.number += 1
+        for inner in (held, request.view[key]):
+            if isinstance(inner, list):
+                inner.append(self.number)
 
-    def agree(self, before: dict[str, Any], plain: dict[str, Any]) -> None:
-        found = self.visitor.stored
-        for key in ("a", "b", "c"):
-            same = plain.get(key, "none") == before.get(key, "none")
-            allowed = [self.stored.get(key, "none")]
-            if same:
-                allowed.append(plain.get(key, "none"))
-            assert found.get(key, "none") in allowed
-            if key in found:
-                self.stored[key] = found[key]
-            else:
-                self.stored.pop(key, None)
+    @rule(request=requests, key=KEYS)
+    def change_and_change_back(self, request: Open, key: str) -> None:
+        request.look(key)
+        inner = request.session.get(key)
+        if isinstance(inner, list):
+            inner.append(0)
+            inner.pop()
+
+    @rule(request=requests)
+    def look_at_all(self, request: Open) -> None:
+        request.look(*NAMES)
+        assert request.session == request.items
+        assert sorted(request.session) == sorted(request.items)
+
+    @rule(request=requests, key=KEYS)
+    def look_at_one(self, request: Open, key: str) -> None:
+        request.look(key)
+        assert request.session.get(key, NONE) == request.view[key]
+        assert (key in request.session) == (request.view[key] is not NONE)
+
+    @rule(request=requests, queue=QUEUES)
+    def flash(self, request: Open, queue: str) -> None:
+        name = f"_f_{queue}"
+        self.number += 1
+        request.session.flash(self.number, queue)
+        if name in request.own:
+            held = request.view[name]
+            request.put(name, [*([] if held is NONE else held), self.number])
+        else:
+            request.flashes.setdefault(name, []).append(self.number)
+
+    @rule(request=requests, queue=QUEUES)
+    def peek_flash(self, request: Open, queue: str) -> None:
+        request.look(f"_f_{queue}")
+        assert request.session.peek_flash(queue) == request.items.get(f"_f_{queue}", [])
+
+    @rule(request=requests, queue=QUEUES)
+    def pop_flash(self, request: Open, queue: str) -> None:
+        name = f"_f_{queue}"
+        request.look(name)
+        waiting = request.flashes.pop(name, [])
+        taken: list[Any] = []
+        if request.view[name] is not NONE:
+            request.settle(name)
+            taken = self.stored.get(name, [])
+            request.written(name, NONE)
+        assert request.session.pop_flash(queue) == [*taken, *waiting]
+
+    @rule(request=requests)
+    def get_csrf_token(self, request: Open) -> None:
+        """One that is there, or of its own making, which the others then find."""
+        request.look("_csrft_")
+        token = request.session.get_csrf_token()
+        if request.view["_csrft_"] is not NONE:
+            assert token == request.view["_csrft_"]
+        elif "_csrft_" in request.own:
+            request.put("_csrft_", token)
+        else:
+            request.written("_csrft_", self.stored.get("_csrft_", token))
+            assert token == request.view["_csrft_"]
+
+    @rule(request=requests)
+    def new_csrf_token(self, request: Open) -> None:
+        request.put("_csrft_", request.session.new_csrf_token())
+
+    @rule(request=requests, key=KEYS, value=VALUES)
+    def set_through_altsession(self, request: Open, key: str, value: Any) -> None:
+        request.alt.set(key, value)
+        request.own.discard(key)
+        request.written(key, value)
+
+    @rule(request=requests, key=KEYS)
+    def pop_through_altsession(self, request: Open, key: str) -> None:
+        request.settle(key)
+        assert request.alt.pop(key, NONE) == self.stored.get(key, NONE)
+        request.written(key, NONE)
+
+    @rule(request=consumes(requests))
+    def end(self, request: Open) -> None:
+        request.session.write_back()
+        for name in list(request.view):
+            request.settle(name)
+        for name, waiting in request.flashes.items():
+            self.stored[name] = [*self.stored.get(name, []), *waiting]
+
+    @rule(request=consumes(requests))
+    def fail(self, request: Open) -> None:
+        """An unhandled exception: nothing more is written."""
+
+    @invariant()
+    def agree(self) -> None:
+        assert self.visitor.stored == self.stored
 
 
 Overlapping.TestCase.settings = hypothesis_settings(
-    max_examples=60,
-    stateful_step_count=30,
+    max_examples=150,
+    stateful_step_count=40,
     deadline=None,
     derandomize=True,
     database=None,

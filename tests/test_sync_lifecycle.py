@@ -2,8 +2,12 @@
 what the layer costs on a real server."""
 
 import logging
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,19 +16,23 @@ from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
 from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPForbidden, HTTPFound
-from pyramid.interfaces import ISession
+from pyramid.interfaces import ISession, ISessionFactory
+from pyramid.paster import bootstrap
+from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.scripting import prepare
 from pyramid.session import SignedCookieSessionFactory
+from pyramid.settings import aslist
 from pyramid.testing import DummyRequest
 from pyramid.threadlocal import manager as threadlocals
+from pyramid.tweens import EXCVIEW, MAIN
 from pyramid_retry import RetryableException, mark_error_retryable
 from servers import Server, free_port, valkey
 
-from pyramid_altsession import SessionGone, StoreUnavailable
+from pyramid_altsession import ISessionAPI, SessionGone, StoreUnavailable
 from pyramid_altsession.operations import Read, Write
-from pyramid_altsession.sync import SyncSession
+from pyramid_altsession.sync import SyncSession, session_factory
 from pyramid_altsession.tween import NAME, TM, TRANSACTION
 
 OURS = "pyramid_altsession"
@@ -33,12 +41,55 @@ OURS_FIRST_AND_LAST = [INCLUDES, INCLUDES[::-1]]
 ORDERS = list(permutations(INCLUDES))
 
 
+Browsers = Callable[[str], Any]
+
+
 class Problem(Exception):
     """What goes wrong in a view."""
 
 
 class Mistake(Exception):
     """What goes wrong in a view, and is the server's fault."""
+
+
+DISCARDS = "test_sync_lifecycle.discard_first_attempt"
+
+
+@pytest.fixture(autouse=True, params=["plain", "retried"])
+def retried(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Every test once plainly, and once under pyramid_retry, where each request has a first
+    attempt that changes ``request.session`` and is discarded."""
+    again: bool = request.param == "retried"
+    monkeypatch.setattr(sys.modules[__name__], "RETRIED", again)
+    return again
+
+
+RETRIED = False
+
+
+def discard_first_attempt(handler: Callable[[Request], Any], registry: Registry) -> Any:
+    """A tween next to the views."""
+    served = registry.queryUtility(ISessionFactory) is session_factory
+    restricted = registry.getUtility(ISessionAPI).settings.sync.keys
+
+    def tween(request: Request) -> Any:
+        if request.environ.get("retry.attempt") == 0:
+            if served:
+                for name in restricted or ("discarded", "a", "_f_"):
+                    request.session[name] = ["discarded"]
+            raise RetryableException
+        return handler(request)
+
+    return tween
+
+
+def retrying(config: Configurator, includes: Sequence[str]) -> None:
+    if "pyramid_retry" not in includes:
+        config.include("pyramid_retry")
+    config.add_tween(DISCARDS, under=EXCVIEW, over=MAIN)
+    explicit = config.registry.settings.get("pyramid.tweens")
+    if explicit is not None:
+        config.registry.settings["pyramid.tweens"] = [*aslist(explicit), DISCARDS]
 
 
 def make(
@@ -55,6 +106,8 @@ def make(
     config = Configurator(settings=given)
     for name in includes:
         config.include(name)
+    if RETRIED:
+        retrying(config, includes)
     config.add_route("root", "/")
     config.add_view(view, route_name="root", renderer="json", **options)
     config.add_route("other", "/other")
@@ -67,9 +120,19 @@ def make(
     return app
 
 
+def test_first_attempts_are_discarded(server: Server, retried: bool) -> None:
+    """The tests of this file are what they say: the view of the second runs in a second attempt."""
+    app = make(server.url, lambda request: request.environ.get("retry.attempt", 0))
+    assert app.get("/").json == int(retried)
+
+
 def stored(app: Site) -> dict[str, Any]:
     assert app.token is not None
     return app.api.open(app.token).all()
+
+
+def writes(app: Site) -> list[Write]:
+    return [o for o in app.watched.operations if isinstance(o, Write) and not o.optional]
 
 
 def set_cookies(response: Any) -> list[str]:
@@ -114,8 +177,7 @@ def test_normal_answer(server: Server, includes: Sequence[str]) -> None:
     """A normal answer: the changes are written, in one step."""
     app = make(server.url, page, includes=includes)
     app.get("/")
-    writes = [o for o in app.watched.operations if isinstance(o, Write) and not o.optional]
-    assert (stored(app), len(writes)) == (CHANGED, 1)
+    assert (stored(app), len(writes(app))) == (CHANGED, 1)
 
 
 def test_raised_redirect(server: Server, includes: Sequence[str]) -> None:
@@ -168,20 +230,20 @@ def test_unhandled_exception(server: Server, includes: Sequence[str]) -> None:
     assert stored(app) == UNCHANGED
 
 
-def test_returned_5xx(server: Server) -> None:
+def test_returned_5xx(server: Server, includes: Sequence[str]) -> None:
     """A 5xx answer that the view returns: nothing is written."""
 
     def view(request: Request) -> Response:
         change(request)
         return Response(status=502)
 
-    app = make(server.url, view)
+    app = make(server.url, view, includes=includes)
     app.get("/", status=502)
     assert stored(app) == UNCHANGED
 
 
 @pytest.mark.parametrize("use_tweens", [True, False])
-def test_subrequest(server: Server, use_tweens: bool) -> None:
+def test_subrequest(server: Server, includes: Sequence[str], use_tweens: bool) -> None:
     """A subrequest with the same cookie: its changes are written with the outer request's, once,
     and each sees the other's."""
     seen = []
@@ -202,14 +264,14 @@ def test_subrequest(server: Server, use_tweens: bool) -> None:
         config.add_route("inner", "/inner")
         config.add_view(inner, route_name="inner", renderer="json")
 
-    app = make(server.url, view, configure=configure)
-    with app.watched.costs(2):
-        app.get("/")
+    app = make(server.url, view, includes=includes, configure=configure)
+    app.get("/")
     assert (seen, stored(app)) == ([1, 2], {"a": 1, "outer": 1, "inner": 2})
+    assert len(writes(app)) == 1
 
 
 @pytest.mark.parametrize("use_tweens", [True, False])
-def test_subrequest_of_a_failure(server: Server, use_tweens: bool) -> None:
+def test_subrequest_of_a_failure(server: Server, includes: Sequence[str], use_tweens: bool) -> None:
     """A subrequest of a request that fails: its changes are not written either."""
 
     def view(request: Request) -> None:
@@ -222,12 +284,12 @@ def test_subrequest_of_a_failure(server: Server, use_tweens: bool) -> None:
         config.add_route("inner", "/inner")
         config.add_view(page, route_name="inner", renderer="json")
 
-    app = make(server.url, view, configure=configure)
+    app = make(server.url, view, includes=includes, configure=configure)
     app.get("/", status=500)
     assert stored(app) == UNCHANGED
 
 
-def test_abort_without_transactional(server: Server) -> None:
+def test_abort_without_transactional(server: Server, includes: Sequence[str]) -> None:
     """pyramid_tm aborts: without altsession.transactional a normal answer's changes are written."""
 
     def view(request: Request) -> dict[str, str]:
@@ -235,7 +297,7 @@ def test_abort_without_transactional(server: Server) -> None:
         request.tm.doom()
         return {}
 
-    app = make(server.url, view, includes=INCLUDES)
+    app = make(server.url, view, includes=includes)
     app.get("/")
     assert stored(app) == CHANGED
 
@@ -260,17 +322,17 @@ def test_three_attempts(server: Server, includes: Sequence[str], transactional: 
     assert stored(app) == {"a": 1, "attempt2": 1, "count": [2], "_f_": [2]}
 
 
-def test_three_attempts_of_a_stranger(server: Server) -> None:
+def test_three_attempts_of_a_stranger(server: Server, includes: Sequence[str]) -> None:
     """Three attempts of a visitor without a session make one session, with one cookie."""
-    app = make(server.url, thrice, includes=INCLUDES)
+    app = make(server.url, thrice, includes=includes)
     app.reset()
     assert len(set_cookies(app.get("/"))) == 1
     assert stored(app) == {"attempt2": 1, "count": [2], "_f_": [2]}
 
 
-def test_prepare(server: Server) -> None:
-    """prepare() and bootstrap(): reads work, and nothing is written."""
-    app = make(server.url, page)
+def test_prepare(server: Server, includes: Sequence[str]) -> None:
+    """prepare(): reads work, and nothing is written."""
+    app = make(server.url, page, includes=includes)
     request = Request.blank("/", headers={"Cookie": f"sid={app.token}"})
     with prepare(request=request, registry=app.registry) as env:
         assert env["request"].session["a"] == 1
@@ -278,9 +340,33 @@ def test_prepare(server: Server) -> None:
     assert stored(app) == UNCHANGED
 
 
-def test_dummy_request(server: Server) -> None:
-    """DummyRequest has a session of Pyramid's own, and ours leaves it alone."""
+def from_ini(global_config: object, **settings: str) -> Any:
+    """What the .ini file of test_bootstrap runs."""
+    config = Configurator(settings=settings)
+    return config.make_wsgi_app()
+
+
+def test_bootstrap(server: Server, includes: Sequence[str], tmp_path: Path) -> None:
+    """bootstrap(): the same."""
     app = make(server.url, page)
+    ini = tmp_path / "app.ini"
+    settings = {
+        "use": "call:test_sync_lifecycle:from_ini",
+        "pyramid.includes": " ".join(includes),
+        "altsession.redis.url": server.url,
+        "altsession.sync.enabled": "true",
+    }
+    ini.write_text("[app:main]\n" + "".join(f"{name} = {settings[name]}\n" for name in settings))
+    request = Request.blank("/", headers={"Cookie": f"sid={app.token}"})
+    with bootstrap(str(ini), request=request) as env:
+        assert env["request"].session["a"] == 1
+        change(env["request"])
+    assert stored(app) == UNCHANGED
+
+
+def test_dummy_request(server: Server, includes: Sequence[str]) -> None:
+    """DummyRequest has a session of Pyramid's own, and ours leaves it alone."""
+    app = make(server.url, page, includes=includes)
     threadlocals.push({"registry": app.registry, "request": None})
     try:
         request = DummyRequest()
@@ -294,32 +380,34 @@ def test_dummy_request(server: Server) -> None:
 EXPLICIT = {"pyramid.tweens": "pyramid.tweens.excview_tween_factory"}
 
 
-def test_explicit_tweens_without_ours(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_explicit_tweens_without_ours(
+    server: Server, includes: Sequence[str], caplog: pytest.LogCaptureFixture
+) -> None:
     """An explicit pyramid.tweens without ours: a warning at start, and the same by a response
     callback."""
     with caplog.at_level(logging.WARNING, "pyramid_altsession"):
-        app = make(server.url, page, settings=EXPLICIT)
+        app = make(server.url, page, includes=includes, settings=EXPLICIT)
     (record,) = caplog.records
     assert (record.levelname, NAME in record.getMessage()) == ("WARNING", True)
     app.get("/")
     assert stored(app) == CHANGED
 
 
-def test_explicit_tweens_and_failures(server: Server) -> None:
+def test_explicit_tweens_and_failures(server: Server, includes: Sequence[str]) -> None:
     """Without our tween a 5xx page writes nothing either."""
 
     def view(request: Request) -> None:
         change(request)
         raise Mistake
 
-    app = make(server.url, view, settings=EXPLICIT, configure=with_error_pages)
+    app = make(server.url, view, includes=includes, settings=EXPLICIT, configure=with_error_pages)
     app.get("/", status=500)
     assert stored(app) == UNCHANGED
 
 
-def test_explicit_tweens_and_a_gone_session(server: Server) -> None:
+def test_explicit_tweens_and_a_gone_session(server: Server, includes: Sequence[str]) -> None:
     """Without our tween a write-back that finds the session gone is a 409 page all the same."""
-    app = make(server.url, leaves(lambda app: ended(app)), settings=EXPLICIT)
+    app = make(server.url, leaves(ended), includes=includes, settings=EXPLICIT)
     app.registry.site = app
     response = app.get("/", status=409)
     assert ("reload the page" in response, set_cookies(response)) == (True, [])
@@ -335,6 +423,72 @@ def test_explicit_tweens_with_ours(server: Server, caplog: pytest.LogCaptureFixt
     assert (stored(app), caplog.records) == (CHANGED, [])
 
 
+# -- two requests at once, in threads
+
+
+def overlapping(server: Server, other: Callable[[Request], object]) -> tuple[Site, Browsers]:
+    """A request that changes the session, and another that does its part as soon as the first has
+    come to the end of its view."""
+    both = threading.Barrier(2)
+
+    def slow(request: Request) -> dict[str, str]:
+        number = int(request.params["number"])
+        if number % 2:
+            assert request.session["a"] == 1
+        request.session["slow"] = number
+        request.session.flash("slow")
+        both.wait(30)
+        return {}
+
+    def fast(request: Request) -> dict[str, str]:
+        both.wait(30)
+        other(request)
+        return {}
+
+    def configure(config: Configurator) -> None:
+        config.add_route("fast", "/fast")
+        config.add_view(fast, route_name="fast", renderer="json")
+
+    app = make(server.url, slow, includes=INCLUDES[:3], configure=configure)
+    return app, lambda path: app.other().get(path, status="*")
+
+
+def test_different_keys_in_threads(server: Server) -> None:
+    """Two requests that overlap and change different keys, and flash: both kept, both shown, 1000
+    of 1000."""
+
+    def other(request: Request) -> None:
+        request.session["fast"] = int(request.params["number"])
+        request.session.flash("fast")
+
+    app, get = overlapping(server, other)
+    kept = 0
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(1000):
+            paths = [f"/?number={number}", f"/fast?number={number}"]
+            answers = {answer.status_int for answer in pool.map(get, paths)}
+            shown = sorted(app.api.open(str(app.token)).pop("_f_"))
+            both = stored(app) == {"a": 1, "slow": number, "fast": number}
+            kept += (both, shown, answers) == (True, ["fast", "slow"], {200})
+    assert kept == 1000
+
+
+def test_logout_in_threads(server: Server) -> None:
+    """A logout that overlaps a slow request, whichever ends first: the session is dead, and no
+    answer gives a cookie, 1000 of 1000."""
+    app, get = overlapping(server, lambda request: request.session.invalidate())
+    dead, statuses = 0, set()
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(1000):
+            app.token = str(app.api.create({"a": 1}).token)
+            slow, fast = pool.map(get, [f"/?number={number}", "/fast"])
+            statuses.add(slow.status_int)
+            (cookie,) = set_cookies(fast)
+            alive = app.api.open(str(app.token)).exists()
+            dead += (alive, set_cookies(slow), cookie[:5]) == (False, [], "sid=;")
+    assert (dead, statuses - {200, 409}) == (1000, set())
+
+
 # -- altsession.transactional
 
 TRANSACTIONAL = {"altsession.transactional": "true"}
@@ -344,8 +498,7 @@ def test_commit_writes(server: Server, includes: Sequence[str]) -> None:
     """A commit writes the changes, in one step."""
     app = make(server.url, page, includes=includes, settings=TRANSACTIONAL)
     app.get("/")
-    writes = [o for o in app.watched.operations if isinstance(o, Write) and not o.optional]
-    assert (stored(app), len(writes)) == (CHANGED, 1)
+    assert (stored(app), len(writes(app))) == (CHANGED, 1)
 
 
 def test_doomed_transaction(server: Server, includes: Sequence[str]) -> None:
@@ -605,10 +758,18 @@ def test_read_only_server_with_a_page_of_the_application(own: Server) -> None:
         view,
         configure=lambda config: config.add_exception_view(sorry, context=StoreUnavailable),
     )
-    assert app.get("/", status=503).text == "sorry"
-    assert rendered == [(StoreUnavailable, "not stored")]
+    token = app.token
+    response = app.get("/", status=503)
+    assert (response.text, set_cookies(response)) == ("sorry", [])
     own.client.replicaof("NO", "ONE")
     assert stored(app) == UNCHANGED
+    app.reset()
+    response = app.get("/", status=503)
+    assert (response.text, set_cookies(response)) == ("sorry", [])
+    assert rendered == [(StoreUnavailable, "not stored")] * 2
+    own.client.replicaof("NO", "ONE")
+    (id,) = Behind(app.watched.store, own.client).ids()
+    assert id == str(token).partition(".")[0]
 
 
 def leaves(act: Callable[[Site], object]) -> Callable[[Request], Any]:
@@ -925,6 +1086,36 @@ def test_prefetch_setting(server: Server) -> None:
     )
     with app.watched.costs(1):
         app.get("/")
+
+
+PREFETCHED: list[tuple[Callable[[Any], object], Any]] = [
+    (lambda s: s.set("key1", "own"), "own"),
+    (lambda s: s.pop("key1"), None),
+    (lambda s: s.remove("key1"), None),
+    (lambda s: s.login("ann"), [1] * 20),
+    (lambda s: (s.login("ann"), s.login("bob")), None),
+    (lambda s: s.invalidate(), None),
+    (lambda s: (s.invalidate(), s.set("k", 1)), None),
+]
+
+
+@pytest.mark.parametrize("case", range(len(PREFETCHED)))
+def test_prefetch_after_a_write(server: Server, case: int) -> None:
+    """What is prefetched with the first read never takes the place of what the same request has
+    written, or has ended, before."""
+    act, expected = PREFETCHED[case]
+    seen: list[Any] = []
+
+    def view(request: Request) -> None:
+        act(request.altsession)
+        request.altsession.get("other")
+        seen.append(request.altsession.get("key1"))
+
+    settings = {"altsession.session.prefetch": "key1"}
+    app = make(server.url, view, settings=settings)
+    app.token = str(app.api.create({"key1": [1] * 20}).token)
+    app.get("/")
+    assert seen == [expected]
 
 
 @pytest.mark.parametrize(

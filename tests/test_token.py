@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import hmac
+import os
 import random
 import re
+import secrets
 import time
 from typing import Any
 
@@ -43,6 +45,19 @@ class TestToken:
         assert re.fullmatch(r"[A-Za-z0-9_-]{22}", token.id)
         assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token.verifier)
         assert len(cookie().value(token)) == 66
+
+    def test_tokens_come_from_secrets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """128 bits of the id and 256 of the verifier are drawn from the system's generator."""
+        drawn: list[bytes] = []
+
+        def token_bytes(size: int) -> bytes:
+            drawn.append(os.urandom(size))
+            return drawn[-1]
+
+        monkeypatch.setattr(secrets, "token_bytes", token_bytes)
+        token = Token.new()
+        parts = [base64.urlsafe_b64decode(part + "==") for part in (token.id, token.verifier)]
+        assert (parts, [len(part) * 8 for part in drawn]) == (drawn, [128, 256])
 
     def test_never_the_same(self) -> None:
         """No two tokens share anything."""
@@ -344,6 +359,12 @@ class TestSend:
         value = {"name": "sid", "value": cookie().value(TOKEN)}
         expected = value | PLAIN | attributes
         assert sent(TOKEN, **options) == {n: v for n, v in expected.items() if v is not None}
+
+    @pytest.mark.parametrize("secret", [(), (NEW,), (NEW, OLD)], ids=len)
+    def test_cookie_is_small(self, secret: tuple[str, ...]) -> None:
+        """The value has 66 bytes, 110 with a signature: far from the 4096 that browsers take."""
+        value = sent(Token.new(), secret=secret)["value"]
+        assert len(value) == (110 if secret else 66)
 
     @pytest.mark.parametrize(("options", "attributes"), OPTIONS, ids=lambda one: "+".join(one))
     def test_dropping(self, options: dict[str, Any], attributes: dict[str, Any]) -> None:

@@ -1,0 +1,97 @@
+"""What the benchmarks share: a server and applications on one CPU, and interleaved rounds."""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pyramid.config import Configurator
+from pyramid.request import Request
+from pyramid.response import Response
+
+from pyramid_altsession.stores.embedded import server_binary
+
+Calls = Mapping[str, Callable[[], object]]
+
+
+def options(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--times", type=int, default=300, help="calls of each kind in one round")
+    return parser.parse_args()
+
+
+@contextmanager
+def one_cpu() -> Iterator[str]:
+    """The unix socket of a server that shares one CPU with this process."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    directory = tempfile.mkdtemp()
+    path = os.path.join(directory, "s")
+    command = [server_binary(), "--port", "0", "--unixsocket", path, "--save", ""]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=directory)
+    try:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        yield path
+    finally:
+        server.kill()
+        server.wait()
+        shutil.rmtree(directory)
+
+
+def at(path: str) -> dict[str, str]:
+    """Settings for a server's unix socket."""
+    return {"altsession.redis.url": f"unix://{path}", "altsession.session.secure": "false"}
+
+
+def application(view: Callable[[Request], Response], settings: Mapping[str, str]) -> Any:
+    config = Configurator(settings=dict(settings))
+    config.add_request_method(lambda request: object(), "trivial", reify=True)
+    if settings:
+        config.include("pyramid_altsession")
+    config.add_route("home", "/")
+    config.add_view(view, route_name="home")
+    return config.make_wsgi_app()
+
+
+def caller(app: Any, cookie: str) -> Callable[[], object]:
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/",
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.url_scheme": "http",
+        "wsgi.version": (1, 0),
+        "HTTP_COOKIE": cookie,
+    }
+
+    def start_response(status: str, headers: Iterable[tuple[str, str]]) -> None:
+        assert status == "200 OK", status
+
+    return lambda: list(app(dict(environ), start_response))
+
+
+def seconds(call: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+def medians(calls: Calls, rounds: int, times: int) -> dict[str, float]:
+    """Seconds of one call of each, in interleaved rounds."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 1):
+        for name, call in calls.items():
+            spent = seconds(call, times)
+            if round_:  # the first round warms up
+                taken[name].append(spent)
+    return {name: statistics.median(values) for name, values in taken.items()}
