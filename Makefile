@@ -32,6 +32,7 @@ docs: $(VENV)/docs.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/sync.py
+	$(BIN)/python benchmarks/prefetch.py
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -31,17 +31,24 @@ def options(description: str | None) -> argparse.Namespace:
 def one_cpu() -> Iterator[str]:
     """The unix socket of a server that shares one CPU with this process."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    with server() as path:
+        yield path
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The unix socket of a server of its own."""
     directory = tempfile.mkdtemp()
     path = os.path.join(directory, "s")
     command = [server_binary(), "--port", "0", "--unixsocket", path, "--save", ""]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=directory)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=directory)
     try:
         while not os.path.exists(path):
             time.sleep(0.01)
         yield path
     finally:
-        server.kill()
-        server.wait()
+        process.kill()
+        process.wait()
         shutil.rmtree(directory)
 
 
