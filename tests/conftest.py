@@ -35,7 +35,7 @@ def redis7_server() -> Iterator[Server]:
 @pytest.fixture
 def server(valkey_server: Server) -> Server:
     """An empty Valkey."""
-    valkey_server.client.flushall()
+    valkey_server.empty()
     return valkey_server
 
 
@@ -43,7 +43,7 @@ def server(valkey_server: Server) -> Server:
 def any_server(request: pytest.FixtureRequest) -> Server:
     """An empty server of each kind."""
     found: Server = request.getfixturevalue(f"{request.param}_server")
-    found.client.flushall()
+    found.empty()
     return found
 
 
@@ -59,7 +59,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore | RedisStore]:
     else:
         kind, _, way = request.param.partition("-")
         found: Server = request.getfixturevalue(f"{kind}_server")
-        found.client.flushall()
+        found.empty()
         url = found.tcp_url if way == "tcp" else found.url
     opened = open_store(settings_for(url))
     yield opened  # type: ignore[misc]
