@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 
+import leaks
 import pytest
 from servers import Server, redis_binary, valkey
 
@@ -10,6 +11,14 @@ from pyramid_altsession.settings import Settings, read_settings
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis import RedisStore
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After the last test no process, temporary file or open file is there that was not before."""
+    tmp_path_factory.getbasetemp()  # pytest keeps its own, and elsewhere
+    with leaks.nothing_left():
+        yield
 
 
 @pytest.fixture(scope="session")
