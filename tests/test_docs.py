@@ -30,7 +30,7 @@ import yaml
 from pyramid.exceptions import ConfigurationError
 from servers import Server, free_port, valkey
 
-from pyramid_altsession import SessionAPI, StoreUnavailable
+from pyramid_altsession import SessionAPI, StoreUnavailable, TooManySessions
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.settings import ANCESTOR_NAMES, Settings, from_ini, read_settings, table
 from pyramid_altsession.yamlfile import read_yaml
@@ -364,6 +364,21 @@ def use_everything(api: SessionAPI) -> None:
     assert session.touch()
     assert session.renew()
     assert session.invalidate()
+    use_sign_in(api)
+
+
+def use_sign_in(api: SessionAPI) -> None:
+    """What has to do with users; they may have two sessions."""
+    first, second, third = (api.create() for _ in range(3))
+    first.login("ann")
+    second.login("ann", info={"from": "here"})
+    with pytest.raises(TooManySessions):
+        third.login("ann")
+    assert api.invalidate_id(str(first.id))
+    assert [known.id for known in api.sessions_of("ann")] == [second.id]
+    assert second.logout()
+    third.login("bob")
+    assert api.invalidate_user("bob") == 1
 
 
 @contextmanager
@@ -374,7 +389,8 @@ def with_access(server: Server, *rules: str, db: int = 0, **session: str) -> Ite
     server.client.execute_command(*words, *rules)
     server.client.script_flush()
     url = f"unix://altsession:password@{server.socket}?db={db}"
-    api = SessionAPI.from_settings({"redis": {"url": url}, "session": session})
+    limits = {"max_sessions_per_user": 2, "on_max_sessions": "deny"}
+    api = SessionAPI.from_settings({"redis": {"url": url}, "session": limits | session})
     try:
         yield api
     finally:
@@ -399,6 +415,15 @@ def test_access_is_the_least(any_server: Server) -> None:
             except StoreUnavailable:
                 needed.append(command)
     assert needed == commands
+
+
+def test_access_for_a_list_of_all(any_server: Server) -> None:
+    """``scan`` needs +scan, as the page says."""
+    with with_access(any_server) as api, pytest.raises(StoreUnavailable):
+        list(api.scan())
+    with with_access(any_server, "+scan") as api:
+        session = api.create()
+        assert [known.id for known in api.scan()] == [session.id]
 
 
 def test_access_to_another_prefix(any_server: Server) -> None:
