@@ -20,6 +20,7 @@ lint: $(VENV)/test.stamp
 
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
+	$(BIN)/mypy tests/types
 
 # The tests import the installed wheel, not the checkout (pytest leaves this folder off the path).
 unit: $(VENV)/test.stamp

@@ -8,6 +8,7 @@ from pyramid.request import Request
 
 from ._version import VERSION as __version__
 from .api import SessionAPI, SessionInfo
+from .batch import Batch, Handle
 from .errors import (
     AltSessionError,
     CorruptValue,
@@ -20,6 +21,7 @@ from .errors import (
     ValueTooLarge,
 )
 from .interfaces import IAltSession, ISessionAPI
+from .keys import SessionKey
 from .security import add_view_options
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
@@ -29,14 +31,17 @@ from .tween import add_tween
 __all__ = [
     "AltSession",
     "AltSessionError",
+    "Batch",
     "CorruptValue",
     "FreshLoginRequired",
+    "Handle",
     "IAltSession",
     "ISessionAPI",
     "InvalidKey",
     "SessionAPI",
     "SessionGone",
     "SessionInfo",
+    "SessionKey",
     "Settings",
     "StoreFull",
     "StoreUnavailable",

@@ -12,15 +12,18 @@ from pyramid.response import Response
 from pyramid.threadlocal import manager
 from zope.interface import implementer
 
-from .codec import JSONCodec
+from .calls import Calls
+from .codecs import JSONCodec
 from .errors import AltSessionError, SessionGone, StoreUnavailable
 from .events import BY_KIND
-from .interfaces import Codec, IAltSession, ISessionAPI, Store
+from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
+from .keys import Values
 from .operations import Description, Listing, Read, Timing, Touch, Write
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
 from .state import Happening, SessionState
 from .stores import open_store
+from .stores.sealed import SealedStore
 from .token import ID_LENGTH, SessionCookie, Token
 from .users import all_sessions, described, end_session, live_sessions, prune
 
@@ -114,8 +117,12 @@ class SessionAPI:
         notify: Notify | None = None,
     ) -> None:
         self.settings = settings
-        self._store = open_store(settings) if store is None else store
-        self._codec = JSONCodec() if codec is None else codec
+        make = settings.session.codec
+        if codec is None:
+            codec = JSONCodec() if make is None else make(settings.session)
+        store = open_store(settings) if store is None else store
+        self._store: Store = SealedStore(store, codec) if isinstance(codec, SealingCodec) else store
+        self._calls = Calls(codec, settings.session.max_value_bytes)
         self._notify = notify
         self._timing = Timing.of(settings.session)
         self._cookie = SessionCookie(settings.session)
@@ -192,10 +199,13 @@ class SessionAPI:
             if self.answer not in waiting:
                 request.add_response_callback(self.answer)
             return
+        if ANSWERED in request.__dict__:  # a view handed its own request on
+            return
         request.__dict__[ANSWERED] = True
         state: SessionState | None = request.environ.get(RECORD)
         if state is None or state.root != id(request):
             return
+        state.abandon()
         if state.layer is not None:
             self._write_back_late(request, response)
         if state.renewal_due:
@@ -247,6 +257,12 @@ class SessionAPI:
         if state is not None and state.root == id(request):
             state.reported = state.reported or isinstance(request.exception, AltSessionError)
 
+    def abandon(self, request: Request) -> None:
+        """There is no answer: what a prefetch brings is nobody's."""
+        state: SessionState | None = request.environ.get(RECORD)
+        if state is not None and state.root == id(request):
+            state.abandon()
+
     def _renew(self, request: Request, state: SessionState) -> None:
         """The periodic renewal, if it is due: the last thing before the answer leaves, so that a
         login meanwhile is not undone by an older cookie that arrives later."""
@@ -259,7 +275,7 @@ class SessionAPI:
         self, factory: type[AltSession], state: SessionState, notify: Callable[[Happening], None]
     ) -> AltSession:
         return factory(
-            self._store, self._codec, state, settings=self.settings.session, notify=notify
+            self._store, self._calls, state, settings=self.settings.session, notify=notify
         )
 
     def _tell_request(self, happening: Happening) -> None:
@@ -283,13 +299,13 @@ class SessionAPI:
         found = self._cookie.parse(token)
         return self._detached(SessionState([found] if found else [], self._timing, detached=True))
 
-    def create(self, values: Mapping[str, Any] | None = None) -> OpenSession:
+    def create(self, values: Values | None = None) -> OpenSession:
         """A new session with these values; its ``.token`` is what a cookie would hold.
 
         One round trip.
         """
         session = self._detached(SessionState([], self._timing, detached=True))
-        session._begin(values or {})
+        session._begin({} if values is None else values)
         return session
 
     def _detached(self, state: SessionState) -> OpenSession:
@@ -348,7 +364,7 @@ class SessionAPI:
             _time(known.seen),
             _time(known.expires),
             session is not None and session.id == known.id,
-            self._codec.decode("info", known.info) if known.info else {},
+            self._calls.codec.decode("info", known.info) if known.info else {},
         )
 
     # -- the server

@@ -8,12 +8,13 @@ Store, Codec           what can be replaced: where sessions live, value <-> byte
 """
 # mypy: disable-error-code="no-untyped-def,misc"
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
-    from .operations import Operation, Reply
+    from .operations import Operation, Read, Reply
+    from .state import Sending
 
 
 class Store(Protocol):
@@ -25,18 +26,33 @@ class Store(Protocol):
         "No such session" is a Reply, never an error.
         """
 
+    def send(self, operation: "Read") -> "Sending":
+        """Begin a read, and go on: its reply is asked for later. StoreUnavailable as above."""
+
     def close(self) -> None:
         """Give connections back. Sessions stay."""
 
 
 class Codec(Protocol):
-    """Value <-> bytes of one key."""
+    """Value <-> bytes of one key. Whole numbers are their decimal digits, lists JSON's, where
+    ``increment`` and ``flash`` are to work."""
 
     def encode(self, key: str, value: Any) -> bytes:
         """TypeError names the key and where in the value the fault is."""
 
     def decode(self, key: str, raw: bytes) -> Any:
         """A new object each time; CorruptValue when the bytes are not this codec's."""
+
+
+@runtime_checkable
+class SealingCodec(Codec, Protocol):
+    """A codec whose bytes are sealed on their way to the server, each for its session and key."""
+
+    def seal(self, id: str, key: str, plain: bytes) -> bytes:
+        """Not beginning with ``@``."""
+
+    def unseal(self, id: str, key: str, sealed: bytes) -> bytes | None:
+        """None when it was not sealed for this session and key, or not by us."""
 
 
 class ISessionAPI(Interface):
@@ -100,8 +116,8 @@ class IAltSession(Interface):
     def ttl():
         """Seconds until the server forgets the session."""
 
-    def set(key, value):
-        """Store one value."""
+    def set(key, value, *, ttl=None):
+        """Store one value, for so many seconds."""
 
     def mset(values):
         """Store several values in one step."""
@@ -123,6 +139,12 @@ class IAltSession(Interface):
 
     def modify(key, function, default=None):
         """Replace a value by function(value), however many do so at once."""
+
+    def batch():
+        """Several calls in one round trip, as the block of a with statement."""
+
+    def prefetch(*keys):
+        """Ask for keys now, and take the answer when the first of them is used."""
 
     def touch():
         """Restart the time to idle."""

@@ -7,10 +7,12 @@ server's clock.
 
 import hmac
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from .frame import end_of, ending, split
 from .settings import SessionSettings
 from .token import Claim, proof_of
 
@@ -25,7 +27,7 @@ PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI = "@v", "@q", "@d", "@x", "@i"
 PREDECESSOR, USER, LOGIN, CREATED, SEEN = "@p", "@u", "@l", "@c", "@t"
 """Our own fields of a session's hash; an application's key never begins with @."""
 
-INFO = tuple(f"@n{chunk}" for chunk in range(8))
+INFO = tuple(f"@n{chunk}" for chunk in range(9))
 """What was noted at login, in chunks: one field of over 64 bytes doubles a session's memory."""
 INFO_CHUNK = 64
 
@@ -149,7 +151,8 @@ class Crowded(Exception):
 
 
 class DataVerb:
-    """A verb about one field."""
+    """A verb about one field. ``ttl``: milliseconds that a value stored by it lasts; 0: as long
+    as the session. What changes a value in place keeps its end."""
 
     __slots__ = ()
     creates: ClassVar[bool] = True
@@ -160,25 +163,54 @@ class DataVerb:
         return None
 
     @abstractmethod
-    def apply(self, held: Raw) -> tuple[Raw, Any]:
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
         """Its meaning, for the script to equal: what the field holds afterwards and the result;
         or raises Refused."""
+
+    @abstractmethod
+    def note(self, memo: Memo, result: Any) -> None:
+        """See Verb."""
+
+
+def lasting(raw: bytes, ttl: int, now: int) -> bytes:
+    return ending(raw, now + ttl) if ttl else raw
+
+
+@dataclass(frozen=True, slots=True)
+class Get(DataVerb):
+    """Result: what the field holds at this place among the verbs."""
+
+    name: str
+    creates: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = True
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"get", self.name.encode()
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        return held, held
+
+    def note(self, memo: Memo, result: Any) -> None:
+        memo.fields[self.name] = result
 
 
 @dataclass(frozen=True, slots=True)
 class Set(DataVerb):
+    """Result: the value's end in ms, or None where it has none."""
+
     name: str
     value: bytes
+    ttl: int = 0
     repeatable: ClassVar[bool] = True
 
     def wire(self) -> tuple[bytes, ...]:
-        return b"set", self.name.encode(), self.value
+        return b"set", self.name.encode(), self.value, b"%d" % self.ttl
 
-    def apply(self, held: Raw) -> tuple[Raw, Any]:
-        return self.value, None
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        return lasting(self.value, self.ttl, now), b"%d" % (now + self.ttl) if self.ttl else None
 
     def note(self, memo: Memo, result: Any) -> None:
-        memo.fields[self.name] = self.value
+        memo.fields[self.name] = self.value if result is None else ending(self.value, int(result))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +226,7 @@ class Remove(DataVerb):
     def absent(self) -> int:
         return 0
 
-    def apply(self, held: Raw) -> tuple[Raw, Any]:
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
         return None, int(held is not None)
 
     def note(self, memo: Memo, result: Any) -> None:
@@ -211,7 +243,7 @@ class Pop(DataVerb):
     def wire(self) -> tuple[bytes, ...]:
         return b"pop", self.name.encode()
 
-    def apply(self, held: Raw) -> tuple[Raw, Any]:
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
         return None, held
 
     def note(self, memo: Memo, result: Any) -> None:
@@ -224,12 +256,13 @@ class SetDefault(DataVerb):
 
     name: str
     value: bytes
+    ttl: int = 0
 
     def wire(self) -> tuple[bytes, ...]:
-        return b"setdefault", self.name.encode(), self.value
+        return b"setdefault", self.name.encode(), self.value, b"%d" % self.ttl
 
-    def apply(self, held: Raw) -> tuple[Raw, Any]:
-        value = self.value if held is None else held
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        value = lasting(self.value, self.ttl, now) if held is None else held
         return value, value
 
     def note(self, memo: Memo, result: Any) -> None:
@@ -238,23 +271,29 @@ class SetDefault(DataVerb):
 
 @dataclass(frozen=True, slots=True)
 class Increment(DataVerb):
-    """Result: the new number as bytes. Refused when the field holds anything else."""
+    """Result: the new number as bytes, in its frame. Refused when the field holds anything else.
+
+    ``start``: zero, in the frame that a new number gets.
+    """
 
     name: str
     by: int
+    start: bytes = b"0"
+    ttl: int = 0
 
     def wire(self) -> tuple[bytes, ...]:
-        return b"increment", self.name.encode(), b"%d" % self.by
+        number = b"%d" % self.by
+        return b"increment", self.name.encode(), number, self.start, b"%d" % self.ttl
 
-    def apply(self, held: Raw) -> tuple[Raw, Any]:
-        held = b"0" if held is None else held
-        digits = held.removeprefix(b"-")
-        if len(held) > 17 or not digits.isdigit():
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        frame, text = split(lasting(self.start, self.ttl, now) if held is None else held)
+        digits = text.removeprefix(b"-")
+        if len(text) > 17 or not digits.isdigit():
             raise Refused
-        number = int(held) + self.by
-        if abs(int(held)) > SAFE_INTEGER or abs(number) > SAFE_INTEGER:
+        number = int(text) + self.by
+        if abs(int(text)) > SAFE_INTEGER or abs(number) > SAFE_INTEGER:
             raise Refused
-        value = b"%d" % number
+        value = b"%b%d" % (frame, number)
         return value, value
 
     def note(self, memo: Memo, result: Any) -> None:
@@ -263,11 +302,15 @@ class Increment(DataVerb):
 
 @dataclass(frozen=True, slots=True)
 class CompareAndSet(DataVerb):
-    """Result: [1, the new bytes], or [0, what the field holds instead of ``expected``]."""
+    """Result: [1, the new bytes], or [0, what the field holds instead of ``expected``].
+
+    Whatever their ends, equal values are equal.
+    """
 
     name: str
     expected: Raw
     value: bytes
+    ttl: int = 0
 
     @property
     def creates(self) -> bool:  # type: ignore[override]
@@ -275,15 +318,24 @@ class CompareAndSet(DataVerb):
 
     def wire(self) -> tuple[bytes, ...]:
         given = b"0" if self.expected is None else b"1"
-        return b"compare_and_set", self.name.encode(), given, self.expected or b"", self.value
+        return (
+            *(b"compare_and_set", self.name.encode(), given, self.expected or b""),
+            *(self.value, b"%d" % self.ttl),
+        )
 
     def absent(self) -> Any:
         return [0, None]
 
-    def apply(self, held: Raw) -> tuple[Raw, Any]:
-        if held != self.expected:
-            return held, [0, held]
-        return self.value, [1, self.value]
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        if held is None or self.expected is None:
+            if held is not self.expected:
+                return held, [0, held]
+            value = lasting(self.value, self.ttl, now)
+        else:
+            if ending(held, None) != ending(self.expected, None):
+                return held, [0, held]
+            value = ending(self.value, end_of(held))
+        return value, [1, value]
 
     def note(self, memo: Memo, result: Any) -> None:
         memo.fields[self.name] = result[1]
@@ -300,15 +352,62 @@ class Append(DataVerb):
     def wire(self) -> tuple[bytes, ...]:
         return b"append", self.name.encode(), self.item
 
-    def apply(self, held: Raw) -> tuple[Raw, Any]:
-        held = b"[]" if held is None else held
-        if held[:1] != b"[" or held[-1:] != b"]":
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        frame, text = split(b"[]" if held is None else held)
+        if text[:1] != b"[" or text[-1:] != b"]":
             raise Refused
-        value = b"[" + self.item + b"]" if held == b"[]" else held[:-1] + b"," + self.item + b"]"
+        items = self.item if text == b"[]" else text[1:-1] + b"," + self.item
+        value = b"%b[%b]" % (frame, items)
         return value, value
 
     def note(self, memo: Memo, result: Any) -> None:
         memo.fields[self.name] = result
+
+
+@dataclass(frozen=True, slots=True)
+class Expect(DataVerb):
+    """Refused unless the field holds exactly this: what follows was worked out from it."""
+
+    name: str
+    expected: Raw
+    creates: ClassVar[bool] = False
+
+    def wire(self) -> tuple[bytes, ...]:
+        given = b"0" if self.expected is None else b"1"
+        return b"expect", self.name.encode(), given, self.expected or b""
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        if held != self.expected:
+            raise Refused
+        return held, 1
+
+    def note(self, memo: Memo, result: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """Result: name, bytes, name, bytes … of all that the application stored."""
+
+    creates: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = True
+
+    def wire(self) -> tuple[bytes, ...]:
+        return (b"everything",)
+
+    def absent(self) -> Any:
+        return []
+
+    def note(self, memo: Memo, result: Any) -> None:
+        ours = {name: raw for name, raw in memo.fields.items() if name[0] == "@"}
+        memo.fields = ours | pairs(result)
+        memo.complete = CREATED in ours
+
+
+def pairs(flat: Sequence[bytes]) -> dict[str, Raw]:
+    """A flat list of names and bytes as a dict."""
+    names = [name.decode(errors="replace") for name in flat[::2]]
+    return dict(zip(names, flat[1::2], strict=True))
 
 
 class LifeVerb:

@@ -2,38 +2,31 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from .errors import (
-    InvalidKey,
-    SessionGone,
-    StoreUnavailable,
-    TooManySessions,
-    ValueTooLarge,
-)
+from .batch import Batch
+from .calls import UNSET, Call, Calls, several
+from .errors import CorruptValue, SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
+from .keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, field_name
 from .operations import (
     CREATED,
-    INFO,
-    INFO_CHUNK,
     LOGIN,
-    SAFE_INTEGER,
     USER,
     CompareAndSet,
     Crowded,
     DataVerb,
-    Increment,
+    Everything,
+    Get,
     Invalidate,
     Login,
-    Pop,
     Raw,
     Read,
     Refused,
-    Remove,
     Renew,
-    Set,
-    SetDefault,
+    Reply,
     Timing,
     Touch,
     Verb,
@@ -44,12 +37,13 @@ from .state import Happening, SessionState, Status
 from .users import end_session, live_sessions, survey
 
 if TYPE_CHECKING:
-    from .interfaces import Codec, Store
+    from .interfaces import Store
 
-MAX_KEY_BYTES = 512
-MAX_INFO_BYTES = len(INFO) * INFO_CHUNK
-NO_LIFETIME = 400 * 86400.0
-"""Seconds: the lifetime of a signed-in session without one, as long as browsers keep cookies."""
+T = TypeVar("T")
+D = TypeVar("D")
+E = TypeVar("E")
+
+MAX_INFO_BYTES = 512
 MODIFY_TRIES = 100
 
 
@@ -68,24 +62,24 @@ class AltSession:
     Every call may raise :exc:`SessionGone` (409) when this request saw the session alive and it
     ended since, or, for writes, when the cookie was replaced moments ago; and
     :exc:`StoreUnavailable` (503). Keys are non-empty str of at most 512 bytes that do not begin
-    with ``@`` (:exc:`InvalidKey`). All durations are seconds.
+    with ``@`` (:exc:`InvalidKey`), or a :class:`SessionKey`. All durations are seconds.
 
     An AltSession belongs to one thread.
     """
 
-    __slots__ = ("_codec", "_notify", "_settings", "_state", "_store")
+    __slots__ = ("_calls", "_notify", "_settings", "_state", "_store")
 
     def __init__(
         self,
         store: "Store",
-        codec: "Codec",
+        calls: Calls,
         state: SessionState,
         *,
         settings: SessionSettings,
         notify: Callable[[Happening], None],
     ) -> None:
         self._store = store
-        self._codec = codec
+        self._calls = calls
         self._state = state
         self._settings = settings
         self._notify = notify
@@ -107,35 +101,55 @@ class AltSession:
 
     # -- reads
 
-    def get(self, key: str, default: Any = None, *, fresh: bool = False) -> Any:
-        """The value of ``key``, or ``default`` when there is none.
+    @overload
+    def get(self, key: SessionKey[T, D], *, fresh: bool = False) -> T | D: ...
+
+    @overload
+    def get(self, key: SessionKey[T, Any], default: E, *, fresh: bool = False) -> T | E: ...
+
+    @overload
+    def get(self, key: str, default: Any = None, *, fresh: bool = False) -> Any: ...
+
+    def get(self, key: Key, default: Any = UNSET, *, fresh: bool = False) -> Any:
+        """The value of ``key``, or ``default`` (None) when there is none.
 
         :exc:`CorruptValue` when it cannot be decoded; every other key still works.
         """
         name = field_name(key)
         self._fetch((name,), fresh)
-        raw = self._state.memo.fields.get(name)
-        return default if raw is None else self._codec.decode(name, raw)
+        return self._calls.value(key, self._state.memo.fields.get(name), default)
 
+    @overload
     def mget(
         self, keys: Iterable[str], default: Any = None, *, fresh: bool = False
-    ) -> dict[str, Any]:
-        """A dict with every asked key, ``default`` where there is no value; one round trip."""
-        names = tuple([field_name(key) for key in _several(keys)])
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def mget(
+        self, keys: Iterable[Key], default: Any = None, *, fresh: bool = False
+    ) -> dict[Key, Any]: ...
+
+    def mget(self, keys: Iterable[Any], default: Any = UNSET, *, fresh: bool = False) -> Any:
+        """A dict with every asked key, ``default`` (None) where there is no value; one round
+        trip."""
+        asked = several(keys)
+        names = tuple([field_name(key) for key in asked])
         self._fetch(names, fresh)
-        fields = self._state.memo.fields
-        return {name: self._decode(name, fields.get(name), default) for name in names}
+        fields, value = self._state.memo.fields, self._calls.value
+        return {
+            key: value(key, fields.get(name), default)
+            for key, name in zip(asked, names, strict=True)
+        }
 
     def all(self, *, fresh: bool = False) -> dict[str, Any]:
         """Every key with its value; one round trip."""
-        present = self._everything(fresh)
-        return {name: self._codec.decode(name, raw) for name, raw in present.items()}
+        return self._calls.values(self._everything(fresh))
 
     def keys(self, *, fresh: bool = False) -> list[str]:
         """Every key, sorted; one round trip. Undecodable values do no harm here."""
         return sorted(self._everything(fresh))
 
-    def exists(self, key: str | None = None, *, fresh: bool = False) -> bool:
+    def exists(self, key: Key | None = None, *, fresh: bool = False) -> bool:
         """Whether the session is alive; with a key, whether it holds that key."""
         if key is not None:
             name = field_name(key)
@@ -143,7 +157,7 @@ class AltSession:
             return self._state.memo.fields.get(name) is not None
         if self._state.status is not Status.ALIVE or fresh:
             try:
-                self._carry_out(self._state.read(()))
+                self._ask(())
             except SessionGone:
                 if self._state.status is Status.GONE:
                     raise
@@ -161,93 +175,110 @@ class AltSession:
 
         Always one round trip, and never an extension.
         """
+        self._settle()
         self._state.left = None
-        self._carry_out(self._state.read((), touch=False))
+        self._ask((), touch=False)
         left = self._state.left
         return None if left is None else left / 1000
 
     # -- writes
 
-    def set(self, key: str, value: Any) -> None:
+    @overload
+    def set(self, key: SessionKey[T, Any], value: T, *, ttl: float | None = None) -> None: ...
+
+    @overload
+    def set(self, key: str, value: Any, *, ttl: float | None = None) -> None: ...
+
+    def set(self, key: Key, value: Any, *, ttl: float | None = None) -> None:
         """Store one value. TypeError when JSON cannot carry it, :exc:`ValueTooLarge` when it is
-        longer than ``session.max_value_bytes``; then nothing is sent."""
-        name = field_name(key)
-        self._write(Set(name, self._encode(name, value)))
+        longer than ``session.max_value_bytes``; then nothing is sent.
 
-    def mset(self, values: Mapping[str, Any]) -> None:
+        ``ttl``: seconds until this value ends, by the server's clock (None: with the session).
+        ``set`` without it takes an earlier one off; what changes a value in place keeps it.
+        """
+        self._do(self._calls.set(key, value, ttl))
+
+    def mset(self, values: Values) -> None:
         """Store several values in one step: nobody ever reads half of them."""
-        verbs = []
-        for key, value in values.items():
-            name = field_name(key)
-            verbs.append(Set(name, self._encode(name, value)))
-        if verbs:
-            self._write(*verbs)
+        if values:
+            self._do(self._calls.mset(values))
 
-    def remove(self, keys: str | Iterable[str]) -> int:
+    def remove(self, keys: Key | Iterable[Key]) -> int:
         """Remove one key or many; returns how many were there."""
-        names = [field_name(keys)] if isinstance(keys, str) else [field_name(key) for key in keys]
-        removed = self._write(*[Remove(name) for name in dict.fromkeys(names)]) if names else []
-        return sum(removed)
+        call = self._calls.remove(keys)
+        return self._do(call) if call.verbs else 0
 
-    def pop(self, key: str, default: Any = None) -> Any:
-        """Take a value out: of several callers one gets it, the others ``default``."""
-        name = field_name(key)
-        (raw,) = self._write(Pop(name))
-        return self._decode(name, raw, default)
+    @overload
+    def pop(self, key: SessionKey[T, D]) -> T | D: ...
 
-    def setdefault(self, key: str, value: Any) -> Any:
+    @overload
+    def pop(self, key: SessionKey[T, Any], default: E) -> T | E: ...
+
+    @overload
+    def pop(self, key: str, default: Any = None) -> Any: ...
+
+    def pop(self, key: Key, default: Any = UNSET) -> Any:
+        """Take a value out: of several callers one gets it, the others ``default`` (None)."""
+        return self._do(self._calls.pop(key, default))
+
+    @overload
+    def setdefault(self, key: SessionKey[T, Any], value: T) -> T: ...
+
+    @overload
+    def setdefault(self, key: str, value: Any) -> Any: ...
+
+    def setdefault(self, key: Key, value: Any) -> Any:
         """Store ``value`` unless there is one already; returns what is stored afterwards."""
-        name = field_name(key)
-        (raw,) = self._write(SetDefault(name, self._encode(name, value)))
-        return self._decode(name, raw, value)
+        return self._do(self._calls.setdefault(key, value))
 
-    def increment(self, key: str, by: int = 1) -> int:
+    def increment(self, key: Key, by: int = 1) -> int:
         """Add to a whole number (0 when there is none) and return the sum; nothing is lost
         between concurrent callers. TypeError when something else is stored, or the sum is
         beyond ±(2⁵³ − 1), the whole numbers that JSON carries everywhere."""
-        name = field_name(key)
-        if isinstance(by, bool) or not isinstance(by, int) or abs(by) > SAFE_INTEGER:
-            raise TypeError(f"increment({name!r}): by must be a whole number, not {by!r}")
-        try:
-            (raw,) = self._write(Increment(name, by))
-        except Refused:
-            raise TypeError(
-                f"increment({name!r}): the stored value is no whole number, or the sum is too large"
-            ) from None
-        return int(raw)
+        return self._do(self._calls.increment(key, by))
 
-    def compare_and_set(self, key: str, expected: Any, value: Any) -> bool:
+    def compare_and_set(self, key: Key, expected: Any, value: Any) -> bool:
         """Store ``value`` if the stored one equals ``expected`` (None also stands for no value).
 
         Of several callers with the same expectation one succeeds. One round trip, unless the
         same value is stored in other JSON (spaces, order): then one more.
         """
-        name = field_name(key)
-        raw: Raw = None if expected is None else self._encode(name, expected)
-        new = self._encode(name, value)
+        raw: Raw = None if expected is None else self._calls.stored(key, expected)[1]
         for _ in range(MODIFY_TRIES):
-            ((done, held),) = self._write(CompareAndSet(name, raw, new))
+            verb = self._calls.comparison(key, raw, value)
+            done, held = self._compare(verb)
             if done:
                 return True
-            if held == raw or self._decode(name, held, None) != self._decode(name, raw, None):
+            if held == raw or not self._calls.same(verb.name, held, raw):
                 return False
             raw = held
         return False
 
-    def modify(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Any:
+    @overload
+    def modify(self, key: SessionKey[T, T], function: Callable[[T], T]) -> T: ...
+
+    @overload
+    def modify(self, key: SessionKey[T, None], function: Callable[[T | None], T]) -> T: ...
+
+    @overload
+    def modify(self, key: SessionKey[T, Any], function: Callable[[Any], T], default: Any) -> T: ...
+
+    @overload
+    def modify(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Any: ...
+
+    def modify(self, key: Key, function: Callable[[Any], Any], default: Any = UNSET) -> Any:
         """Replace a value by ``function(value)`` and return the new one.
 
         Reads, applies and writes if unchanged, again if somebody was faster: two round trips
-        when nobody is. ``function`` may run several times and gets ``default`` where there is
-        no value. RuntimeError after 100 tries.
+        when nobody is. ``function`` may run several times and gets ``default`` (None) where there
+        is no value. RuntimeError after 100 tries.
         """
         name = field_name(key)
         for _ in range(MODIFY_TRIES):
             self._fetch((name,), True)
             raw = self._state.memo.fields.get(name)
-            value = function(self._decode(name, raw, default))
-            ((done, _held),) = self._write(CompareAndSet(name, raw, self._encode(name, value)))
-            if done:
+            value = function(self._calls.value(key, raw, default))
+            if self._compare(self._calls.comparison(key, raw, value))[0]:
                 return value
         raise RuntimeError(f"modify({name!r}): somebody else was faster {MODIFY_TRIES} times")
 
@@ -262,6 +293,27 @@ class AltSession:
         """
         return bool(self._write(Renew(self._state.verifier()))[0])
 
+    # -- more in one round trip
+
+    def batch(self) -> Batch:
+        """``with session.batch() as b:`` several calls in one round trip; see :class:`Batch`."""
+        return Batch(self)
+
+    def prefetch(self, *keys: Key) -> None:
+        """Ask for these keys now and go on; the answer is taken when the first of them is used.
+
+        The view's own work and the round trip overlap. No error here: who uses a key that did not
+        come asks again. What is not used by the end of the request is dropped.
+        """
+        names = tuple([field_name(key) for key in keys])
+        if self._state.status is Status.GONE or not names:
+            return
+        self._settle(needed=False)
+        operation = self._state.read(names)
+        if operation is not None:
+            with suppress(StoreUnavailable):
+                self._state.sent = operation, self._store.send(operation)
+
     # -- who is signed in
 
     def userid(self) -> str | None:
@@ -271,9 +323,9 @@ class AltSession:
         return self._state.user
 
     def login_age(self) -> float | None:
-        """Seconds since the login, by the server's clock; None without one. One round trip."""
-        self._state.now = None
-        self._carry_out(self._state.read((LOGIN,), fresh=True))
+        """Seconds from the login to the last answer of the server, by its clock; None without a
+        login. At most one round trip per request, none after any other read."""
+        self._fetch((LOGIN,), False)
         raw, now = self._state.memo.fields.get(LOGIN), self._state.now
         return None if raw is None or now is None else (now - int(raw)) / 1000
 
@@ -295,6 +347,8 @@ class AltSession:
         :exc:`SessionGone`. :exc:`TooManySessions` as ``session.on_max_sessions`` says.
         """
         verb = self._login(userid, remember, info)
+        with suppress(SessionGone):  # the one thing that it does not stand in the way of
+            self._settle(needed=False)
         try:
             self._carry_out(self._state.login(verb))
         except Crowded:
@@ -318,14 +372,14 @@ class AltSession:
             raise ValueTooLarge(f"login: a user id must have at most {MAX_KEY_BYTES} bytes")
         if isinstance(remember, bool) or not isinstance(remember, int | float | None):
             raise TypeError(f"login: remember must be a number of seconds, not {remember!r}")
-        if remember is not None and not 1 <= remember <= NO_LIFETIME:
+        if remember is not None and not 1 <= remember <= LONGEST:
             raise ValueError(f"login: remember must be 1 second to 400 days, not {remember!r}")
-        noted = b"" if info is None else self._codec.encode("info", dict(info))
+        noted = b"" if info is None else self._calls.codec.encode("info", dict(info))
         if len(noted) > MAX_INFO_BYTES:
             raise ValueTooLarge(f"login: info has {len(noted)} bytes, and {MAX_INFO_BYTES} fit")
         session = self._settings
         own = None if remember is None else round(remember * 1000)
-        lifetime = own or round((session.lifetime or NO_LIFETIME) * 1000)
+        lifetime = own or round((session.lifetime or LONGEST) * 1000)
         limit = session.max_sessions_per_user if session.on_max_sessions == "deny" else 0
         return Login(self._state.verifier(), userid, own, lifetime, limit, noted)
 
@@ -355,20 +409,23 @@ class AltSession:
 
     # -- the driver: carry out, learn, go on
 
-    def _carry_out(self, operation: Read | Write | None) -> Sequence[Any]:
+    def _carry_out(
+        self, operation: Read | Write | None, ask: Callable[[Read | Write], Reply] | None = None
+    ) -> Sequence[Any]:
         """Results of the verbs. Subscribers are told when all is done, as they may use the
-        session themselves."""
-        state = self._state
+        session themselves. ``ask``: who has the first reply."""
+        state, carry_out = self._state, self._store.carry_out
+        ask = carry_out if ask is None else ask
         try:
             while operation is not None:
                 try:
-                    reply = self._store.carry_out(operation)
+                    reply = ask(operation)
                 except BaseException as error:
                     state.unsure(operation)
                     if operation.optional and isinstance(error, StoreUnavailable):
                         break
                     raise
-                operation = state.learn(operation, reply)
+                operation, ask = state.learn(operation, reply), carry_out
             return state.results
         finally:
             if state.happenings:
@@ -376,17 +433,76 @@ class AltSession:
                 for happening in happenings:
                     self._notify(happening)
 
-    def _begin(self, values: Mapping[str, Any]) -> None:
-        verbs = [Set(field_name(key), self._encode(key, value)) for key, value in values.items()]
-        self._carry_out(self._state.create(*verbs))
+    def _ask(
+        self, names: tuple[str, ...] | None, *, touch: bool = True, fresh: bool = False
+    ) -> None:
+        """Fetch what is not remembered."""
+        self._settle()
+        self._carry_out(self._state.read(names, touch=touch, fresh=fresh))
+
+    def _settle(self, *, needed: bool = True) -> None:
+        """Take the answer of a prefetch, before anything else is asked: what comes later must not
+        be overwritten by it. Not ``needed``: who writes can do without it."""
+        state = self._state
+        if state.sent is None:
+            return
+        (operation, sending), state.sent = state.sent, None
+        layer = state.layer
+        if layer is not None:
+            layer.publish()
+        try:
+            self._carry_out(operation, lambda _: sending.reply(operation))
+        except StoreUnavailable:
+            if needed:
+                raise
+        if layer is not None:
+            layer.publish()
+
+    def _begin(self, values: Values) -> None:
+        self._carry_out(self._state.create(*self._calls.mset(values).verbs))
+
+    def _do(self, call: Call[T]) -> T:
+        try:
+            return call.result(self._write(*call.verbs))
+        except Refused:
+            raise TypeError(call.refused) from None
+
+    def _compare(self, verb: CompareAndSet) -> tuple[bool, Raw]:
+        """Whether it was stored, and what the field holds now."""
+        ((done, held),) = self._write(verb)
+        return bool(done), held
+
+    def _together(self, verbs: Sequence[Verb]) -> Sequence[Any]:
+        """Results of a batch: of one read, where it asks for nothing else."""
+        if not all(isinstance(verb, Get | Everything) for verb in verbs):
+            return self._write(*verbs)
+        names = tuple([verb.name for verb in verbs if isinstance(verb, Get)])
+        if len(names) == len(verbs):
+            self._fetch(names, False)
+        else:
+            self._everything(False)
+        fields = self._state.memo.fields
+        present = [
+            part
+            for name, raw in self._state.memo.present().items()
+            for part in (name.encode(), raw)
+        ]
+        return [fields.get(v.name) if isinstance(v, Get) else present for v in verbs]
 
     def _write(self, *verbs: Verb) -> Sequence[Any]:
+        self._settle(needed=False)
         layer = self._state.layer
         if layer is None:
             return self._carry_out(self._state.write(*verbs))
         before = layer.pending({v.name for v in verbs if isinstance(v, DataVerb)})
         try:
             return self._carry_out(self._state.write(*before, *verbs))[len(before) :]
+        except Refused as refused:
+            layer.restore(before)
+            place = refused.args[0] - len(before)
+            if place < 0:
+                raise CorruptValue("a flash queue holds no list: nothing was written") from None
+            raise Refused(place) from None
         except BaseException:
             layer.restore(before)
             raise
@@ -396,7 +512,7 @@ class AltSession:
             layer = self._state.layer
             if layer is not None and fresh:
                 layer.publish()  # before newer values come in, which are not what it changed
-            self._carry_out(self._state.read(names, fresh=fresh))
+            self._ask(names, fresh=fresh)
             if layer is not None:
                 layer.publish()
 
@@ -404,44 +520,7 @@ class AltSession:
         layer = self._state.layer
         if layer is not None:
             layer.publish()
-        self._carry_out(self._state.read(None, fresh=fresh))
+        self._ask(None, fresh=fresh)
         if layer is not None:
             layer.publish()
         return self._state.memo.present()
-
-    # -- keys and values
-
-    def _encode(self, name: str, value: Any) -> bytes:
-        raw = self._codec.encode(name, value)
-        limit = self._settings.max_value_bytes
-        if len(raw) > limit:
-            raise ValueTooLarge(
-                f"{name!r}: {len(raw)} bytes, and session.max_value_bytes is {limit}"
-            )
-        return raw
-
-    def _decode(self, name: str, raw: Raw, default: Any) -> Any:
-        return default if raw is None else self._codec.decode(name, raw)
-
-
-def field_name(key: object) -> str:
-    """The field's name for a key; InvalidKey before anything is sent."""
-    if not isinstance(key, str):
-        raise InvalidKey(f"a key must be a str, not {key!r}")
-    if not key or key[0] == "@":
-        raise InvalidKey(f"a key must not be empty or begin with '@': {key!r}")
-    try:
-        size = len(key) if key.isascii() else len(key.encode())
-    except UnicodeEncodeError:
-        raise InvalidKey(f"a key must be encodable as UTF-8: {key!r}") from None
-    if size > MAX_KEY_BYTES:
-        raise InvalidKey(
-            f"a key must have at most {MAX_KEY_BYTES} bytes, not {size}: {key[:40]!r}…"
-        )
-    return key
-
-
-def _several(keys: Iterable[str]) -> Iterable[str]:
-    if isinstance(keys, str):
-        raise InvalidKey(f"keys must be a list of keys, not one str: {keys!r}")
-    return keys

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pyramid.exceptions import ConfigurationError
-from pyramid.path import AssetResolver
+from pyramid.path import AssetResolver, DottedNameResolver
 
 from .yamlfile import Source, read_yaml, variable_in
 
@@ -113,6 +113,17 @@ def _choice(*choices: str) -> Converter:
         raise ValueError("one of " + ", ".join(choices))
 
     return convert
+
+
+def _callable(value: object) -> Callable[..., Any]:
+    wanted = "the dotted name of something that can be called"
+    try:
+        found = DottedNameResolver(None).maybe_resolve(value)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{wanted} ({error})") from None
+    if not callable(found):
+        raise ValueError(wanted)
+    return found
 
 
 def _prefix(value: object) -> str:
@@ -238,6 +249,12 @@ class SessionSettings:
     )
     prefetch: tuple[str, ...] = setting(
         (), _texts, "keys fetched together with the first read of a request"
+    )
+    codec: Converter | None = setting(
+        None, _callable, "dotted name of what makes the codec of values; default JSON"
+    )
+    codec_secret: tuple[str, ...] = setting(
+        (), _secrets, "for a codec that seals; the first seals, all open", secret=True
     )
     max_value_bytes: int = setting(
         65536, _whole(1, 512 * 1024 * 1024), "bytes of one encoded value at most"

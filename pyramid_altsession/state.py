@@ -10,8 +10,10 @@ from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol
 
 from .errors import SessionGone
+from .frame import alive
 from .operations import (
     CREATED,
+    LOGIN,
     USER,
     Crowded,
     DataVerb,
@@ -50,6 +52,16 @@ class Happening(NamedTuple):
     id: str
     user: str | None
     reason: str
+
+
+class Sending(Protocol):
+    """A read that was sent and whose reply was not taken yet."""
+
+    def reply(self, operation: Read) -> Reply:
+        """Wait for the reply, as ``carry_out`` does."""
+
+    def drop(self) -> None:
+        """Nobody wants the reply: it must not reach anybody else either."""
 
 
 class Layer(Protocol):
@@ -102,6 +114,7 @@ class SessionState:
     root: int | None = None
     layer: "Layer | None" = None
     wanted: tuple[str, ...] = ()  # keys to fetch together with the first read
+    sent: "tuple[Read, Sending] | None" = None  # a prefetch under way
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()
     _verifier: str | None = None
@@ -140,6 +153,13 @@ class SessionState:
         self.reported = False
         self.memo.clear()
         self.layer = None
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Nobody will take what a prefetch brings."""
+        if self.sent is not None:
+            (_, sending), self.sent = self.sent, None
+            sending.drop()
 
     # what to ask
 
@@ -345,6 +365,7 @@ class SessionState:
                 self._tell("invalidated", operation.claim)
             verb.note(self.memo, result)
             if isinstance(verb, Login):
+                self.memo.fields[LOGIN] = b"%d" % reply.now
                 if not operation.create:
                     self._adopt(verb.verifier, operation)
                 self._tell("renewed", operation.claim, "login")
@@ -370,14 +391,16 @@ class SessionState:
     def _learn_values(self, operation: Read, reply: Reply) -> Write | None:
         if self.status is not Status.ALIVE:
             self._choose(operation.claims[reply.which])
+        now, memo = reply.now, self.memo
         if operation.fields is None:
-            self.memo.fields = dict(reply.values)
-            self.memo.complete = True
+            memo.fields = {name: alive(raw, now) for name, raw in reply.values.items()}
+            memo.complete = True
         else:
-            self.memo.fields.update(zip(operation.fields, reply.values, strict=True))
+            for name, raw in zip(operation.fields, reply.values, strict=True):
+                memo.fields[name] = alive(raw, now)
         facts = reply.facts
         if facts is not None:
-            self.memo.fields[USER] = facts.user
+            memo.fields[USER], memo.fields[LOGIN] = facts.user, facts.login
             if self._timing.renew_after and facts.user is not None:
                 since = facts.verifier_since
                 self.renewal_due = (

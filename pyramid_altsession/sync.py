@@ -16,9 +16,11 @@ from pyramid.tweens import INGRESS
 from zope.interface import implementer
 
 from .errors import CorruptValue
+from .frame import framed, split
 from .interfaces import ISessionAPI
+from .keys import SessionKey, field_name
 from .operations import CSRF_TOKEN, Append, Pop, Raw, Refused, Remove, Renew, Set, Verb
-from .session import AltSession, field_name
+from .session import AltSession
 from .settings import Settings
 from .state import Status
 
@@ -30,7 +32,7 @@ class _Held(NamedTuple):
     """A value handed out: the memo's bytes it came from, and its own, to see changes by."""
 
     value: Any
-    raw: Raw
+    raw: bytes
     plain: bytes
 
 
@@ -57,7 +59,7 @@ class SyncSession(MutableMapping[str, Any]):
     def __init__(self, session: AltSession, keys: Collection[str] | None) -> None:
         self._session = session
         self._state = session._state
-        self._codec = session._codec
+        self._calls = session._calls
         self._keys = None if keys is None else frozenset(keys)
         self._held: dict[str, _Held] = {}
         self._dirty: dict[str, Raw] = {}
@@ -78,9 +80,10 @@ class SyncSession(MutableMapping[str, Any]):
 
     def __setitem__(self, key: object, value: Any) -> None:
         name = self._name(key)
-        raw = self._session._encode(name, value)
+        plain = self._calls.encode(name, value)
+        raw = framed(plain)
         self._flashes.pop(name, None)
-        self._held[name] = _Held(value, raw, raw)
+        self._held[name] = _Held(value, raw, plain)
         self._state.memo.fields[name] = self._dirty[name] = raw
         if name == AUTH_USERID:
             # Who planted the session knows its token: what is asked for from now on is another.
@@ -170,7 +173,7 @@ class SyncSession(MutableMapping[str, Any]):
         if name in self._dirty:
             self[name] = [*self.get(name, []), msg]
         else:
-            self._flashes.setdefault(name, []).append(self._session._encode(name, msg))
+            self._flashes.setdefault(name, []).append(self._calls.encode(name, msg))
 
     def pop_flash(self, queue: str = "") -> list[Any]:
         """Take the messages out, at once: of several requests one shows them. One round trip,
@@ -180,7 +183,7 @@ class SyncSession(MutableMapping[str, Any]):
             return self._waiting(name, self._flashes.pop(name, []))
         own = self._flashes.pop(name, [])  # they need not travel
         (raw,) = self._session._write(Pop(name))
-        stored = [] if raw is None else self._codec.decode(name, raw)
+        stored = [] if raw is None else self._calls.decode(name, raw)
         return [*stored, *self._waiting(name, own)]
 
     def peek_flash(self, queue: str = "") -> list[Any]:
@@ -214,10 +217,11 @@ class SyncSession(MutableMapping[str, Any]):
         for name, held in list(self._held.items()):
             if fields.get(name) != held.raw:
                 continue  # written through request.altsession since
-            plain = self._session._encode(name, held.value)
+            plain = self._calls.encode(name, held.value)
             if plain != held.plain:
-                self._held[name] = _Held(held.value, plain, plain)
-                fields[name] = self._dirty[name] = plain
+                raw = split(held.raw)[0] + plain  # a change in place keeps the value's end
+                self._held[name] = _Held(held.value, raw, plain)
+                fields[name] = self._dirty[name] = raw
 
     def pending(self, names: Collection[str]) -> tuple[Verb, ...]:
         """What has to be written before ``request.altsession`` writes the same keys."""
@@ -283,12 +287,9 @@ class SyncSession(MutableMapping[str, Any]):
     def _fetch(self, names: tuple[str, ...] | None) -> None:
         if self._state.reported:
             return  # debugtoolbar looks at every session, above every error page
-        operation = self._state.read(names)
-        if operation is None:
-            return
         if names is None:
             self.publish()  # before newer values come in, which are not what it changed
-        self._session._carry_out(operation)
+        self._session._ask(names)
         self._state.memo.fields.update(self._dirty)
 
     def _raw(self, name: str) -> Raw:
@@ -303,9 +304,9 @@ class SyncSession(MutableMapping[str, Any]):
         self._held.pop(name, None)
         if raw is None:
             return None
-        value = self._codec.decode(name, raw)
+        value = self._calls.decode(name, raw)
         # Not the stored bytes: another program's spacing is no change of ours.
-        held = self._held[name] = _Held(value, raw, self._codec.encode(name, value))
+        held = self._held[name] = _Held(value, raw, self._calls.codec.encode(name, value))
         return held
 
     def _take(self, names: Collection[str]) -> list[Verb]:
@@ -324,7 +325,7 @@ class SyncSession(MutableMapping[str, Any]):
         return verbs
 
     def _waiting(self, name: str, items: list[bytes]) -> list[Any]:
-        return [self._codec.decode(name, item) for item in items]
+        return [self._calls.decode(name, item) for item in items]
 
     def _settle_flashes(self, name: str) -> None:
         """Somebody reads or changes the queue's own list: messages become part of it."""
@@ -344,15 +345,17 @@ def session_factory(request: Request) -> SyncSession:
 
 
 def fetch_keys(view: Any, info: Any) -> Any:
-    """View option ``altsession=("cart", "user")``: keys fetched with the request's first read."""
+    """View option ``altsession=("cart", "user")``: keys that are asked for before the view, and
+    what comes before it, begins."""
     option = info.options.get("altsession")
     if option is None:
         return view
-    keys = tuple([field_name(key) for key in ([option] if isinstance(option, str) else option)])
+    keys = (option,) if isinstance(option, str | SessionKey) else tuple(option)
+    for key in keys:
+        field_name(key)
 
     def fetching(context: Any, request: Request) -> Any:
-        state = request.altsession._state
-        state.wanted = (*state.wanted, *keys)
+        request.altsession.prefetch(*keys)
         return view(context, request)
 
     return fetching

@@ -41,16 +41,24 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
                 api.session(request)
         else:
             environ[BEGAN] = monotonic()
-        request.add_response_callback(answer)
         try:
             response = handler(request)
+            return finish(request, response) if RECORD in environ else response
         except AltSessionError:
             response = render(request)
-        else:
-            try:
-                api.write_back(request, response)
-            except (AltSessionError, TypeError):  # TypeError: a value that JSON cannot carry
-                response = render(request)
+            api.report(request)
+            return response
+        except BaseException:
+            api.abandon(request)
+            raise
+        finally:  # a tween above may still make an answer of an exception
+            request.response_callbacks.append(answer)
+
+    def finish(request: Request, response: Response) -> Response:
+        try:
+            api.write_back(request, response)
+        except TypeError:  # a value that JSON cannot carry
+            response = render(request)
         api.report(request)
         return response
 

@@ -17,8 +17,9 @@ from webtest import TestApp
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.interfaces import ISessionAPI, Store
-from pyramid_altsession.operations import Operation, Reply, Write
+from pyramid_altsession.operations import Operation, Read, Reply, Write
 from pyramid_altsession.session import AltSession
+from pyramid_altsession.state import Sending
 from pyramid_altsession.stores.memory import Hash, MemoryStore
 
 SID = re.compile(r"sid=([^;]*)")
@@ -42,6 +43,11 @@ class Watched:
         reply = self.store.carry_out(operation)
         self.after(operation)
         return reply
+
+    def send(self, operation: Read) -> Sending:
+        self.operations.append(operation)
+        self.before(operation)
+        return self.store.send(operation)
 
     def close(self) -> None:
         self.store.close()

@@ -1,6 +1,7 @@
 """A script: ``get`` of known values, cut off by exceptions from outside at random points.
 
-Arguments: ``signals`` (a handler raises), ``greenlets`` (gevent.Timeout under monkey-patching) or
+Arguments: ``signals`` (a handler raises), ``prefetches`` (the same, and what is read was asked for
+before, or asked for and dropped), ``greenlets`` (gevent.Timeout under monkey-patching) or
 ``careless`` (signals, and a lease that keeps no order) · url · limit of connections · calls.
 Prints what was seen and the connections left, as JSON. A process of its own, since a signal may
 also strike in whatever measures or watches a test.
@@ -36,11 +37,27 @@ class Interrupted(BaseException):
 def look(seen: Counter[str], api: SessionAPI, known: Known) -> None:
     token, key, expected = known
     try:
-        value = api.open(token).get(key)
+        value = (prefetched if KIND == "prefetches" else fetched)(api, token, key)
     except Exception as error:
         seen[type(error).__name__] += 1
     else:
         seen["right" if value == expected else "wrong"] += 1
+
+
+def fetched(api: SessionAPI, token: str, key: str) -> Any:
+    return api.open(token).get(key)
+
+
+def prefetched(api: SessionAPI, token: str, key: str) -> Any:
+    """A third of the prefetches is taken, one dropped as at the end of a request, one forgotten."""
+    session = api.open(token)
+    session.prefetch(key)
+    what = random.randrange(3)
+    if what == 0:
+        session._state.abandon()
+    elif what == 1:
+        session = api.open(token)
+    return session.get(key)
 
 
 def signal_storm(api: SessionAPI, held: list[Known], calls: int) -> Counter[str]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyramid_altsession.codec import JSONCodec
+from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.errors import CorruptValue
 
 codec = JSONCodec()

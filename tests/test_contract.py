@@ -19,10 +19,15 @@ from servers import Server
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.errors import SessionGone
+from pyramid_altsession.frame import end_of, ending
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.operations import (
     SAFE_INTEGER,
+    Append,
     CompareAndSet,
+    Everything,
+    Expect,
+    Get,
     Increment,
     Invalidate,
     Memo,
@@ -604,7 +609,8 @@ class TestBatch:
 class TestGuard:
     VERBS = [
         Set("a", b"2"), Remove("a"), Pop("a"), SetDefault("b", b""), Increment("n", 1),
-        CompareAndSet("a", b"1", b"2"), Touch(), Renew("new"), Invalidate(b"n"),
+        CompareAndSet("a", b"1", b"2"), Get("a"), Everything(), Expect("a", b"1"), Touch(),
+        Renew("new"), Invalidate(b"n"),
     ]  # fmt: skip
 
     @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.wire()[0].decode())
@@ -1069,16 +1075,27 @@ STEPS = [11.0, 21.0, 41.0, -9.9, -59.9, -199.9]
 MOST_STEPS = 8
 
 field_names = st.sampled_from(FIELDS)
-values = st.sampled_from(
-    [b"1", b"-7", b"0", b"", b'"x"', b"9007199254740991", b"10000000000000000", b"\xff\x00"]
-)
+unframed = [b"1", b"-7", b"0", b"", b'"x"', b"9007199254740991", b"10000000000000000", b"\xff\x00"]
+FRAMED = [b"@:@\x00", b"@;2:7", b"@;3:[1]", b"@;0:", b"@", b"@12", b"@x:1", b"@;:1", b"@7:1"]
+values = st.sampled_from(unframed + FRAMED)
+ttls = st.sampled_from([0, 0, 20_000, 50_000])
 verbs = st.one_of(
-    st.builds(Set, field_names, values),
+    st.builds(Get, field_names),
+    st.builds(Everything),
+    st.builds(Expect, field_names, st.none() | values),
+    st.builds(Set, field_names, values, ttls),
     st.builds(Remove, field_names),
     st.builds(Pop, field_names),
-    st.builds(SetDefault, field_names, values),
-    st.builds(Increment, field_names, st.sampled_from([1, -1, 0, SAFE_INTEGER, -SAFE_INTEGER])),
-    st.builds(CompareAndSet, field_names, st.none() | values, values),
+    st.builds(SetDefault, field_names, values, ttls),
+    st.builds(
+        Increment,
+        field_names,
+        st.sampled_from([1, -1, 0, SAFE_INTEGER, -SAFE_INTEGER]),
+        st.sampled_from([b"0", b"@;2:0"]),
+        ttls,
+    ),
+    st.builds(Append, field_names, values),
+    st.builds(CompareAndSet, field_names, st.none() | values, values, ttls),
     st.builds(Touch),
     st.builds(Renew, st.sampled_from(VERIFIERS)),
     st.builds(Invalidate, st.sampled_from([b"nonce", b"other"])),
@@ -1133,6 +1150,10 @@ def shift(client: "redis.Redis", seconds: float) -> None:
                 proof + (int.from_bytes(died, "big") - delta // 10).to_bytes(5, "big")
                 for proof, died in struct.iter_unpack("16s5s", held[b"@q"])
             )
+        for name, raw in held.items():
+            end = end_of(raw)
+            if name[:1] != b"@" and end is not None and end > 10**12:
+                moved[name] = ending(raw, end - delta)
         if moved:
             client.hset(key, mapping=moved)
         client.pexpireat(key, client.pexpiretime(key) - delta)
@@ -1152,7 +1173,24 @@ def comparable(name: str, raw: Any, now: int) -> Any:
             (proof, since(int.from_bytes(died, "big") * 10, now))
             for proof, died in struct.iter_unpack("16s5s", raw)
         ]
+    if raw is not None and name[:1] != "@" and (end_of(raw) or 0) > 10**12:
+        return since(end_of(raw) or 0, now), ending(raw, None)
     return raw
+
+
+def result(found: Any, now: int) -> Any:
+    """The result of a verb: an end, a field's content, or what compare_and_set and Everything
+    give."""
+    if isinstance(found, list) and all(isinstance(part, bytes) for part in found):
+        return {
+            name: comparable("", raw, now) for name, raw in zip(*[iter(found)] * 2, strict=True)
+        }
+    if isinstance(found, list):
+        return [result(part, now) for part in found]
+    if not isinstance(found, bytes):
+        return found
+    is_end = len(found) == 13 and found.isdigit()
+    return since(int(found), now) if is_end else comparable("", found, now)
 
 
 def plain(reply: Reply, now: int) -> dict[str, Any]:
@@ -1161,7 +1199,7 @@ def plain(reply: Reply, now: int) -> dict[str, Any]:
     if isinstance(values, dict):
         values = {n: comparable(n, raw, now) for n, raw in values.items()}
     elif not isinstance(values, int):
-        values = list(values)
+        values = [result(found, now) for found in values]
     return {
         "state": reply.state,
         "values": values,

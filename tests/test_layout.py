@@ -20,9 +20,9 @@ PACKAGE = Path(str(resources.files("pyramid_altsession")))
 
 LAYERS = [
     {"_version", "errors", "interfaces", "events"},
-    {"settings", "yamlfile", "codec", "token", "operations", "state"},
-    {"stores", "stores.lease", "stores.redis", "stores.memory", "stores.embedded"},
-    {"session", "users", "api", "tween", "aio"},
+    {"settings", "yamlfile", "codecs", "frame", "keys", "token", "operations", "state"},
+    {"stores"} | {f"stores.{name}" for name in ("lease", "redis", "memory", "sealed", "embedded")},
+    {"calls", "batch", "session", "users", "api", "tween"},
     {"sync", "security", "testing"},
     {"", "demo"},
 ]

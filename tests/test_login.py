@@ -618,16 +618,28 @@ def test_userid_after_login_and_logout(visitor: Browser, watched: Watched) -> No
 
 
 def test_login_age(visitor: Browser, books: Books, watched: Watched) -> None:
-    """login_age is the time since the login by the server's clock; one round trip, each time
-    anew; None without a login or a session."""
+    """login_age is the time since the login by the server's clock; one round trip, once, and none
+    after another read; None without a login or a session."""
     anonymous = visitor.visit().login_age(), Browser(visitor.api).visit().login_age()
     visitor.does(login)
     id = id_of(visitor)
     books.put(id, "@l", b"%d" % (int(books.fields(id)["@l"]) - 100_000))
     session = visitor.visit()
-    with watched.costs(2):
+    with watched.costs(1):
         ages = [session.login_age(), session.login_age()]
-    assert (anonymous, ages) == ((None, None), pytest.approx([100, 100], abs=5))
+    session = visitor.visit()
+    session.get("cart")
+    with watched.costs(0):
+        ages.append(session.login_age())
+    assert (anonymous, ages) == ((None, None), pytest.approx([100] * 3, abs=5))
+
+
+def test_login_age_after_a_login(visitor: Browser, watched: Watched) -> None:
+    """The request that signs in knows it without asking."""
+    session = visitor.visit()
+    session.login("ann")
+    with watched.costs(0):
+        assert session.login_age() == pytest.approx(0, abs=1)
 
 
 # -- events

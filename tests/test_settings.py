@@ -8,6 +8,7 @@ import pytest
 from pyramid.exceptions import ConfigurationError
 
 from pyramid_altsession.api import SessionAPI
+from pyramid_altsession.codecs import encrypted
 from pyramid_altsession.settings import (
     ANCESTOR_NAMES,
     RedisSettings,
@@ -75,6 +76,8 @@ TEXTS: list[tuple[str, str, object]] = [
     ("session.partitioned", "1", True),
     ("session.max_age", "3600", 3600),
     ("session.max_value_bytes", "1024", 1024),
+    ("session.codec", "pyramid_altsession.codecs.encrypted", encrypted),
+    ("session.codec_secret", f"{'a' * 16} {'b' * 16}", ("a" * 16, "b" * 16)),
     ("session.renew_after", "600", 600.0),
     ("session.renew_grace", "5", 5.0),
     ("session.on_reuse", "Invalidate", "invalidate"),
@@ -376,6 +379,20 @@ REFUSED: list[tuple[str, object, str]] = [
     ("redis.max_connections", 0,
      "redis.max_connections: must be a whole number from 1 to 100000, not 0"),
     ("session.max_age", "0", "session.max_age: must be a whole number from 1 to 34560000, not '0'"),
+    ("session.codec", "pyramid_altsession.codecs.encripted",
+     "session.codec: must be the dotted name of something that can be called (No module named"
+     " 'pyramid_altsession.codecs.encripted'; 'pyramid_altsession.codecs' is not a package), not"
+     " 'pyramid_altsession.codecs.encripted'"),
+    ("session.codec", "no.such.module",
+     "session.codec: must be the dotted name of something that can be called (No module named"
+     " 'no'), not 'no.such.module'"),
+    ("session.codec", "pyramid_altsession.settings.PREFIX",
+     "session.codec: must be the dotted name of something that can be called, not"
+     " 'pyramid_altsession.settings.PREFIX'"),
+    ("session.codec", 7,
+     "session.codec: must be the dotted name of something that can be called, not 7"),
+    ("session.codec_secret", "short",
+     "session.codec_secret: must be one or several secrets of at least 16 characters"),
     ("session.max_value_bytes", "64k",
      "session.max_value_bytes: must be a whole number from 1 to 536870912, not '64k'"),
     # flags and choices

@@ -912,17 +912,8 @@ def test_cost_of_everything(server: Server, view: Callable[[Request], Any]) -> N
         app.get("/")
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"altsession": ("key1", "key2")},
-        {"settings": {"altsession.session.prefetch": "key1 key2"}},
-        {"altsession": "key1", "settings": {"altsession.session.prefetch": "key2"}},
-    ],
-)
-def test_prefetch(server: Server, more: dict[str, Any]) -> None:
-    """The view option altsession and session.prefetch fetch their keys with the first read,
-    whichever it is: one round trip in all."""
+def test_prefetch_setting(server: Server) -> None:
+    """The keys of session.prefetch come with the first read, whichever it is."""
     app = costing(
         server,
         lambda request: [
@@ -930,18 +921,53 @@ def test_prefetch(server: Server, more: dict[str, Any]) -> None:
             request.session["key1"],
             request.altsession.get("key2"),
         ],
-        **more,
+        settings={"altsession.session.prefetch": "key1 key2"},
     )
     with app.watched.costs(1):
         app.get("/")
 
 
-def test_prefetch_of_an_idle_view(server: Server) -> None:
-    """The view option costs nothing where the session is not used."""
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"altsession": ("key1", "key2", "key3")},
+        {"altsession": "key1", "settings": {"altsession.session.prefetch": "key2 key3"}},
+    ],
+)
+def test_view_option(server: Server, more: dict[str, Any]) -> None:
+    """The view option altsession asks before the view begins, for the keys of session.prefetch
+    too: one round trip in all, also for who is signed in."""
+    app = costing(
+        server,
+        lambda request: [
+            request.altsession.userid(),
+            request.session["key1"],
+            request.altsession.mget(["key2", "key3"]),
+        ],
+        **more,
+    )
+    with app.watched.costs(1):
+        app.get("/")
+    assert [type(operation) for operation in app.watched.operations[-1:]] == [Read]
+
+
+def test_view_option_of_a_stranger(server: Server) -> None:
+    """Without a cookie the view option costs nothing."""
     app = costing(server, lambda request: None, altsession=("key1",))
+    app.reset()
     with app.watched.costs(0):
-        response = app.get("/")
-    assert "Vary" not in response.headers
+        app.get("/")
+
+
+def test_view_option_of_an_idle_view(server: Server) -> None:
+    """Keys that a view asked for and did not take: its connection serves on, nothing is left."""
+    app = costing(server, lambda request: None, altsession=("key1",))
+    for _ in range(5):
+        with app.watched.costs(1):
+            response = app.get("/")
+    assert response.headers["Vary"] == "Cookie"
+    lease = app.watched.store._lease
+    assert (len(lease._idle), len(lease._open)) == (1, 1)
 
 
 # -- with others

@@ -6,6 +6,8 @@ from typing import Any
 from pyramid.config import Configurator
 from pyramid.router import Router
 
+from .guards import Policy, signed_in
+
 
 def main(global_config: dict[str, str], **settings: Any) -> Router:
     """The WSGI application."""
@@ -13,9 +15,12 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.include("pyramid_jinja2")
         config.include("pyramid_altsession")
         config.include(".recorder")
+        config.set_security_policy(Policy())
+        config.set_default_csrf_options(require_csrf=True, callback=signed_in)
         config.add_static_view("static", "static", cache_max_age=60)
         config.include(add_routes)
         config.scan(".views")
+        config.scan(".account")
         config.scan(".guards")
         return config.make_wsgi_app()
 
@@ -27,5 +32,11 @@ def add_routes(config: Configurator) -> None:
     config.add_route("remove", "/cart/{product}/remove")
     config.add_route("counter", "/counter")
     config.add_route("language", "/language")
+    config.add_route("sign_in", "/sign-in")
     config.add_route("sign_out", "/sign-out")
+    config.add_route("account", "/account")
+    config.add_route("address", "/account/address")
+    config.add_route("end", "/account/sessions/{id}/end")
+    config.add_route("end_others", "/account/sessions/end-others")
+    config.add_route("end_all", "/account/sessions/end-all")
     config.add_route("about", "/about")

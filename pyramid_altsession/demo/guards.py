@@ -1,10 +1,15 @@
-"""What holds for every request of the shop: whose forms are taken, what a page may load."""
+"""What holds for every request of the shop: who is signed in, whose forms are taken, what a page
+may load."""
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from pyramid.events import NewRequest, NewResponse, subscriber
 from pyramid.exceptions import BadCSRFOrigin
+from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.request import Request
+
+from ..security import AltSessionAuthenticationHelper
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -16,13 +21,39 @@ HEADERS = {
 }
 
 
+class Policy:
+    """Who is signed in is who the session says; the account is for everybody who is."""
+
+    def __init__(self) -> None:
+        helper = AltSessionAuthenticationHelper()
+        self.authenticated_userid = self.identity = helper.authenticated_userid
+        self.remember, self.forget = helper.remember, helper.forget
+
+    def permits(self, request: Request, context: Any, permission: str) -> bool:
+        return self.authenticated_userid(request) is not None
+
+
+def signed_in(request: Request) -> bool:
+    """Whose forms need a CSRF token: those of who is signed in.
+
+    A token is kept in a session, so a page for everybody that showed one would have to make a
+    session, with a cookie, for everybody who looks in. And a tab that was opened before the first
+    session has none. Without a sign-in there is nothing that a forged form could do in somebody's
+    name; that forms come from our own pages :func:`refuse_foreign_forms` sees to, for everybody.
+    """
+    return request.authenticated_userid is not None
+
+
 @subscriber(NewRequest)
 def refuse_foreign_forms(event: NewRequest) -> None:
-    """The first half of the guard is the cookie's SameSite=Lax; this is the second.
+    """No form of another site is taken, whoever sends it: not the first one, which makes a
+    session, and not a sign-in under another's name.
 
     Pyramid's own check of the Origin needs no session either, but does nothing on plain http.
     """
     request = event.request
+    if request.content_type == "multipart/form-data":
+        raise HTTPBadRequest()  # a file where a field of text is expected
     origin = request.headers.get("Origin")
     if request.method == "POST" and origin not in (None, request.host_url):
         raise BadCSRFOrigin("the form was on another site")

@@ -8,6 +8,7 @@ page that follows shows it as ``request.previous_trace``.
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,18 @@ from pyramid.threadlocal import get_current_request
 
 from ..api import SessionAPI
 from ..interfaces import ISessionAPI, Store
-from ..operations import DataVerb, Operation, Read, Reply, Write
+from ..operations import (
+    DataVerb,
+    Describe,
+    Listing,
+    Operation,
+    Prune,
+    Read,
+    Reply,
+    Scan,
+    Write,
+)
+from ..state import Sending
 from ..stores import open_store
 
 KEPT = "pyramid_altsession.demo.traces"
@@ -44,10 +56,30 @@ class Step:
             fields = operation.fields
             return cls("read", ("all" if fields is None else "get",), fields or ())
         if not isinstance(operation, Write):
-            return cls("users", (type(operation).__name__.lower(),), ())
+            return cls("users", *of_users(operation))
         verbs = tuple(verb.wire()[0].decode() for verb in operation.verbs)
+        if operation.anybody:
+            return cls("users", verbs, (short(operation.claim.id),))
         keys = tuple(verb.name for verb in operation.verbs if isinstance(verb, DataVerb))
         return cls("create" if operation.create else "write", verbs, keys)
+
+
+def of_users(operation: Listing | Prune | Describe | Scan) -> tuple[tuple[str], tuple[str, ...]]:
+    """Verb and keys of what is asked about many sessions."""
+    match operation:
+        case Listing(user):
+            return ("list",), (user,)
+        case Prune(user):
+            return ("prune",), (user,)
+        case Describe(ids):
+            return ("describe",), tuple(short(id) for id in ids)
+        case _:
+            return ("scan",), ()
+
+
+def short(id: str) -> str:
+    """A session's handle, to tell it from others in a narrow table."""
+    return f"{id[:8]}…"
 
 
 @dataclass
@@ -74,24 +106,52 @@ class Recorder:
         return f"<Recorder of {self._store!r}>"
 
     def carry_out(self, operation: Operation) -> Reply:
-        request = get_current_request()
-        if request is None:
-            return self._store.carry_out(operation)
-        step = Step.of(operation)
-        request.trace.steps.append(step)
-        began = time.perf_counter_ns()
-        try:
-            reply = self._store.carry_out(operation)
-        except Exception as error:
-            step.answer = type(error).__name__
-            raise
-        finally:
-            step.microseconds = (time.perf_counter_ns() - began) // 1000
-        step.answer = reply.state.name.lower()
-        return reply
+        return noted(operation, lambda: self._store.carry_out(operation))
+
+    def send(self, operation: Read) -> "SentStep":
+        step = begun(operation)
+        return SentStep(step, self._store.send(operation))
 
     def close(self) -> None:
         self._store.close()
+
+
+def begun(operation: Operation) -> Step:
+    """A step of the current request, or of none."""
+    step = Step.of(operation)
+    request = get_current_request()
+    if request is not None:
+        request.trace.steps.append(step)
+    return step
+
+
+def noted(operation: Operation, ask: Callable[[], Reply], step: Step | None = None) -> Reply:
+    """What the store answers, written down with the time that it took."""
+    step = begun(operation) if step is None else step
+    began = time.perf_counter_ns()
+    try:
+        reply = ask()
+    except Exception as error:
+        step.answer = type(error).__name__
+        raise
+    finally:
+        step.microseconds = (time.perf_counter_ns() - began) // 1000
+    step.answer = reply.state.name.lower()
+    return reply
+
+
+class SentStep:
+    """A read under way: its time is that of waiting for it."""
+
+    def __init__(self, step: Step, sending: Sending) -> None:
+        self._step = step
+        self._sending = sending
+
+    def reply(self, operation: Read) -> Reply:
+        return noted(operation, lambda: self._sending.reply(operation), self._step)
+
+    def drop(self) -> None:
+        self._sending.drop()
 
 
 class MeteredLease:
@@ -101,17 +161,41 @@ class MeteredLease:
         self._lease = lease
 
     def exchange(self, packet: bytes, replies: int) -> list[Any]:
-        answers: list[Any] = self._lease.exchange(packet, replies)
-        request = get_current_request()
-        if request is not None:
-            step = request.trace.steps[-1]
-            step.round_trips += 1
-            step.sent += len(packet)
-            step.received += sum(map(wire_size, answers))
+        answers: list[Any] = self.send(packet, replies).receive()
         return answers
+
+    def send(self, packet: bytes, replies: int) -> Any:
+        sent = self._lease.send(packet, replies)
+        request = get_current_request()
+        if request is None:
+            return sent
+        step = request.trace.steps[-1]
+        step.round_trips += 1
+        step.sent += len(packet)
+        return MeteredSent(step, sent)
 
     def close(self) -> None:
         self._lease.close()
+
+
+class MeteredSent:
+    """A packet whose replies are counted when they are read."""
+
+    def __init__(self, step: Step, sent: Any) -> None:
+        self._step = step
+        self._sent = sent
+
+    def receive(self) -> list[Any]:
+        answers: list[Any] = self._sent.receive()
+        self._step.received += sum(map(wire_size, answers))
+        return answers
+
+    def close(self) -> None:
+        self._sent.close()
+
+    @property
+    def arrived(self) -> bool:
+        return bool(self._sent.arrived)
 
 
 def wire_size(reply: Any) -> int:

@@ -12,6 +12,46 @@ TEXTS: dict[str, dict[str, str]] = {
         "counter": "Counter",
         "about": "About",
         "sign_out": "Sign out",
+        "sign_in": "Sign in",
+        "added": "In your cart: {product}.",
+        "removed": "Removed: {product}.",
+        "welcome": "Welcome, {name}.",
+        "name": "Your name",
+        "remember": "Stay signed in on this device for 30 days",
+        "sign_in_text": (
+            "Any name will do: this shop has no passwords, a real one would ask for yours here."
+            " Your cart comes along, and your cookie becomes another."
+        ),
+        "account_text": "Please sign in first. Any name will do: this shop has no passwords.",
+        "fresh_text": (
+            "The page you want asks for a sign-in of the last minute, so that nobody reads it on a"
+            " screen you left. Please sign in once more; then it opens."
+        ),
+        "account": "My devices",
+        "account_of": "Signed in as",
+        "this_device": "This device",
+        "some_browser": "Some browser",
+        "from_address": "IP address",
+        "signed_in": "Signed in",
+        "last_seen": "Last seen",
+        "ago_now": "just now",
+        "ago_minutes": "{} min ago",
+        "ago_hours": "{} h ago",
+        "ago_days": "{} days ago",
+        "end": "End",
+        "end_others": "Sign out everywhere else",
+        "end_all": "Sign out everywhere",
+        "ended": "That session has ended.",
+        "ended_before": "That session had ended already.",
+        "ended_others": "Sessions ended elsewhere: {number}.",
+        "address": "My address",
+        "address_text": (
+            "This page opens for a sign-in of the last minute alone. What you write is kept in"
+            " your session, and forgotten with it."
+        ),
+        "address_label": "Street and town",
+        "save": "Save",
+        "saved": "Your address is saved.",
         "in_cart": "in the cart",
         "add": "Add to cart",
         "remove": "Remove",
@@ -28,7 +68,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "counted": "Counted so far",
         "count": "Add 1",
         "hammer": "Send 200 requests",
-        "hammered": "Requests sent by this tab:",
+        "hammered": "Requests of this tab that were taken:",
         "about_text": (
             "The shop is an ordinary Pyramid application. Its session lives in a Valkey server"
             " as one hash, and each request reads or writes only the keys it needs."
@@ -53,19 +93,25 @@ TEXTS: dict[str, dict[str, str]] = {
         "read": "Read",
         "write": "Write",
         "create": "New session",
+        "users": "Of the user",
         "again": "Try again",
         "gone_title": "Your session has ended",
         "gone": (
             "It ended, or was renewed, by another of your requests while this one was under"
-            " way. Nothing was changed by this one."
+            " way. Nothing was changed by this one. Please try again in a few seconds."
         ),
         "unavailable_title": "Back in a moment",
         "unavailable": (
             "The place where we keep your cart does not answer just now. Please try again in a"
             " few seconds."
         ),
+        "crowded_title": "Signed in at too many places",
+        "crowded": "Please sign out at one of them first.",
         "refused_title": "This cannot be done",
-        "refused": "The form was incomplete, or it came from another site.",
+        "refused": (
+            "The form was incomplete, came from another site, or is older than your sign-in. Load"
+            " its page anew and send it once more."
+        ),
         "not_found_title": "There is no such page",
         "not_found": "It may have moved, or the address has a slip of the pen.",
     },
@@ -80,6 +126,49 @@ TEXTS: dict[str, dict[str, str]] = {
         "counter": "Zähler",
         "about": "Über uns",
         "sign_out": "Abmelden",
+        "sign_in": "Anmelden",
+        "added": "Im Korb: {product}.",
+        "removed": "Entfernt: {product}.",
+        "welcome": "Willkommen, {name}.",
+        "name": "Ihr Name",
+        "remember": "Auf diesem Gerät 30 Tage angemeldet bleiben",
+        "sign_in_text": (
+            "Jeder Name gilt: dieser Laden hat keine Passwörter, ein echter fragte hier nach dem"
+            " Ihren. Ihr Korb kommt mit, und Ihr Cookie wird ein anderes."
+        ),
+        "account_text": (
+            "Bitte melden Sie sich zuerst an. Jeder Name gilt: dieser Laden hat keine Passwörter."
+        ),
+        "fresh_text": (
+            "Die gewünschte Seite verlangt eine Anmeldung der letzten Minute, damit sie niemand an"
+            " Ihrem verlassenen Bildschirm liest. Melden Sie sich bitte noch einmal an; dann"
+            " öffnet sie sich."
+        ),
+        "account": "Meine Geräte",
+        "account_of": "Angemeldet als",
+        "this_device": "Dieses Gerät",
+        "some_browser": "Irgendein Browser",
+        "from_address": "IP-Adresse",
+        "signed_in": "Angemeldet",
+        "last_seen": "Zuletzt da",
+        "ago_now": "gerade eben",
+        "ago_minutes": "vor {} Min.",
+        "ago_hours": "vor {} Std.",
+        "ago_days": "vor {} Tagen",
+        "end": "Beenden",
+        "end_others": "Überall sonst abmelden",
+        "end_all": "Überall abmelden",
+        "ended": "Diese Sitzung ist beendet.",
+        "ended_before": "Diese Sitzung war schon zu Ende.",
+        "ended_others": "Anderswo beendete Sitzungen: {number}.",
+        "address": "Meine Anschrift",
+        "address_text": (
+            "Diese Seite öffnet sich nur nach einer Anmeldung der letzten Minute. Was Sie"
+            " schreiben, steht in Ihrer Sitzung und wird mit ihr vergessen."
+        ),
+        "address_label": "Straße und Ort",
+        "save": "Speichern",
+        "saved": "Ihre Anschrift ist gespeichert.",
         "in_cart": "im Korb",
         "add": "In den Korb",
         "remove": "Entfernen",
@@ -96,7 +185,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "counted": "Bisher gezählt",
         "count": "Plus 1",
         "hammer": "200 Anfragen senden",
-        "hammered": "Anfragen dieses Tabs:",
+        "hammered": "Angenommene Anfragen dieses Tabs:",
         "about_text": (
             "Der Laden ist eine gewöhnliche Pyramid-Anwendung. Seine Sitzung liegt als ein Hash"
             " in einem Valkey-Server; jede Anfrage liest oder schreibt nur die Schlüssel, die"
@@ -123,19 +212,26 @@ TEXTS: dict[str, dict[str, str]] = {
         "read": "Lesen",
         "write": "Schreiben",
         "create": "Neue Sitzung",
+        "users": "Zum Nutzer",
         "again": "Noch einmal",
         "gone_title": "Ihre Sitzung ist zu Ende",
         "gone": (
             "Eine andere Ihrer Anfragen hat sie beendet oder erneuert, während diese unterwegs"
-            " war. Diese hier hat nichts geändert."
+            " war. Diese hier hat nichts geändert. Bitte versuchen Sie es in einigen Sekunden noch"
+            " einmal."
         ),
         "unavailable_title": "Gleich wieder da",
         "unavailable": (
             "Der Ort, an dem Ihr Korb steht, antwortet gerade nicht. Bitte versuchen Sie es in"
             " einigen Sekunden noch einmal."
         ),
+        "crowded_title": "An zu vielen Orten angemeldet",
+        "crowded": "Bitte melden Sie sich zuerst an einem davon ab.",
         "refused_title": "Das geht nicht",
-        "refused": "Das Formular war unvollständig oder kam von einer anderen Website.",
+        "refused": (
+            "Das Formular war unvollständig, kam von einer anderen Website oder ist älter als Ihre"
+            " Anmeldung. Laden Sie seine Seite neu und senden Sie es noch einmal."
+        ),
         "not_found_title": "Diese Seite gibt es nicht",
         "not_found": "Vielleicht ist sie umgezogen, oder die Adresse hat einen Schreibfehler.",
     },

@@ -6,11 +6,12 @@ the visitor on to a page.
 
 from typing import Any
 
+from pyramid.csrf import get_csrf_token
 from pyramid.httpexceptions import HTTPBadRequest, HTTPException, HTTPNotFound, HTTPSeeOther
 from pyramid.request import Request
 from pyramid.view import exception_view_config, notfound_view_config, view_config
 
-from ..errors import SessionGone, StoreUnavailable
+from ..errors import SessionGone, StoreUnavailable, TooManySessions
 from .guards import came_from
 from .products import PRODUCTS, Product, price
 from .recorder import see_other
@@ -18,6 +19,8 @@ from .texts import TEXTS
 
 LANGUAGE, COUNTER = "language", "counter"
 """Keys of the session, beside those of the products."""
+SHOWN = (LANGUAGE, *(product.key for product in PRODUCTS.values()))
+"""Keys that every page of the shop shows."""
 
 Page = dict[str, Any]
 
@@ -31,15 +34,31 @@ def plain(request: Request, language: str | None = None) -> Page:
 
 
 def shop(request: Request, *keys: str) -> Page:
-    """What every page of the shop shows, and what the session holds for ``keys``: one read."""
-    cart_keys = [product.key for product in PRODUCTS.values()]
-    held = request.altsession.mget([LANGUAGE, *cart_keys, *keys])
+    """What every page of the shop shows, and what the session holds for ``keys``: one read.
+
+    Who is signed in comes with every read, the CSRF token and the messages with this one, as
+    ``altsession.session.prefetch`` says. Messages cost a second step, if there are any.
+    """
+    held = request.altsession.mget([*SHOWN, *keys])
     cart = [(product, held[product.key]) for product in PRODUCTS.values() if held[product.key]]
-    return plain(request, held[LANGUAGE]) | {
+    page = plain(request, held[LANGUAGE])
+    userid = request.authenticated_userid
+    return page | {
         "held": held,
         "cart": cart,
         "count": sum(number for _, number in cart),
+        "userid": userid,
+        "token": get_csrf_token(request) if userid else None,
+        "messages": [said(m, page["language"]) for m in request.session.pop_flash()],
     }
+
+
+def said(message: dict[str, Any], language: str) -> str:
+    """A flash message in words: what is kept names the text, for the language of the page."""
+    words = dict(message)
+    if "product" in words:
+        words["product"] = PRODUCTS[words["product"]].name[language]
+    return TEXTS[language][words.pop("text")].format(**words)
 
 
 # -- pages
@@ -80,13 +99,17 @@ def wanted_product(request: Request) -> Product:
 
 @view_config(route_name="add", request_method="POST")
 def add(request: Request) -> HTTPSeeOther:
-    request.altsession.increment(wanted_product(request).key)
+    product = wanted_product(request)
+    request.altsession.increment(product.key)
+    request.session.flash({"text": "added", "product": product.id})
     return see_other(request, request.route_path("cart"))
 
 
 @view_config(route_name="remove", request_method="POST")
 def remove(request: Request) -> HTTPSeeOther:
-    request.altsession.remove(wanted_product(request).key)
+    product = wanted_product(request)
+    if request.altsession.remove(product.key):  # else there may be no session to tell it in
+        request.session.flash({"text": "removed", "product": product.id})
     return see_other(request, request.route_path("cart"))
 
 
@@ -103,12 +126,6 @@ def choose_language(request: Request) -> HTTPSeeOther:
         raise HTTPBadRequest()
     request.altsession.set(LANGUAGE, chosen)
     return see_other(request, came_from(request, otherwise=request.route_path("catalogue")))
-
-
-@view_config(route_name="sign_out", request_method="POST")
-def sign_out(request: Request) -> HTTPSeeOther:
-    request.altsession.invalidate()
-    return see_other(request, request.route_path("catalogue"))
 
 
 # -- what went wrong, told without the session
@@ -135,9 +152,20 @@ def unavailable(request: Request) -> Page:
     return failure(request, request.exception, "unavailable")
 
 
+@exception_view_config(TooManySessions, renderer="templates/failure.jinja2")
+def crowded(request: Request) -> Page:
+    return failure(request, request.exception, "crowded")
+
+
 @exception_view_config(HTTPBadRequest, renderer="templates/failure.jinja2")
 def refused(request: Request) -> Page:
     return failure(request, request.exception, "refused")
+
+
+@exception_view_config(UnicodeDecodeError)
+def unreadable(request: Request) -> HTTPBadRequest:
+    """An address that is no UTF-8; a page of the shop would want to read it, too."""
+    return HTTPBadRequest()
 
 
 @notfound_view_config(renderer="templates/failure.jinja2")

@@ -49,24 +49,21 @@ class Lease:
         Raises NotConnected when nothing was sent, redis.ConnectionError or redis.TimeoutError
         when it is not known what was carried out; the connection is closed then.
         """
-        answers: list[Any] = []
+        return self.send(packet, replies).receive()
+
+    def send(self, packet: bytes, replies: int) -> "Sent":
+        """Send one packet and go on; the connection is taken until its replies are read."""
         connection = self._take()
         idle = self._idle  # a child that was forked meanwhile looks into another one
         try:
             if not connection.is_connected:
                 self._connect(connection)
             connection.send_packed_command([packet], check_health=False)
-            for _ in range(replies):
-                answers.append(_reply(connection))
-        except BaseException as error:
+        except BaseException:
             connection.disconnect()
             idle.append(connection)
-            said = [answer for answer in answers if isinstance(answer, redis.ResponseError)]
-            if said and isinstance(error, redis.ConnectionError):
-                raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
             raise
-        idle.append(connection)
-        return answers
+        return Sent(self, connection, idle, replies)
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
@@ -115,6 +112,56 @@ class Lease:
             self._away = (time.monotonic() + PAUSE, error)
             raise NotConnected(str(error)) from error
         self._away = None
+
+
+class Sent:
+    """A packet whose replies were not read yet.
+
+    One that is forgotten takes its connection along: its place becomes free, and what was not
+    read is nobody's.
+    """
+
+    __slots__ = ("_connection", "_idle", "_lease", "_replies")
+
+    def __init__(
+        self,
+        lease: Lease,
+        connection: AbstractConnection,
+        idle: deque[AbstractConnection],
+        replies: int,
+    ) -> None:
+        self._lease = lease
+        self._connection = connection
+        self._idle = idle
+        self._replies = replies
+
+    def receive(self) -> list[Any]:
+        """The replies; once."""
+        answers: list[Any] = []
+        connection = self._connection
+        try:
+            if self._lease._idle is not self._idle:
+                raise redis.ConnectionError("sent before a fork: the replies are the parent's")
+            for _ in range(self._replies):
+                answers.append(_reply(connection))
+        except BaseException as error:
+            self.close()
+            said = [answer for answer in answers if isinstance(answer, redis.ResponseError)]
+            if said and isinstance(error, redis.ConnectionError):
+                raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
+            raise
+        self._idle.append(connection)
+        return answers
+
+    def close(self) -> None:
+        """Nobody wants the replies."""
+        self._connection.disconnect()
+        self._idle.append(self._connection)
+
+    @property
+    def arrived(self) -> bool:
+        """Whether something can be read at once."""
+        return _unusable(self._connection)
 
 
 def _reply(connection: AbstractConnection) -> Any:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..frame import alive
 from ..operations import (
     CREATED,
     CSRF_TOKEN,
@@ -27,7 +28,9 @@ from ..operations import (
     DataVerb,
     Describe,
     Description,
+    Everything,
     Facts,
+    Get,
     Invalidate,
     Listing,
     Login,
@@ -84,6 +87,9 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing is open; the sessions stay."""
+
+    def send(self, operation: Read) -> "Answered":
+        return Answered(self.carry_out(operation))
 
     def carry_out(self, operation: Operation) -> Reply:
         with self._lock:
@@ -147,6 +153,19 @@ class MemoryStore:
         )
 
 
+class Answered:
+    """A read that was carried out when it was sent."""
+
+    def __init__(self, answer: Reply) -> None:
+        self._answer = answer
+
+    def reply(self, operation: Read) -> Reply:
+        return self._answer
+
+    def drop(self) -> None:
+        """Nothing is under way."""
+
+
 def _newest_first(entry: tuple[str, int]) -> tuple[int, str]:
     return -entry[1], entry[0]
 
@@ -175,7 +194,7 @@ class _Change:
 
     def reply(self) -> Reply:
         if self.repeated():
-            done = [None if isinstance(verb, Set) else 1 for verb in self.write.verbs]
+            done = [self.again(verb) for verb in self.write.verbs]
             return self.answer(State.LIVE, done, self.held)
         state = self.guard()
         if state is not State.LIVE:
@@ -209,6 +228,12 @@ class _Change:
             return self.held.get(PROOF) == self.first.proof
         return isinstance(self.first, Invalidate) and (self.held.get(TOMBSTONE) == self.first.nonce)
 
+    def again(self, verb: Verb) -> Any:
+        """The result of a verb that was carried out before."""
+        if isinstance(verb, Get | Everything):
+            return self.apply(verb)
+        return None if isinstance(verb, Set) else 1
+
     def guard(self) -> State:
         write, held, now = self.write, self.held, self.now
         facts = held.facts
@@ -238,9 +263,15 @@ class _Change:
         draft = self.draft
         match verb:
             case DataVerb():
-                value, result = verb.apply(draft.get(verb.name))
+                held = alive(draft.get(verb.name), self.now)
+                value, result = verb.apply(held, self.now)
                 self.put(verb.name, value)
                 return result
+            case Everything():
+                for name in [name for name in draft if name[0] != "@"]:
+                    self.put(name, alive(draft[name], self.now))
+                live = [(n.encode(), raw) for n, raw in draft.items() if n[0] != "@"]
+                return [part for both in live for part in both]
             case Touch():
                 login = self.held.number(LOGIN)
                 if self.write.user is not None and login is not None:

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from functools import lru_cache
 from importlib import resources
@@ -48,7 +49,7 @@ from ..operations import (
 from ..settings import RedisSettings
 from ..token import ID_LENGTH
 from .embedded import EmbeddedServer
-from .lease import Lease, NotConnected
+from .lease import Lease, NotConnected, Sent
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -173,8 +174,8 @@ class RedisStore:
         try:
             match operation:
                 case Read():
-                    packet = pack_read(operation, self._prefix)
-                    replies = self._exchange(operation, packet, 3 * len(operation.claims))
+                    packet, count = pack_read(operation, self._prefix), 3 * len(operation.claims)
+                    replies = self._exchange(operation, packet, count)
                     reply = unpack_read(operation, _no_errors(replies))
                 case Write():
                     reply = self._write(operation)
@@ -183,13 +184,27 @@ class RedisStore:
                     replies = self._exchange(operation, packet, count)
                     reply = unpack_many(operation, self._prefix, _no_errors(replies))
         except redis.RedisError as error:
-            failure = self._failure(operation, error)
-            if failure is None:
-                raise
-            raise failure from error
+            raise self._failure(operation, error) from error
         if self._trouble is not None:
             self._recovered(operation)
         return reply
+
+    def send(self, operation: Read) -> "SentRead":
+        """The packet goes out; its reply is read later."""
+        packet, count = pack_read(operation, self._prefix), 3 * len(operation.claims)
+        try:
+            return SentRead(self, self._lease.send(packet, count))
+        except redis.RedisError as error:
+            raise self._failure(operation, error) from error
+
+    def _receive(self, operation: Read, sent: Sent) -> Reply:
+        """Its reply; a read that the connection lost is carried out once more."""
+        try:
+            return unpack_read(operation, _no_errors(sent.receive()))
+        except redis.ConnectionError:
+            return self.carry_out(operation)
+        except redis.RedisError as error:
+            raise self._failure(operation, error) from error
 
     def _write(self, operation: Write) -> Reply:
         (answer,) = self._exchange(operation, pack_write(operation, self._prefix), 1)
@@ -215,8 +230,8 @@ class RedisStore:
                 raise
             return self._lease.exchange(packet, replies)
 
-    def _failure(self, operation: Operation, error: redis.RedisError) -> AltSessionError | None:
-        """Our error for one of redis-py's (None: a mistake of ours, to be seen as it is).
+    def _failure(self, operation: Operation, error: redis.RedisError) -> Exception:
+        """Our error for one of redis-py's; a mistake of ours is to be seen as it is.
 
         An outage is logged once for each change of state.
         """
@@ -229,7 +244,7 @@ class RedisStore:
         elif str(error).startswith("WRONGTYPE"):
             return CorruptValue("the session's key on the server holds no hash")
         else:
-            return None
+            raise error
         if self._trouble is None:
             self._trouble = _Need.of(operation)
             log.error("sessions: %s%s", failure, self._hint)
@@ -242,6 +257,27 @@ class RedisStore:
         if need >= self._trouble if self._trouble else need is _Need.READ:
             self._trouble = None
             log.warning("sessions: %s serves again", self._name)
+
+
+class SentRead:
+    """A read under way on a server."""
+
+    __slots__ = ("_sent", "_store")
+
+    def __init__(self, store: RedisStore, sent: Sent) -> None:
+        self._store = store
+        self._sent = sent
+
+    def reply(self, operation: Read) -> Reply:
+        return self._store._receive(operation, self._sent)
+
+    def drop(self) -> None:
+        """The connection serves on where the reply has arrived; else it is closed."""
+        if not self._sent.arrived:
+            self._sent.close()
+            return
+        with suppress(redis.RedisError):
+            self._sent.receive()
 
 
 class _Need(IntEnum):

@@ -10,10 +10,11 @@
 --       6  gone_window, ms: how long a tombstone stands
 --       7  the window in which a proof that died counts as REPLACED, ms
 --       8  renew_grace, ms    9  '1': a reused predecessor ends the session
---       10… verbs, each its name and its arguments:
---          set name value · remove name · pop name · setdefault name value
---          increment name by · compare_and_set name given('1'/'0') expected value
---          append name item
+--       10… verbs, each its name and its arguments (ttl: of a new value, ms, 0: none):
+--          get name · everything · expect name given('1'/'0') expected
+--          set name value ttl · remove name · pop name · setdefault name value ttl
+--          increment name by start ttl · append name item
+--          compare_and_set name given('1'/'0') expected value ttl
 --          touch · renew proof · invalidate nonce user(''=anybody's) · rotate proof after(ms)
 --          login proof user tti(ms, ''=the setting's) lifetime(ms) limit(0=none) info
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
@@ -77,17 +78,75 @@ local draft, results = {}, {}
 local ended, renewed, rotated, entered
 local by_predecessor, arrived, died = false, false, nil
 
-local function get(name)
-  if draft[name] == nil then
-    return redis.call('HGET', key, name)
+-- A value may stand in a frame: '@', its end in ms or nothing, ';' and a version or nothing, ':'.
+local function frame_of(raw)
+  return raw:byte() == 64 and (raw:match('^@%d*:') or raw:match('^@%d*;%d+:')) or ''
+end
+local function split(raw)
+  local frame = frame_of(raw)
+  return frame, raw:sub(#frame + 1)
+end
+local function end_of(raw)
+  return frame_of(raw):match('^@(%d+)')
+end
+local function ending(raw, at)
+  local frame, value = split(raw)
+  local version = frame:match(';%d+') or ''
+  if at == '' and version == '' and value:sub(1, 1) ~= '@' then
+    return value
   end
-  return draft[name]
+  return '@' .. at .. version .. ':' .. value
+end
+local function lasting(value, ttl)
+  return ttl == '0' and value or ending(value, string.format('%.0f', now + ttl))
+end
+
+-- What a field holds, or false; a value whose end has come is none, and goes with the next write.
+local function alive(name, raw)
+  local at = raw and end_of(raw)
+  if at and tonumber(at) <= now then
+    draft[name] = false
+    return false
+  end
+  return raw
+end
+local function get(name)
+  local raw = draft[name]
+  if raw == nil then
+    raw = redis.call('HGET', key, name)
+  end
+  return alive(name, raw)
 end
 
 local verbs = {
-  set = {2, function(name, value)
-    draft[name] = value
-    return false
+  get = {1, get},
+  everything = {0, function()
+    local held, flat = redis.call('HGETALL', key), {}
+    local function add(name, raw)
+      if raw then
+        flat[#flat + 1] = name
+        flat[#flat + 1] = raw
+      end
+    end
+    for name, raw in pairs(draft) do
+      add(name, name:byte() ~= 64 and alive(name, raw))
+    end
+    for at = 1, #held, 2 do
+      if held[at]:byte() ~= 64 and draft[held[at]] == nil then
+        add(held[at], alive(held[at], held[at + 1]))
+      end
+    end
+    return flat
+  end},
+  expect = {3, function(name, given, expected)
+    if get(name) ~= (given == '1' and expected) then
+      return nil
+    end
+    return 1
+  end},
+  set = {3, function(name, value, ttl)
+    draft[name] = lasting(value, ttl)
+    return ttl ~= '0' and end_of(draft[name])
   end},
   remove = {1, function(name)
     local found = get(name)
@@ -99,16 +158,12 @@ local verbs = {
     draft[name] = false
     return found
   end},
-  setdefault = {2, function(name, value)
-    local found = get(name)
-    if found then
-      return found
-    end
-    draft[name] = value
-    return value
+  setdefault = {3, function(name, value, ttl)
+    draft[name] = get(name) or lasting(value, ttl)
+    return draft[name]
   end},
-  increment = {2, function(name, by)
-    local text = get(name) or '0'
+  increment = {4, function(name, by, start, ttl)
+    local frame, text = split(get(name) or lasting(start, ttl))
     if #text > 17 or not text:match('^%-?%d+$') then
       return nil
     end
@@ -117,23 +172,24 @@ local verbs = {
     if math.abs(found) > SAFE_INTEGER or math.abs(number) > SAFE_INTEGER then
       return nil
     end
-    draft[name] = string.format('%.0f', number)
+    draft[name] = frame .. string.format('%.0f', number)
     return draft[name]
   end},
-  compare_and_set = {4, function(name, given, expected, value)
+  compare_and_set = {5, function(name, given, expected, value, ttl)
     local found = get(name)
-    if found ~= (given == '1' and expected) then
+    if (found and ending(found, '')) ~= (given == '1' and ending(expected, '')) then
       return {0, found}
     end
-    draft[name] = value
-    return {1, value}
+    draft[name] = found and ending(value, end_of(found) or '') or lasting(value, ttl)
+    return {1, draft[name]}
   end},
   append = {2, function(name, item)
-    local found = get(name) or '[]'
-    if found:sub(1, 1) ~= '[' or found:sub(-1) ~= ']' then
+    local frame, text = split(get(name) or '[]')
+    if text:sub(1, 1) ~= '[' or text:sub(-1) ~= ']' then
       return nil
     end
-    draft[name] = found == '[]' and '[' .. item .. ']' or found:sub(1, -2) .. ',' .. item .. ']'
+    local items = text == '[]' and item or text:sub(2, -2) .. ',' .. item
+    draft[name] = frame .. '[' .. items .. ']'
     return draft[name]
   end},
   touch = {0, function()
@@ -168,7 +224,7 @@ local verbs = {
     draft['@i'] = own_tti and tti_ms or false
     draft['@d'] = string.format('%.0f', deadline)
     draft['_csrft_'] = false
-    for chunk = 0, 7 do
+    for chunk = 0, 8 do
       local part = info:sub(chunk * INFO_CHUNK + 1, (chunk + 1) * INFO_CHUNK)
       draft['@n' .. chunk] = part ~= '' and part
     end
@@ -195,7 +251,10 @@ end
 local first, fresh = ARGV[FIRST_VERB], ARGV[FIRST_VERB + 1]
 local renews = first == 'renew' or first == 'rotate' or first == 'login'
 if (renews and owner == fresh and not create) or (first == 'invalidate' and tombstone == fresh) then
-  verb_by_verb(function(_, at)
+  verb_by_verb(function(verb, at)
+    if ARGV[at] == 'get' or ARGV[at] == 'everything' then
+      return verb[2](ARGV[at + 1])
+    end
     return ARGV[at] ~= 'set' and 1
   end)
   return answer('LIVE', redis.call('PTTL', key), results)

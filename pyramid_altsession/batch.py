@@ -1,0 +1,177 @@
+"""Several calls in one round trip."""
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from .calls import UNSET, Call
+from .keys import Key, SessionKey, Values
+from .operations import Refused
+
+if TYPE_CHECKING:
+    from .session import AltSession
+
+T = TypeVar("T")
+D = TypeVar("D")
+E = TypeVar("E")
+
+
+class Handle(Generic[T]):
+    """What a call in a batch gives, once the block is over."""
+
+    __slots__ = ("_call", "_error", "_results")
+
+    def __init__(self, call: Call[T]) -> None:
+        self._call = call
+        self._results: Any = None
+        self._error: BaseException | None = RuntimeError("the batch was not sent yet")
+
+    def result(self) -> T:
+        """The call's value; RuntimeError inside the block, and the block's error after one."""
+        if self._error is not None:
+            raise self._error
+        return self._call.result(self._results)
+
+
+class Batch:
+    """The calls of ``with session.batch() as b:``, sent as one packet when the block ends.
+
+    Each call returns a :class:`Handle`, whose ``.result()`` is the value after the block. All are
+    carried out in their order, or none is: when the session is gone (:exc:`SessionGone`), when
+    ``increment`` meets something that is no number (TypeError), when the block itself fails.
+    Without a live session a batch that stores something makes one, as a single write would.
+
+    One round trip: a read of several keys, where nothing is written (what the request knows
+    already is not asked again), else one write, whose reads see the server. In a batch
+    ``compare_and_set`` compares with the value as this codec writes it.
+    """
+
+    def __init__(self, session: "AltSession") -> None:
+        self._session = session
+        self._calls = session._calls
+        self._handles: list[Handle[Any]] = []
+        self._over = False
+
+    def __enter__(self) -> "Batch":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over = True
+        if error is not None:
+            self._settle(RuntimeError("the batch was not sent: its block failed"))
+        elif self._handles:
+            self._send()
+
+    # -- reads
+
+    @overload
+    def get(self, key: SessionKey[T, D]) -> Handle[T | D]: ...
+
+    @overload
+    def get(self, key: SessionKey[T, Any], default: E) -> Handle[T | E]: ...
+
+    @overload
+    def get(self, key: str, default: Any = None) -> Handle[Any]: ...
+
+    def get(self, key: Key, default: Any = UNSET) -> Handle[Any]:
+        return self._add(self._calls.get(key, default))
+
+    @overload
+    def mget(self, keys: Iterable[str], default: Any = None) -> Handle[dict[str, Any]]: ...
+
+    @overload
+    def mget(self, keys: Iterable[Key], default: Any = None) -> Handle[dict[Key, Any]]: ...
+
+    def mget(self, keys: Iterable[Any], default: Any = UNSET) -> Handle[Any]:
+        return self._add(self._calls.mget(keys, default))
+
+    def all(self) -> Handle[dict[str, Any]]:
+        return self._add(self._calls.all())
+
+    def keys(self) -> Handle[list[str]]:
+        return self._add(self._calls.keys())
+
+    def exists(self, key: Key) -> Handle[bool]:
+        return self._add(self._calls.exists(key))
+
+    # -- writes
+
+    @overload
+    def set(
+        self, key: SessionKey[T, Any], value: T, *, ttl: float | None = None
+    ) -> Handle[None]: ...
+
+    @overload
+    def set(self, key: str, value: Any, *, ttl: float | None = None) -> Handle[None]: ...
+
+    def set(self, key: Key, value: Any, *, ttl: float | None = None) -> Handle[None]:
+        return self._add(self._calls.set(key, value, ttl))
+
+    def mset(self, values: Values) -> Handle[None]:
+        return self._add(self._calls.mset(values))
+
+    def remove(self, keys: Key | Iterable[Key]) -> Handle[int]:
+        return self._add(self._calls.remove(keys))
+
+    @overload
+    def pop(self, key: SessionKey[T, D]) -> Handle[T | D]: ...
+
+    @overload
+    def pop(self, key: SessionKey[T, Any], default: E) -> Handle[T | E]: ...
+
+    @overload
+    def pop(self, key: str, default: Any = None) -> Handle[Any]: ...
+
+    def pop(self, key: Key, default: Any = UNSET) -> Handle[Any]:
+        return self._add(self._calls.pop(key, default))
+
+    @overload
+    def setdefault(self, key: SessionKey[T, Any], value: T) -> Handle[T]: ...
+
+    @overload
+    def setdefault(self, key: str, value: Any) -> Handle[Any]: ...
+
+    def setdefault(self, key: Key, value: Any) -> Handle[Any]:
+        return self._add(self._calls.setdefault(key, value))
+
+    def increment(self, key: Key, by: int = 1) -> Handle[int]:
+        return self._add(self._calls.increment(key, by))
+
+    def compare_and_set(self, key: Key, expected: Any, value: Any) -> Handle[bool]:
+        return self._add(self._calls.compare_and_set(key, expected, value))
+
+    # -- the end of the block
+
+    def _add(self, call: Call[T]) -> Handle[T]:
+        if self._over:
+            raise RuntimeError("the batch is over: its block has ended")
+        handle = Handle(call)
+        self._handles.append(handle)
+        return handle
+
+    def _send(self) -> None:
+        verbs = [verb for handle in self._handles for verb in handle._call.verbs]
+        try:
+            results = self._session._together(verbs)
+        except Refused as refused:
+            owners = [handle for handle in self._handles for _ in handle._call.verbs]
+            error = TypeError(owners[refused.args[0]]._call.refused)
+            self._settle(error)
+            raise error from None
+        except BaseException as raised:
+            self._settle(raised)
+            raise
+        place = 0
+        for handle in self._handles:
+            end = place + len(handle._call.verbs)
+            handle._error, handle._results = None, results[place:end]
+            place = end
+
+    def _settle(self, error: BaseException) -> None:
+        for handle in self._handles:
+            handle._error = error

@@ -1,0 +1,188 @@
+"""Calls as verbs: keys and values on one side, names and bytes on the other.
+
+``request.altsession`` carries a call out at once, a batch carries several out together; what a
+call asks, and what its answer means, is written once, here.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .errors import InvalidKey, ValueTooLarge
+from .frame import framed, split, version_of
+from .keys import Key, SessionKey, Values, field_name, milliseconds
+from .operations import (
+    SAFE_INTEGER,
+    CompareAndSet,
+    Everything,
+    Get,
+    Increment,
+    Pop,
+    Raw,
+    Remove,
+    Set,
+    SetDefault,
+    Verb,
+    pairs,
+)
+
+if TYPE_CHECKING:
+    from .interfaces import Codec
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Key)
+
+
+class Unset:
+    """Stands for a default that was not given."""
+
+    def __repr__(self) -> str:
+        return "…"
+
+
+UNSET = Unset()
+
+
+class Call(Generic[T]):
+    """Verbs, what their results mean, and what is wrong when the server refuses one."""
+
+    __slots__ = ("refused", "result", "verbs")
+
+    def __init__(
+        self,
+        verbs: tuple[Verb, ...],
+        result: Callable[[Sequence[Any]], T],
+        refused: str = "",
+    ) -> None:
+        self.verbs = verbs
+        self.result = result
+        self.refused = refused
+
+
+def nothing(results: Sequence[Any]) -> None:
+    pass
+
+
+class Calls:
+    """The calls of one application: stateless, shared by all of its sessions."""
+
+    def __init__(self, codec: "Codec", max_value_bytes: int) -> None:
+        self.codec = codec
+        self._limit = max_value_bytes
+
+    # -- values
+
+    def encode(self, name: str, value: Any) -> bytes:
+        """The value of a plain key, without a frame."""
+        raw = self.codec.encode(name, value)
+        if len(raw) > self._limit:
+            raise ValueTooLarge(
+                f"{name!r}: {len(raw)} bytes, and session.max_value_bytes is {self._limit}"
+            )
+        return raw
+
+    def stored(self, key: Key, value: Any) -> tuple[str, bytes]:
+        """Name and bytes, as they are stored."""
+        if isinstance(key, SessionKey):
+            return key.name, framed(self.encode(key.name, key.plain(value)), key.version)
+        name = field_name(key)
+        return name, framed(self.encode(name, value))
+
+    def decode(self, key: Key, raw: bytes) -> Any:
+        """A new object each time; CorruptValue for this key alone."""
+        value = split(raw)[1] if raw[:1] == b"@" else raw
+        if isinstance(key, SessionKey):
+            return key.typed(self.codec.decode(key.name, value), version_of(raw))
+        return self.codec.decode(key, value)
+
+    def value(self, key: Key, raw: Raw, default: Any = UNSET) -> Any:
+        """What is stored, or the call's default, or the key's."""
+        if raw is not None:
+            return self.decode(key, raw)
+        if default is not UNSET:
+            return default
+        return key.default() if isinstance(key, SessionKey) and key.default else None
+
+    def same(self, name: str, one: Raw, other: Raw) -> bool:
+        """Whether both are the same value, perhaps in other JSON; no value is as good as None."""
+        return bool(one == other or self.value(name, one) == self.value(name, other))
+
+    # -- reads
+
+    def get(self, key: Key, default: Any) -> Call[Any]:
+        return Call((Get(field_name(key)),), lambda results: self.value(key, results[0], default))
+
+    def mget(self, keys: Iterable[K], default: Any) -> Call[dict[K, Any]]:
+        asked = several(keys)
+        verbs = tuple([Get(field_name(key)) for key in asked])
+        return Call(
+            verbs,
+            lambda results: {
+                key: self.value(key, raw, default) for key, raw in zip(asked, results, strict=True)
+            },
+        )
+
+    def all(self) -> Call[dict[str, Any]]:
+        return Call((Everything(),), lambda results: self.values(pairs(results[0])))
+
+    def keys(self) -> Call[list[str]]:
+        return Call((Everything(),), lambda results: sorted(pairs(results[0])))
+
+    def exists(self, key: Key) -> Call[bool]:
+        return Call((Get(field_name(key)),), lambda results: results[0] is not None)
+
+    def values(self, present: Mapping[str, Raw]) -> dict[str, Any]:
+        return {name: self.decode(name, raw) for name, raw in present.items() if raw is not None}
+
+    # -- writes
+
+    def set(self, key: Key, value: Any, ttl: float | None) -> Call[None]:
+        name, raw = self.stored(key, value)
+        return Call((Set(name, raw, _ttl(key, ttl)),), nothing)
+
+    def mset(self, values: Values) -> Call[None]:
+        verbs = [Set(*self.stored(key, value), _ttl(key)) for key, value in values.items()]
+        return Call(tuple(verbs), nothing)
+
+    def remove(self, keys: Key | Iterable[Key]) -> Call[int]:
+        asked = [keys] if isinstance(keys, str | SessionKey) else keys
+        names = dict.fromkeys([field_name(key) for key in asked])
+        return Call(tuple([Remove(name) for name in names]), sum)
+
+    def pop(self, key: Key, default: Any) -> Call[Any]:
+        return Call((Pop(field_name(key)),), lambda results: self.value(key, results[0], default))
+
+    def setdefault(self, key: Key, value: Any) -> Call[Any]:
+        name, raw = self.stored(key, value)
+        verb = SetDefault(name, raw, _ttl(key))
+        return Call((verb,), lambda results: self.value(key, results[0], value))
+
+    def increment(self, key: Key, by: int) -> Call[int]:
+        name = field_name(key)
+        if isinstance(by, bool) or not isinstance(by, int) or abs(by) > SAFE_INTEGER:
+            raise TypeError(f"increment({name!r}): by must be a whole number, not {by!r}")
+        zero = framed(b"0", key.version if isinstance(key, SessionKey) else 1)
+        return Call(
+            (Increment(name, by, zero, _ttl(key)),),
+            lambda results: int(split(results[0])[1]),
+            f"increment({name!r}): the stored value is no whole number, or the sum is too large",
+        )
+
+    def comparison(self, key: Key, expected: Raw, value: Any) -> CompareAndSet:
+        name, raw = self.stored(key, value)
+        return CompareAndSet(name, expected, raw, _ttl(key))
+
+    def compare_and_set(self, key: Key, expected: Any, value: Any) -> Call[bool]:
+        raw = None if expected is None else self.stored(key, expected)[1]
+        return Call((self.comparison(key, raw, value),), lambda results: bool(results[0][0]))
+
+
+def _ttl(key: Key, ttl: float | None = None) -> int:
+    if ttl is not None:
+        return milliseconds(field_name(key), ttl)
+    return key.ttl if isinstance(key, SessionKey) else 0
+
+
+def several(keys: Iterable[K]) -> tuple[K, ...]:
+    if isinstance(keys, str | SessionKey):
+        raise InvalidKey(f"keys must be a list of keys, not one key: {keys!r}")
+    return tuple(keys)

@@ -1,0 +1,153 @@
+"""Keys: a ``str``, or a :class:`SessionKey` where a key has a type."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, overload
+
+import msgspec
+
+from .errors import CorruptValue, InvalidKey
+
+MAX_KEY_BYTES = 512
+LONGEST = 400 * 86400.0
+"""Seconds: as long as browsers keep a cookie."""
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+Migrate = Callable[[Any, int], Any]
+
+
+class SessionKey(Generic[T, D]):
+    """A key with a type: ``CART = SessionKey("cart", Cart, default=Cart)``.
+
+    It stands wherever a key can, and ``session.get(CART)`` is a ``Cart``. The type is anything
+    that msgspec knows: ``msgspec.Struct``, dataclasses, ``TypedDict``, ``datetime``, ``Decimal``,
+    ``UUID``, enums, sets, tuples, and containers of them. They are stored as plain JSON:
+    ``session.get("cart")`` shows the same data. A value that does not fit the type is TypeError
+    when it is stored.
+
+    ``default`` makes the value where there is none; without it that is None. ``ttl``: seconds that
+    a stored value lasts; what changes a value in place keeps its end.
+
+    ``version`` is noted with each value. A stored value of another version, or one that does not
+    fit, goes through ``migrate(value, version)``, which gets the plain JSON value and returns what
+    this version stores; only the next ``set`` writes that back. Without ``migrate`` it is
+    :exc:`CorruptValue`. Other keys go on working, and what is stored stays.
+    """
+
+    __slots__ = ("default", "migrate", "name", "ttl", "type", "version")
+
+    @overload
+    def __init__(
+        self: "SessionKey[T, T]",
+        name: str,
+        type: type[T],
+        *,
+        default: Callable[[], T],
+        ttl: float | None = None,
+        version: int = 1,
+        migrate: Migrate | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "SessionKey[T, None]",
+        name: str,
+        type: type[T],
+        *,
+        ttl: float | None = None,
+        version: int = 1,
+        migrate: Migrate | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        name: str,
+        type: type[T],
+        *,
+        default: Callable[[], Any] | None = None,
+        ttl: float | None = None,
+        version: int = 1,
+        migrate: Migrate | None = None,
+    ) -> None:
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 10**9:
+            raise ValueError(f"{name!r}: version must be a whole number from 1, not {version!r}")
+        try:
+            msgspec.json.Decoder(type)
+        except TypeError as error:
+            raise TypeError(f"{name!r}: {type!r} is no type for a session: {error}") from None
+        self.name = field_name(name)
+        self.type = type
+        self.default = default
+        self.ttl = 0 if ttl is None else milliseconds(name, ttl)
+        self.version = version
+        self.migrate = migrate
+
+    def __repr__(self) -> str:
+        return f"SessionKey({self.name!r}, {getattr(self.type, '__name__', self.type)})"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def plain(self, value: T) -> Any:
+        """The value as JSON's own types; TypeError when it does not fit."""
+        try:
+            plain = msgspec.to_builtins(value, str_keys=True)
+            msgspec.convert(plain, self.type, str_keys=True)
+        except (TypeError, msgspec.ValidationError) as error:
+            raise TypeError(f"{self.name!r}: the value is no {self._wanted}: {error}") from None
+        return plain
+
+    def typed(self, plain: Any, version: int) -> T:
+        """The value for what is stored; CorruptValue when it does not fit."""
+        if version == self.version:
+            try:
+                return msgspec.convert(plain, self.type, str_keys=True)
+            except msgspec.ValidationError:
+                fault = f"is no {self._wanted}"
+        else:
+            fault = f"is of version {version}, and {self.version} is wanted"
+        message = f"the value stored under {self.name!r} {fault}"
+        if self.migrate is None:
+            raise CorruptValue(message) from None
+        try:
+            migrated = msgspec.to_builtins(self.migrate(plain, version), str_keys=True)
+            return msgspec.convert(migrated, self.type, str_keys=True)
+        except Exception as error:  # whatever the application's function stumbles over
+            raise CorruptValue(f"{message}; migrate failed") from error
+
+    @property
+    def _wanted(self) -> str:
+        return getattr(self.type, "__name__", None) or str(self.type)
+
+
+Key = str | SessionKey[Any, Any]
+Values = Mapping[str, Any] | Mapping[SessionKey[Any, Any], Any] | Mapping[Key, Any]
+
+
+def field_name(key: object) -> str:
+    """The field's name for a key; InvalidKey before anything is sent."""
+    if not isinstance(key, str):
+        if isinstance(key, SessionKey):
+            return key.name
+        raise InvalidKey(f"a key must be a str or a SessionKey, not {key!r}")
+    if not key or key[0] == "@":
+        raise InvalidKey(f"a key must not be empty or begin with '@': {key!r}")
+    try:
+        size = len(key) if key.isascii() else len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidKey(f"a key must be encodable as UTF-8: {key!r}") from None
+    if size > MAX_KEY_BYTES:
+        raise InvalidKey(
+            f"a key must have at most {MAX_KEY_BYTES} bytes, not {size}: {key[:40]!r}…"
+        )
+    return key
+
+
+def milliseconds(name: str, ttl: float) -> int:
+    """A value's time to live, given in seconds."""
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
+        raise TypeError(f"{name!r}: ttl must be a number of seconds, not {ttl!r}")
+    if not 0.001 <= ttl <= LONGEST:
+        raise ValueError(f"{name!r}: ttl must be 0.001 seconds to 400 days, not {ttl!r}")
+    return round(ttl * 1000)
