@@ -1,4 +1,5 @@
-"""``.. altsession-settings:: session`` renders one section of the table of settings."""
+"""``.. altsession-settings:: session`` renders one section of the table of settings; without a
+name, what stands in no section."""
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -18,13 +19,14 @@ def shown(default: object) -> str:
 
 
 class SettingsTable(SphinxDirective):
-    required_arguments = 1
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         lines = [".. list-table::", "   :header-rows: 1", "   :widths: 32 14 54", ""]
         rows = [("Setting", "Default", "Meaning")]
+        section = self.arguments[0] if self.arguments else ""
         for name, field in table():
-            if name.startswith(self.arguments[0] + "."):
+            if name.rpartition(".")[0] == section:
                 rows.append((f"``{name}``", shown(field.default), field.metadata["doc"]))
         for row in rows:
             lines += [f"   {'*' if cell is row[0] else ' '} - {cell}" for cell in row]

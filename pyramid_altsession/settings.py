@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pyramid.exceptions import ConfigurationError
 from pyramid.path import AssetResolver, DottedNameResolver
 
-from .yamlfile import Source, read_yaml
+from .yamlfile import Source, read_yaml, variable_in
 
 PREFIX = "altsession."
 
@@ -287,7 +287,7 @@ class Settings:
     log_events: bool = setting(False, _flag, "log every event: session id, user id, reason")
 
 
-_SECTIONS = ("redis", "session", "sync")
+_MAPPINGS = ("", "redis", "session", "sync")
 
 ANCESTOR_NAMES = {"redis.auth_pass": "redis.password", "session.dbIndex": "redis.db"}
 """The spellings of npm ``alt-session``, and ours."""
@@ -310,7 +310,7 @@ def from_ini(mapping: Mapping[str, object]) -> dict[str, object]:
         if name.startswith(PREFIX):
             found[name.removeprefix(PREFIX)] = value
         elif name == PREFIX[:-1]:
-            nested = _flat("", value) if isinstance(value, Mapping) else [(name, value)]
+            nested = _flat("", value) if isinstance(value, Mapping) else [("", value)]
             for inner, item in nested:
                 found.setdefault(inner, item)
     return found
@@ -332,8 +332,9 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
     ConfigurationError with every fault in one message.
     """
     own = dict(_flat("", mapping))
+    unreplaced = _unreplaced(own)
     config = own.pop("config", None)
-    sources = [Source(own)]
+    sources = [Source(own, faults=unreplaced)]
     if isinstance(config, str) and config.strip():
         sources.append(_file(config.strip()))
     found = _Found(sources)
@@ -350,6 +351,19 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
         session=SessionSettings(**session),
         sync=SyncSettings(**found.section("sync")),
         **found.section(""),
+    )
+
+
+def _unreplaced(own: dict[str, object]) -> tuple[str, ...]:
+    """Take out and tell what holds a variable: nobody has replaced it before, and ``${SECRET}``
+    would be a secret that everybody knows."""
+    left = {name: found for name, value in own.items() if (found := variable_in(value))}
+    for name in left:
+        del own[name]
+    return tuple(
+        f"{PREFIX}{name}: {found} was not replaced; variables stand in YAML files, and the"
+        " environment has to have them"
+        for name, found in left.items()
     )
 
 
@@ -380,10 +394,11 @@ class _Found:
         spelled: dict[str, str] = {}
         for given, value in source.values.items():
             name = ANCESTOR_NAMES.get(given, given)
-            title = f"{source.places.get(given, '')}{PREFIX}{given}"
-            if value is None and given in _SECTIONS:
-                continue  # a section whose settings are all commented out
-            if name not in self.known:
+            title = f"{source.places.get(given, '')}{PREFIX}{given}".rstrip(".")
+            if given in _MAPPINGS:
+                if value is not None:  # else its settings are all commented out
+                    self.faults.append(f"{title}: must be a mapping with settings in it")
+            elif name not in self.known:
                 near = difflib.get_close_matches(given, [*self.known, *ANCESTOR_NAMES], 1, 0.5)
                 hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
                 self.faults.append(f"{title}: there is no such setting{hint}")

@@ -44,6 +44,13 @@ def read_yaml(path: str, environ: Mapping[str, str] = os.environ) -> Source:
         return Source({}, faults=(f"{path}: not YAML",))
 
 
+def variable_in(value: object) -> str | None:
+    """The first variable that stands in a text or a list of texts, as ``${NAME}``."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    found = [m[1] for t in texts if isinstance(t, str) and (m := _VARIABLE.search(t))]
+    return f"${{{found[0]}}}" if found else None
+
+
 class _Reader:
     def __init__(self, path: str, loader: yaml.SafeLoader, environ: Mapping[str, str]) -> None:
         self.path = path

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 
+import leaks
 import pytest
 from servers import Server, redis_binary, valkey
 
@@ -10,6 +11,14 @@ from pyramid_altsession.settings import Settings, read_settings
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis import RedisStore
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After the last test no process, temporary file or open file is there that was not before."""
+    tmp_path_factory.getbasetemp()  # pytest keeps its own, and elsewhere
+    with leaks.nothing_left():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +44,7 @@ def redis7_server() -> Iterator[Server]:
 @pytest.fixture
 def server(valkey_server: Server) -> Server:
     """An empty Valkey."""
-    valkey_server.client.flushall()
+    valkey_server.empty()
     return valkey_server
 
 
@@ -43,7 +52,7 @@ def server(valkey_server: Server) -> Server:
 def any_server(request: pytest.FixtureRequest) -> Server:
     """An empty server of each kind."""
     found: Server = request.getfixturevalue(f"{request.param}_server")
-    found.client.flushall()
+    found.empty()
     return found
 
 
@@ -59,7 +68,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore | RedisStore]:
     else:
         kind, _, way = request.param.partition("-")
         found: Server = request.getfixturevalue(f"{kind}_server")
-        found.client.flushall()
+        found.empty()
         url = found.tcp_url if way == "tcp" else found.url
     opened = open_store(settings_for(url))
     yield opened  # type: ignore[misc]

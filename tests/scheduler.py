@@ -33,6 +33,7 @@ from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.token import Claim
 
 WINDOW = 10.0
+SETTINGS = read_settings({"session": {"gone_window": WINDOW, "tti": 1000}})
 Event = tuple[str, float]
 Body = Callable[["Actor", AltSession], None]
 
@@ -144,8 +145,7 @@ class World:
         self.behind = Behind(self.store, client)
         if client is not None:
             client.flushdb()
-        settings = read_settings({"session": {"gone_window": WINDOW, "tti": 1000}})
-        self.api = SessionAPI(settings, store=Stepped(self, self.store))
+        self.api = SessionAPI(SETTINGS, store=Stepped(self, self.store))
         self.registry = Registry()
         first = self.api.create({"a": "old", "b": "old", "n": 0})
         self.jar: str | None = first.token

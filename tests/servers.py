@@ -70,6 +70,11 @@ class Server:
                     raise
                 time.sleep(0.005)
 
+    def empty(self) -> None:
+        """No keys, and no connections that earlier tests left to the garbage collector."""
+        self.client.flushall()
+        self.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
     def pause(self) -> None:
         """Stop answering, with connections open."""
         assert self.process is not None

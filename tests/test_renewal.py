@@ -606,6 +606,9 @@ class Thief(Signing):
             self.world.known.append(self.cookie)
 
 
+SETTINGS = read_settings({"session": {"gone_window": WINDOW, "tti": 1000, "renew_after": AFTER}})
+
+
 class Logins(World):
     """A browser that signs in as ann, and periodic renewal. ``thieves``: requests of one who
     knows the cookie that the browser has at the beginning; he planted it, or stole it.
@@ -627,10 +630,7 @@ class Logins(World):
     ) -> None:
         super().__init__(())
         self.books = Books(self.store)
-        settings = read_settings(
-            {"session": {"gone_window": WINDOW, "tti": 1000, "renew_after": AFTER}}
-        )
-        self.api = SessionAPI(settings, store=Stepped(self, self.store))
+        self.api = SessionAPI(SETTINGS, store=Stepped(self, self.store))
         if user is not None:
             opened = self.api.open(str(self.jar))
             opened.login(user)

@@ -614,11 +614,38 @@ def test_all_faults_at_once() -> None:
 
 
 def test_section_that_is_none() -> None:
-    """A section that is no mapping is a name that does not exist."""
-    (line,) = faults({"session": SECRET})
-    assert line.startswith("altsession.session: there is no such setting")
-    (line,) = faults(from_ini({"altsession": SECRET}))
-    assert line.startswith("altsession.altsession: there is no such setting")
+    """A section that is no mapping is told, and what stands there is not."""
+    wish = "must be a mapping with settings in it"
+    assert faults({"session": SECRET}) == [f"altsession.session: {wish}"]
+    assert faults({"redis": [SECRET], "sync": 0}) == [
+        f"altsession.redis: {wish}",
+        f"altsession.sync: {wish}",
+    ]
+    assert faults(from_ini({"altsession": SECRET})) == [f"altsession: {wish}"]
+
+
+def test_empty_sections() -> None:
+    """A section whose lines are all commented out, and the whole of it, count as empty."""
+    assert read_settings(from_ini({"altsession": None})) == Settings()
+    assert read_settings(from_ini({"altsession": {"redis": None, "sync": None}})) == Settings()
+
+
+def test_variable_that_nobody_replaced() -> None:
+    """Variables stand in YAML files: elsewhere ${SECRET} would be a secret that all know."""
+    told = "was not replaced; variables stand in YAML files, and the environment has to have them"
+    given = {
+        "redis": {"password": "${PASSWORD}", "url": "redis://:${P:-canary}@db"},
+        "session.secret": [SECRET, "canary-${B}-and-${C}"],
+        "config": "${HERE}/altsession.yaml",
+        "session.prefix": "$sess{a}",
+    }
+    assert faults(given) == [
+        f"altsession.redis.password: ${{PASSWORD}} {told}",
+        f"altsession.redis.url: ${{P}} {told}",
+        f"altsession.session.secret: ${{B}} {told}",
+        f"altsession.config: ${{HERE}} {told}",
+        f"altsession.{WISH_PREFIX}'$sess{{a}}'",
+    ]
 
 
 def test_settings_without_a_configurator() -> None:

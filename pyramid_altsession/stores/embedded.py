@@ -56,6 +56,7 @@ class EmbeddedServer:
 
     Its data live until no process has been connected for `grace` seconds.  Nothing is started or
     touched before `socket` is called.  Thread-safe; a forked child joins by itself.
+    `ConfigurationError` without the wheel, or when no socket can have the path.
     """
 
     def __init__(self, directory: str | None = None, *, grace: float = 15.0) -> None:
@@ -69,6 +70,7 @@ class EmbeddedServer:
             raise _misconfigured(
                 f"wanted a socket path of at most {_PATH_BYTES} bytes, found {size}: {self._path!r}"
             )
+        server_binary()  # without one the application does not start, rather than fail when used
         forked = weakref.WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (method := forked()) and method())
 
