@@ -637,6 +637,7 @@ class Reply(NamedTuple):
 
     ``which``: the claim of a Read that was served, and ``facts`` of its session.
     ``remembered``: milliseconds until the end of a session with a tti of its own, else None.
+    ``user``: whom the session was bound to before a Write.
     """
 
     state: State
@@ -646,6 +647,7 @@ class Reply(NamedTuple):
     which: int = 0
     facts: Facts | None = None
     remembered: int | None = None
+    user: Raw = None
 
     @property
     def tti(self) -> int | None:

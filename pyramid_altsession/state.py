@@ -290,6 +290,8 @@ class SessionState:
         Raises SessionGone where the promises say so. Read this beside docs/semantics.
         """
         state = reply.state
+        if state in _PROVEN and isinstance(operation, Write) and not operation.create:
+            self.memo.fields[USER] = reply.user
         if state is State.LIVE or state is State.REFUSED:
             self.left, self.now = reply.left, reply.now
             if isinstance(operation, Read):
@@ -466,6 +468,10 @@ class SessionState:
 
     def _tell(self, kind: str, claim: Claim, reason: str = "call") -> None:
         self.happenings += (Happening(kind, claim.id, self.user, reason),)
+
+
+_PROVEN = frozenset((State.LIVE, State.REFUSED, State.OTHERS))
+"""What a store says to the right verifier alone: then it also tells whom the session is for."""
 
 
 def _signs_in(operation: Read | Write) -> bool:

@@ -58,7 +58,7 @@ class Books(Behind):
         """Keys without a TTL."""
         if self.client is None:
             return []
-        return [key.decode() for key in self.client.keys("*") if self.client.pttl(key) < 0]
+        return [key.decode() for key in self.client.keys("*") if self.client.pttl(key) == -1]
 
     def signed_in(self) -> dict[str, str]:
         """Id and user of every session that has one."""

@@ -1205,6 +1205,7 @@ def plain(reply: Reply, now: int) -> dict[str, Any]:
         "values": values,
         "left": reply.left and since(reply.left, 0),
         "which": reply.which,
+        "user": reply.user if reply.state is State.LIVE else None,
         "tti": reply.tti,
         "deadline": reply.deadline and since(reply.deadline, now),
     }

@@ -1,5 +1,6 @@
 """Sessions of users, seen and ended by their public handles; the index that finds them."""
 
+import mmap
 import random
 import threading
 import time
@@ -547,7 +548,7 @@ def test_killed_workers(server: Server) -> None:
     """Workers killed at random points in 10,000 cycles of login, renewal and logout leave no
     signed-in session that the index misses and no key without a TTL."""
     rng = random.Random(4)
-    done = FORK.RawArray("q", 3)
+    done = memoryview(mmap.mmap(-1, 3 * 8)).cast("q")  # shared with the workers
     kills, deadline = 0, time.monotonic() + 60
     while sum(done) < 10_000 and time.monotonic() < deadline:
         processes = [

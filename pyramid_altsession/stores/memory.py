@@ -186,6 +186,7 @@ class _Change:
         self.first = next(iter(write.verbs), None)
         self.held = store.hashes.get(self.id, Hash())
         self.draft = Hash(self.held)
+        self.user: Raw = self.held.get(USER)
         self.successor: Raw = None
         self.by_predecessor = by_predecessor(
             self.held.facts, write.claim.proof, now, write.timing.grace
@@ -204,17 +205,17 @@ class _Change:
                 results.append(self.apply(verb))
             except Refused:
                 left = self.held.expires - self.now if self.held else None
-                return Reply(State.REFUSED, len(results), self.now, left)
+                return Reply(State.REFUSED, len(results), self.now, left, user=self.user)
         if isinstance(self.first, Login):
             state = self.admit(self.first)
             if state is not State.LIVE:
-                return Reply(state, (), self.now)
+                return Reply(state, (), self.now, user=self.user)
         ended = [v for v, done in zip(self.write.verbs, results, strict=True) if done]
         for verb in ended:
             if isinstance(verb, Invalidate):
                 self.finish(verb.nonce)
                 self.index().pop(self.id, None)
-                return Reply(State.LIVE, results, self.now)
+                return Reply(State.LIVE, results, self.now, user=self.user)
         if self.successor is not None:
             self.replace(self.successor)
         self.confirm()
@@ -297,8 +298,7 @@ class _Change:
             self.put(name, part or None)
 
     def admit(self, verb: Login) -> State:
-        user = self.held.get(USER)
-        if user is not None and user != verb.user.encode():
+        if self.user is not None and self.user != verb.user.encode():
             self.finish(b"others")
             return State.OTHERS
         index = self.index()
@@ -361,4 +361,4 @@ class _Change:
 
     def answer(self, state: State, results: list[Any], held: Hash) -> Reply:
         left, remembered = held.expires - self.now, held.remembered(self.now)
-        return Reply(state, results, self.now, left, remembered=remembered)
+        return Reply(state, results, self.now, left, remembered=remembered, user=self.user)

@@ -393,10 +393,11 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
 
 
 def unpack_write(answer: Any) -> Reply:
-    state, now, left, remembered, *results = _no_errors([answer])[0]
+    state, now, left, remembered, user, *results = _no_errors([answer])[0]
     state = State(state)
     values = results[0] if state is State.REFUSED else results
-    return Reply(state, values, now, _left(left), remembered=None if remembered < 0 else remembered)
+    remembered = None if remembered < 0 else remembered
+    return Reply(state, values, now, _left(left), remembered=remembered, user=user)
 
 
 def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:

@@ -18,7 +18,7 @@
 --          touch · renew proof · invalidate nonce user(''=anybody's) · rotate proof after(ms)
 --          login proof user tti(ms, ''=the setting's) lifetime(ms) limit(0=none) info
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
---       none), result of each verb…}
+--       none), the user it was bound to, result of each verb…}
 --       LIVE      done        REFUSED   live, nothing written; the place of the verb, from 0
 --       DEAD      no session  REJECTED  it lives under another proof
 --       REPLACED  the proof died within the window        ENDED  a tombstone stands
@@ -49,9 +49,9 @@ dead = dead or ''
 
 local function answer(state, left, results)
   local remembered = own_tti and deadline and left ~= -2 and deadline - now or -1
-  local reply = {state, now, left, remembered}
+  local reply = {state, now, left, remembered, user}
   for place, result in ipairs(results or {}) do
-    reply[4 + place] = result
+    reply[5 + place] = result
   end
   return reply
 end
