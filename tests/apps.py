@@ -228,13 +228,18 @@ def site(
     config = Configurator(settings=given)
     config.include("pyramid_altsession")
     if retried:
-        config.include("pyramid_retry")
-        config.add_tween("apps.discard_first_attempt", under=EXCVIEW, over=MAIN)
+        config.include(discarding)
     for name, view in views.items():
         config.add_route(name, f"/{name}")
         config.add_view(view, route_name=name, renderer="json")
     configure(config)
     return Site(config.make_wsgi_app(), config.registry)
+
+
+def discarding(config: Configurator) -> None:
+    """pyramid_retry, whose first attempt at every request is discarded next to the views."""
+    config.include("pyramid_retry")
+    config.add_tween("apps.discard_first_attempt", under=EXCVIEW, over=MAIN)
 
 
 def discard_first_attempt(handler: View, registry: Registry) -> View:
