@@ -437,8 +437,10 @@ class AltSession:
         self, names: tuple[str, ...] | None, *, touch: bool = True, fresh: bool = False
     ) -> None:
         """Fetch what is not remembered."""
-        self._settle()
-        self._carry_out(self._state.read(names, touch=touch, fresh=fresh))
+        state = self._state
+        if state.sent is not None:
+            self._settle()
+        self._carry_out(state.read(names, touch=touch, fresh=fresh))
 
     def _settle(self, *, needed: bool = True) -> None:
         """Take the answer of a prefetch, before anything else is asked: what comes later must not

@@ -290,8 +290,6 @@ class SessionState:
         Raises SessionGone where the promises say so. Read this beside docs/semantics.
         """
         state = reply.state
-        if state in _PROVEN and isinstance(operation, Write) and not operation.create:
-            self.memo.fields[USER] = reply.user
         if state is State.LIVE or state is State.REFUSED:
             self.left, self.now = reply.left, reply.now
             if isinstance(operation, Read):
@@ -309,6 +307,8 @@ class SessionState:
             return self._create(Token.new(), operation.verbs)  # the name was taken
         chosen = self.status is Status.ALIVE or state is State.OTHERS
         self.status = Status.LOST
+        if state is State.OTHERS:
+            self.memo.fields[USER] = reply.user
         self._note_rejection(operation.claim, state)
         self.memo.clear()
         if operation.optional:
@@ -352,6 +352,7 @@ class SessionState:
     def _learn_done(self, operation: Write, reply: Reply) -> None:
         if not operation.create:
             self._choose(operation.claim)
+            self.memo.fields[USER] = reply.user
         if reply.state is State.REFUSED:
             raise Refused(reply.values)
         if operation.create:
@@ -468,10 +469,6 @@ class SessionState:
 
     def _tell(self, kind: str, claim: Claim, reason: str = "call") -> None:
         self.happenings += (Happening(kind, claim.id, self.user, reason),)
-
-
-_PROVEN = frozenset((State.LIVE, State.REFUSED, State.OTHERS))
-"""What a store says to the right verifier alone: then it also tells whom the session is for."""
 
 
 def _signs_in(operation: Read | Write) -> bool:
