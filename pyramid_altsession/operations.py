@@ -167,9 +167,8 @@ class DataVerb:
         """Its meaning, for the script to equal: what the field holds afterwards and the result;
         or raises Refused."""
 
-    @abstractmethod
     def note(self, memo: Memo, result: Any) -> None:
-        """See Verb."""
+        memo.fields[self.name] = result
 
 
 def lasting(raw: bytes, ttl: int, now: int) -> bytes:
@@ -189,9 +188,6 @@ class Get(DataVerb):
 
     def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
         return held, held
-
-    def note(self, memo: Memo, result: Any) -> None:
-        memo.fields[self.name] = result
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +261,6 @@ class SetDefault(DataVerb):
         value = lasting(self.value, self.ttl, now) if held is None else held
         return value, value
 
-    def note(self, memo: Memo, result: Any) -> None:
-        memo.fields[self.name] = result
-
 
 @dataclass(frozen=True, slots=True)
 class Increment(DataVerb):
@@ -295,9 +288,6 @@ class Increment(DataVerb):
             raise Refused
         value = b"%b%d" % (frame, number)
         return value, value
-
-    def note(self, memo: Memo, result: Any) -> None:
-        memo.fields[self.name] = result
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,13 +350,11 @@ class Append(DataVerb):
         value = b"%b[%b]" % (frame, items)
         return value, value
 
-    def note(self, memo: Memo, result: Any) -> None:
-        memo.fields[self.name] = result
-
 
 @dataclass(frozen=True, slots=True)
 class Expect(DataVerb):
-    """Refused unless the field holds exactly this: what follows was worked out from it."""
+    """Refused unless the field holds exactly this (the result): what follows was worked out from
+    it."""
 
     name: str
     expected: Raw
@@ -379,10 +367,7 @@ class Expect(DataVerb):
     def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
         if held != self.expected:
             raise Refused
-        return held, 1
-
-    def note(self, memo: Memo, result: Any) -> None:
-        pass
+        return held, held
 
 
 @dataclass(frozen=True, slots=True)

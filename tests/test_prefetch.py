@@ -23,6 +23,7 @@ from pyramid_altsession import (
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.operations import Read
 from pyramid_altsession.settings import read_settings
+from pyramid_altsession.stores import lease as lease_module
 
 
 @pytest.fixture
@@ -380,6 +381,16 @@ def test_a_child_reads_nothing_of_its_parents(own: tuple[SessionAPI, str]) -> No
     session.prefetch("cart")
     assert in_fork(lambda: session.get("cart") == 1) == 0
     assert session.get("cart") == 1
+
+
+def test_a_prefetch_that_goes_on_in_a_child(own: tuple[SessionAPI, str]) -> None:
+    """The socket is the parent's: the child leaves it alone, and asks anew."""
+    api, token = own
+    session = api.open(token)
+    session.prefetch("cart")
+    lease_module._after_fork()  # as in the child
+    assert session.get("cart") == 1
+    assert len(lease_of(api)._idle) == 1
 
 
 def failing(request: Request) -> Any:

@@ -139,10 +139,11 @@ local verbs = {
     return flat
   end},
   expect = {3, function(name, given, expected)
-    if get(name) ~= (given == '1' and expected) then
+    local found = get(name)
+    if found ~= (given == '1' and expected) then
       return nil
     end
-    return 1
+    return found
   end},
   set = {3, function(name, value, ttl)
     draft[name] = lasting(value, ttl)
