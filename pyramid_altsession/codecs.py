@@ -106,14 +106,17 @@ def encrypted(settings: SessionSettings) -> EncryptedCodec:
     return EncryptedCodec(settings.codec_secret)
 
 
-def _plain(value: object) -> object:
+def plain_value(value: object) -> object:
     """Subclasses of JSON's own types are carried as the type they extend."""
     if isinstance(value, str):
         return str.__str__(value)  # what it holds, whatever its own __str__ says
-    return next(base(value) for base in _BASES if isinstance(value, base))
+    for base in _BASES:
+        if isinstance(value, base):
+            return base(value)
+    raise TypeError(f"JSON cannot carry {type(value).__qualname__}")
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_encoder = msgspec.json.Encoder(enc_hook=plain_value)
 _decoder = msgspec.json.Decoder()
 
 

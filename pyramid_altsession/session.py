@@ -232,7 +232,7 @@ class AltSession:
         """Store ``value`` if the stored one equals ``expected`` (None also stands for no value).
 
         Of several callers with the same expectation one succeeds. One round trip, unless the
-        same value is stored in other JSON (spaces, order): then one more.
+        same value is stored in other JSON (spaces, order, an older version): then one more.
         """
         raw: Raw = None if expected is None else self._calls.stored(key, expected)[1]
         for _ in range(MODIFY_TRIES):
@@ -240,7 +240,7 @@ class AltSession:
             done, held = self._compare(verb)
             if done:
                 return True
-            if held == raw or not self._calls.same(verb.name, held, raw):
+            if held == raw or not self._calls.same(key, held, raw):
                 return False
             raw = held
         return False
