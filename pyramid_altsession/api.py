@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -18,7 +18,7 @@ from .codecs import JSONCodec
 from .errors import AltSessionError, CorruptValue, SessionGone, StoreUnavailable
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
-from .keys import Key
+from .keys import Values
 from .operations import Description, Listing, Read, Timing, Touch, Write
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
@@ -38,7 +38,6 @@ ANSWERED = "_altsession_answered"
 """request.__dict__: its response callbacks have run. Of the request, as each attempt is one."""
 
 Notify = Callable[[object], None]
-K = TypeVar("K", bound=Key)
 
 
 class SessionInfo(NamedTuple):
@@ -302,7 +301,7 @@ class SessionAPI:
         found = self._cookie.parse(token)
         return self._detached(SessionState([found] if found else [], self._timing, detached=True))
 
-    def create(self, values: Mapping[K, Any] | None = None) -> OpenSession:
+    def create(self, values: Values | None = None) -> OpenSession:
         """A new session with these values; its ``.token`` is what a cookie would hold.
 
         One round trip.

@@ -1,11 +1,11 @@
 """Several calls in one round trip."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from .calls import UNSET, Call
-from .keys import Key, SessionKey
+from .keys import Key, SessionKey, Values
 from .operations import Refused
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 D = TypeVar("D")
 E = TypeVar("E")
-K = TypeVar("K", bound=Key)
 
 
 class Handle(Generic[T]):
@@ -82,7 +81,13 @@ class Batch:
     def get(self, key: Key, default: Any = UNSET) -> Handle[Any]:
         return self._add(self._calls.get(key, default))
 
-    def mget(self, keys: Iterable[K], default: Any = UNSET) -> Handle[dict[K, Any]]:
+    @overload
+    def mget(self, keys: Iterable[str], default: Any = None) -> Handle[dict[str, Any]]: ...
+
+    @overload
+    def mget(self, keys: Iterable[Key], default: Any = None) -> Handle[dict[Key, Any]]: ...
+
+    def mget(self, keys: Iterable[Key], default: Any = UNSET) -> Handle[Any]:
         return self._add(self._calls.mget(keys, default))
 
     def all(self) -> Handle[dict[str, Any]]:
@@ -107,7 +112,7 @@ class Batch:
     def set(self, key: Key, value: Any, *, ttl: float | None = None) -> Handle[None]:
         return self._add(self._calls.set(key, value, ttl))
 
-    def mset(self, values: Mapping[K, Any]) -> Handle[None]:
+    def mset(self, values: Values) -> Handle[None]:
         return self._add(self._calls.mset(values))
 
     def remove(self, keys: Key | Iterable[Key]) -> Handle[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .errors import CorruptValue, InvalidKey, ValueTooLarge
 from .frame import UNREADABLE, framed, split, version_of
-from .keys import Key, SessionKey, field_name, milliseconds
+from .keys import Key, SessionKey, Values, field_name, milliseconds
 from .operations import (
     SAFE_INTEGER,
     CompareAndSet,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .interfaces import Codec
 
 T = TypeVar("T")
-K = TypeVar("K", bound=Key)
 
 
 class Unset:
@@ -117,7 +116,7 @@ class Calls:
     def get(self, key: Key, default: Any) -> Call[Any]:
         return Call((Get(field_name(key)),), lambda results: self.value(key, results[0], default))
 
-    def mget(self, keys: Iterable[K], default: Any) -> Call[dict[K, Any]]:
+    def mget(self, keys: Iterable[Key], default: Any) -> Call[dict[Key, Any]]:
         asked = several(keys)
         verbs = tuple([Get(field_name(key)) for key in asked])
         return Call(
@@ -145,7 +144,7 @@ class Calls:
         name, raw = self.stored(key, value)
         return Call((Set(name, raw, _ttl(key, ttl)),), nothing)
 
-    def mset(self, values: Mapping[K, Any]) -> Call[None]:
+    def mset(self, values: Values) -> Call[None]:
         verbs = [Set(*self.stored(key, value), _ttl(key)) for key, value in values.items()]
         return Call(tuple(verbs), nothing)
 
@@ -191,7 +190,7 @@ def _ttl(key: Key, ttl: float | None = None) -> int:
     return key.ttl if isinstance(key, SessionKey) else 0
 
 
-def several(keys: Iterable[K]) -> tuple[K, ...]:
+def several(keys: Iterable[Key]) -> tuple[Key, ...]:
     if isinstance(keys, str | SessionKey):
         raise InvalidKey(f"keys must be a list of keys, not one key: {keys!r}")
     return tuple(keys)

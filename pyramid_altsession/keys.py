@@ -1,6 +1,6 @@
 """Keys: a ``str``, or a :class:`SessionKey` where a key has a type."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, overload
 
 import msgspec
@@ -134,6 +134,8 @@ def _builtins(value: object) -> Any:
 
 
 Key = str | SessionKey[Any, Any]
+Values = Mapping[Any, Any]
+"""Values by their keys. (For a type checker a mapping from str is none from str or SessionKey.)"""
 
 
 def field_name(key: object) -> str:

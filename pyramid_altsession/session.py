@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from .batch import Batch
 from .calls import UNSET, Call, Calls, several
 from .errors import CorruptValue, SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
-from .keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, field_name
+from .keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, field_name
 from .operations import (
     CREATED,
     LOGIN,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 D = TypeVar("D")
 E = TypeVar("E")
-K = TypeVar("K", bound=Key)
 
 MAX_INFO_BYTES = 512
 MODIFY_TRIES = 100
@@ -120,7 +119,19 @@ class AltSession:
         self._fetch((name,), fresh)
         return self._calls.value(key, self._state.memo.fields.get(name), default)
 
-    def mget(self, keys: Iterable[K], default: Any = UNSET, *, fresh: bool = False) -> dict[K, Any]:
+    @overload
+    def mget(
+        self, keys: Iterable[str], default: Any = None, *, fresh: bool = False
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def mget(
+        self, keys: Iterable[Key], default: Any = None, *, fresh: bool = False
+    ) -> dict[Key, Any]: ...
+
+    def mget(
+        self, keys: Iterable[Key], default: Any = UNSET, *, fresh: bool = False
+    ) -> Mapping[Any, Any]:
         """A dict with every asked key, ``default`` (None) where there is no value; one round
         trip."""
         asked = several(keys)
@@ -189,7 +200,7 @@ class AltSession:
         """
         self._do(self._calls.set(key, value, ttl))
 
-    def mset(self, values: Mapping[K, Any]) -> None:
+    def mset(self, values: Values) -> None:
         """Store several values in one step: nobody ever reads half of them."""
         if values:
             self._do(self._calls.mset(values))
@@ -246,10 +257,10 @@ class AltSession:
         return False
 
     @overload
-    def modify(self, key: SessionKey[T, T], function: Callable[[T], T]) -> T: ...
+    def modify(self, key: SessionKey[T, D], function: Callable[[T | D], T]) -> T: ...
 
     @overload
-    def modify(self, key: SessionKey[T, D], function: Callable[[T | E], T], default: E) -> T: ...
+    def modify(self, key: SessionKey[T, Any], function: Callable[[T | E], T], default: E) -> T: ...
 
     @overload
     def modify(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Any: ...
@@ -446,7 +457,7 @@ class AltSession:
         if layer is not None:
             layer.publish()
 
-    def _begin(self, values: Mapping[K, Any]) -> None:
+    def _begin(self, values: Values) -> None:
         self._carry_out(self._state.create(*self._calls.mset(values).verbs))
 
     def _do(self, call: Call[T]) -> T:
