@@ -124,11 +124,9 @@ class SealedStore:
         id, life = write.claim.id, [verb for verb in write.verbs if isinstance(verb, LifeVerb)]
         data = [verb for verb in write.verbs if isinstance(verb, DataVerb)]
         # What a Set writes does not depend on what was there.
-        names = sorted({verb.name for verb in data if not isinstance(verb, Set)})
+        names = tuple(sorted({verb.name for verb in data if not isinstance(verb, Set)}))
         for _ in range(TRIES):
-            found, stored = self._stored(
-                write, None if Everything() in write.verbs else tuple(names)
-            )
+            found, stored = self._stored(write, names)
             plain = {name: self._unsealed(id, name, raw) for name, raw in stored.items()}
             try:
                 # At time 0 an end that is new is a time to live: the server adds its clock.
@@ -137,7 +135,7 @@ class SealedStore:
                 if found.state is State.LIVE:
                     return found._replace(state=State.REFUSED, values=refused.args[0])
                 changes = _IMPOSSIBLE  # the other store says what is with the session
-            unchanged = [Expect(name, stored.get(name)) for name in names if not write.create]
+            unchanged = [Expect(n, raw) for n, raw in stored.items() if n in names or raw is None]
             verbs: tuple[Verb, ...] = (*life, *unchanged, *changes)
             reply = self._store.carry_out(replace(write, verbs=verbs))
             if reply.state is State.LIVE:
@@ -146,15 +144,16 @@ class SealedStore:
                 return reply
         raise RuntimeError(f"a sealed value: somebody else was faster {TRIES} times")
 
-    def _stored(self, write: Write, fields: tuple[str, ...] | None) -> tuple[Reply, dict[str, Raw]]:
-        """What the fields hold now; nothing where there is no session."""
+    def _stored(self, write: Write, names: tuple[str, ...]) -> tuple[Reply, dict[str, Raw]]:
+        """What the fields hold now; None for those that hold nothing, or what has ended."""
         if write.create:
             return Reply(State.LIVE), {}
-        read = Read((write.claim,), fields, write.timing, touch=False)
+        whole = Everything() in write.verbs
+        read = Read((write.claim,), None if whole else names, write.timing, touch=False)
         reply = self._store.carry_out(read)
-        if reply.state is not State.LIVE:
-            return reply, {}
-        held = reply.values if fields is None else dict(zip(fields, reply.values, strict=True))
+        held: dict[str, Raw] = dict.fromkeys(names)
+        if reply.state is State.LIVE:
+            held |= reply.values if whole else zip(names, reply.values, strict=True)
         return reply, {n: alive(raw, reply.now) for n, raw in held.items() if n[:1] != "@"}
 
     def _changes(self, id: str, before: dict[str, Raw], after: dict[str, Raw]) -> tuple[Verb, ...]:
