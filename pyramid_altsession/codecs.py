@@ -96,7 +96,10 @@ class EncryptedCodec(JSONCodec):
 def encrypted(settings: SessionSettings) -> EncryptedCodec:
     """``altsession.session.codec = pyramid_altsession.codecs.encrypted``: values are sealed.
 
-    ``session.codec_secret`` has one secret or several: the first one seals, all of them open.
+    ``session.codec_secret`` has one secret or several: the first one seals, all of them open. An
+    older one has to stay for as long as sessions last that were written under it. The server sees
+    key names, user ids, how long values are and when they end; who can write to it can remove
+    values, put back older ones of the same session and key, and change their ends.
     """
     if not settings.codec_secret:
         raise ConfigurationError(

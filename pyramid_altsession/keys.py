@@ -135,7 +135,7 @@ def _builtins(value: object) -> Any:
 
 Key = str | SessionKey[Any, Any]
 Values = Mapping[Any, Any]
-"""Values by their keys. (For a type checker a mapping from str is none from str or SessionKey.)"""
+"""Values by their keys, of either kind. (``Mapping[Key, Any]`` would refuse ``dict[str, Any]``.)"""
 
 
 def field_name(key: object) -> str:

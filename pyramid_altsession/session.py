@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from .batch import Batch
 from .calls import UNSET, Call, Calls, several
 from .errors import CorruptValue, SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
+from .frame import framed
 from .keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, field_name
 from .operations import (
     CREATED,
@@ -373,7 +374,7 @@ class AltSession:
             raise TypeError(f"login: remember must be a number of seconds, not {remember!r}")
         if remember is not None and not 1 <= remember <= LONGEST:
             raise ValueError(f"login: remember must be 1 second to 400 days, not {remember!r}")
-        noted = b"" if info is None else self._calls.codec.encode("info", dict(info))
+        noted = b"" if info is None else framed(self._calls.codec.encode("info", dict(info)))
         if len(noted) > MAX_INFO_BYTES:
             raise ValueTooLarge(f"login: info has {len(noted)} bytes, and {MAX_INFO_BYTES} fit")
         session = self._settings

@@ -5,6 +5,7 @@ from typing import Any
 from apps import Behind
 
 from pyramid_altsession.codecs import EncryptedCodec
+from pyramid_altsession.frame import end_of, ending, split
 from pyramid_altsession.stores.sealed import SealedStore
 
 SECRET = "a-secret-of-sixteen"
@@ -13,9 +14,11 @@ CODEC = EncryptedCodec((SECRET,))
 
 def opened(id: str, name: str, raw: bytes) -> bytes:
     """A field as the application sees it."""
-    plain = raw if name[:1] == "@" else CODEC.unseal(id, name, raw)
+    if name[:1] == "@":
+        return raw
+    plain = CODEC.unseal(id, name, split(raw)[1])
     assert plain is not None
-    return plain
+    return ending(plain, end_of(raw))
 
 
 class SealedBehind(Behind):

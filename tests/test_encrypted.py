@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.request import Request
-from sealed import CODEC, SECRET, SealedBehind
+from sealed import CODEC, SECRET, SealedBehind, opened
 from servers import Server
 from workers import api_at, in_threads, token_of
 
@@ -28,7 +28,7 @@ from pyramid_altsession import (
 )
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.codecs import EncryptedCodec, JSONCodec, encrypted
-from pyramid_altsession.frame import split
+from pyramid_altsession.frame import end_of, ending, framed, split
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.operations import Write
 from pyramid_altsession.settings import SessionSettings, read_settings
@@ -312,6 +312,24 @@ def test_every_bit(api: SessionAPI, session: OpenSession, memory: MemoryStore) -
         with pytest.raises(CorruptValue, match="'cart'"):
             reader.get("cart")
         assert reader.get("name") == "Ann"
+
+
+def test_another_version(api: SessionAPI, session: OpenSession, memory: MemoryStore) -> None:
+    """A value cannot be made one of another version, which would migrate it; its end can be
+    changed, as the server judges by it."""
+    newer = SessionKey("price", int, version=2, migrate=lambda found, version: found * 100)
+    session.set(SessionKey("price", int), 5)
+    session.set(SessionKey("cents", int, version=2), 500, ttl=60)
+    held = memory.hashes[str(session.id)]
+    for name in ("price", "cents"):
+        held[name] = framed(split(held[name])[1], 2, end_of(held[name]))
+    reader = later(api, session)
+    assert reader.get(newer) == 500
+    assert reader.get(SessionKey("cents", int, version=2)) == 500
+    with pytest.raises(CorruptValue, match="of version 2, and 1 is wanted"):
+        reader.get(SessionKey("cents", int))
+    held["cents"] = ending(held["cents"], 1)
+    assert later(api, session).get("cents") is None
 
 
 @pytest.mark.parametrize("info", [b'{"device":"x"}', b"\x01" + bytes(40), b"\x00"])
@@ -635,12 +653,8 @@ class Side:
             for id, held in self.store.hashes.items()
         )
 
-    def opened(self, id: str, name: str, raw: bytes) -> bytes | None:
-        if self.codec is None or name[0] == "@":
-            return raw
-        frame, sealed = split(raw)
-        plain = self.codec.unseal(id, name, sealed)
-        return None if plain is None else frame + plain
+    def opened(self, id: str, name: str, raw: bytes) -> bytes:
+        return raw if self.codec is None else opened(id, name, raw)
 
 
 @given(st.lists(steps, max_size=30))
@@ -760,6 +774,8 @@ def test_a_codec_of_the_applications() -> None:
     store = api._store
     assert isinstance(store, MemoryStore)
     assert store.hashes[str(session.id)]["a"] == b"@:@1:[2,3]"
+    session.login("ann", info={"device": "phone"})
+    assert [known.info for known in api.sessions_of("ann")] == [{"device": "phone"}]
 
 
 def test_a_codec_of_the_applications_under_request_session() -> None:

@@ -2,14 +2,14 @@
 
 Everything above works on plain bytes. What the server would have to work out from a value
 (``increment``, ``compare_and_set``, ``append``) is worked out here, from what was read, and written
-if nobody changed it meanwhile; else again. Frames, ids and user ids stay readable: the server
-judges by them.
+if nobody changed it meanwhile; else again. Ends, names, ids and user ids stay readable: the
+server judges by them.
 """
 
 from dataclasses import replace
 from typing import Any
 
-from ..frame import UNREADABLE, alive, end_of, ending, holding, split
+from ..frame import UNREADABLE, alive, end_of, ending, framed, split
 from ..interfaces import SealingCodec, Store
 from ..keys import LONGEST
 from ..operations import (
@@ -107,7 +107,7 @@ class SealedStore:
         if isinstance(verb, Set | SetDefault):
             return replace(verb, value=self._sealed(id, verb.name, verb.value))
         if isinstance(verb, Login) and verb.info:
-            return replace(verb, info=self._codec.seal(id, NOTED, verb.info))
+            return replace(verb, info=self._sealed(id, NOTED, verb.info))
         return verb
 
     def _result(self, id: str, verb: Verb, result: Any) -> Any:
@@ -181,7 +181,8 @@ class SealedStore:
     # -- one value
 
     def _sealed(self, id: str, name: str, raw: bytes) -> bytes:
-        return holding(raw, self._codec.seal(id, name, split(raw)[1]))
+        """The end stays outside, for the server; the version is sealed in."""
+        return framed(self._codec.seal(id, name, ending(raw, None)), end=end_of(raw))
 
     def _unsealed(self, id: str, name: str, raw: Raw) -> Raw:
         """Our own fields are not sealed."""
@@ -189,7 +190,7 @@ class SealedStore:
 
     def _open(self, id: str, name: str, raw: bytes) -> bytes:
         plain = self._codec.unseal(id, name, split(raw)[1])
-        return UNREADABLE if plain is None else holding(raw, plain)
+        return UNREADABLE if plain is None else ending(plain, end_of(raw))
 
 
 _IMPOSSIBLE: tuple[Verb, ...] = (Expect("", None), Expect("", b""))
