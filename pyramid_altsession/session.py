@@ -221,7 +221,10 @@ class AltSession:
     def pop(self, key: str, default: Any = None) -> Any: ...
 
     def pop(self, key: Key, default: Any = UNSET) -> Any:
-        """Take a value out: of several callers one gets it, the others ``default`` (None)."""
+        """Take a value out: of several callers one gets it, the others ``default`` (None).
+
+        :exc:`CorruptValue` when it cannot be decoded; it is taken out all the same.
+        """
         return self._do(self._calls.pop(key, default))
 
     @overload
