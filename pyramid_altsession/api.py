@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from zope.interface import implementer
 
 from .calls import Calls
 from .codecs import JSONCodec
-from .errors import AltSessionError, SessionGone, StoreUnavailable
+from .errors import AltSessionError, CorruptValue, SessionGone, StoreUnavailable
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
 from .keys import Values
@@ -42,7 +43,8 @@ Notify = Callable[[object], None]
 class SessionInfo(NamedTuple):
     """What may be shown of a session: nothing in it opens it. Times are UTC.
 
-    ``last_seen`` is exact to ``session.touch_interval``; ``info`` is what the login noted.
+    ``last_seen`` is exact to ``session.touch_interval``; ``info`` is what the login
+    noted, empty where that cannot be read.
     """
 
     id: str
@@ -365,8 +367,14 @@ class SessionAPI:
             _time(known.seen),
             _time(known.expires),
             session is not None and session.id == known.id,
-            self._calls.codec.decode("info", known.info) if known.info else {},
+            self._noted(known.info),
         )
+
+    def _noted(self, info: bytes) -> Mapping[str, Any]:
+        # One that nobody can read hides no session: its user may be looking for it to end it.
+        with suppress(CorruptValue):
+            return self._calls.decode("info", info) if info else {}
+        return {}
 
     # -- the server
 

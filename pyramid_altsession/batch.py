@@ -87,7 +87,7 @@ class Batch:
     @overload
     def mget(self, keys: Iterable[Key], default: Any = None) -> Handle[dict[Key, Any]]: ...
 
-    def mget(self, keys: Iterable[Any], default: Any = UNSET) -> Handle[Any]:
+    def mget(self, keys: Iterable[Key], default: Any = UNSET) -> Handle[Any]:
         return self._add(self._calls.mget(keys, default))
 
     def all(self) -> Handle[dict[str, Any]]:

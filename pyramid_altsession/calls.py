@@ -7,8 +7,8 @@ call asks, and what its answer means, is written once, here.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .errors import InvalidKey, ValueTooLarge
-from .frame import framed, split, version_of
+from .errors import CorruptValue, InvalidKey, ValueTooLarge
+from .frame import UNREADABLE, framed, split, version_of
 from .keys import Key, SessionKey, Values, field_name, milliseconds
 from .operations import (
     SAFE_INTEGER,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .interfaces import Codec
 
 T = TypeVar("T")
-K = TypeVar("K", bound=Key)
 
 
 class Unset:
@@ -89,6 +88,11 @@ class Calls:
 
     def decode(self, key: Key, raw: bytes) -> Any:
         """A new object each time; CorruptValue for this key alone."""
+        if raw == UNREADABLE:
+            raise CorruptValue(
+                f"the value stored under {str(key)!r} was not sealed for this session and key, or"
+                " under a secret that is not among session.codec_secret"
+            )
         value = split(raw)[1] if raw[:1] == b"@" else raw
         if isinstance(key, SessionKey):
             return key.typed(self.codec.decode(key.name, value), version_of(raw))
@@ -100,18 +104,19 @@ class Calls:
             return self.decode(key, raw)
         if default is not UNSET:
             return default
-        return key.default() if isinstance(key, SessionKey) and key.default else None
+        return key.default() if isinstance(key, SessionKey) and key.default is not None else None
 
-    def same(self, name: str, one: Raw, other: Raw) -> bool:
-        """Whether both are the same value, perhaps in other JSON; no value is as good as None."""
-        return bool(one == other or self.value(name, one) == self.value(name, other))
+    def same(self, key: Key, one: Raw, other: Raw) -> bool:
+        """Whether ``get`` gives the same value for both, perhaps in other JSON, of another version,
+        or since there is none."""
+        return bool(self.value(key, one) == self.value(key, other))
 
     # -- reads
 
     def get(self, key: Key, default: Any) -> Call[Any]:
         return Call((Get(field_name(key)),), lambda results: self.value(key, results[0], default))
 
-    def mget(self, keys: Iterable[K], default: Any) -> Call[dict[K, Any]]:
+    def mget(self, keys: Iterable[Key], default: Any) -> Call[dict[Key, Any]]:
         asked = several(keys)
         verbs = tuple([Get(field_name(key)) for key in asked])
         return Call(
@@ -160,7 +165,10 @@ class Calls:
         name = field_name(key)
         if isinstance(by, bool) or not isinstance(by, int) or abs(by) > SAFE_INTEGER:
             raise TypeError(f"increment({name!r}): by must be a whole number, not {by!r}")
-        zero = framed(b"0", key.version if isinstance(key, SessionKey) else 1)
+        zero = framed(b"0")
+        if isinstance(key, SessionKey):
+            key.plain(by)  # what is stored where there is nothing yet
+            zero = framed(b"0", key.version)
         return Call(
             (Increment(name, by, zero, _ttl(key)),),
             lambda results: int(split(results[0])[1]),
@@ -182,7 +190,7 @@ def _ttl(key: Key, ttl: float | None = None) -> int:
     return key.ttl if isinstance(key, SessionKey) else 0
 
 
-def several(keys: Iterable[K]) -> tuple[K, ...]:
+def several(keys: Iterable[Key]) -> tuple[Key, ...]:
     if isinstance(keys, str | SessionKey):
         raise InvalidKey(f"keys must be a list of keys, not one key: {keys!r}")
     return tuple(keys)

@@ -96,7 +96,10 @@ class EncryptedCodec(JSONCodec):
 def encrypted(settings: SessionSettings) -> EncryptedCodec:
     """``altsession.session.codec = pyramid_altsession.codecs.encrypted``: values are sealed.
 
-    ``session.codec_secret`` has one secret or several: the first one seals, all of them open.
+    ``session.codec_secret`` has one secret or several: the first one seals, all of them open. An
+    older one has to stay for as long as sessions last that were written under it. The server sees
+    key names, user ids, how long values are and when they end; who can write to it can remove
+    values, put back older ones of the same session and key, and change their ends.
     """
     if not settings.codec_secret:
         raise ConfigurationError(
@@ -106,14 +109,17 @@ def encrypted(settings: SessionSettings) -> EncryptedCodec:
     return EncryptedCodec(settings.codec_secret)
 
 
-def _plain(value: object) -> object:
+def plain_value(value: object) -> object:
     """Subclasses of JSON's own types are carried as the type they extend."""
     if isinstance(value, str):
         return str.__str__(value)  # what it holds, whatever its own __str__ says
-    return next(base(value) for base in _BASES if isinstance(value, base))
+    for base in _BASES:
+        if isinstance(value, base):
+            return base(value)
+    raise TypeError(f"JSON cannot carry {type(value).__qualname__}")
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_encoder = msgspec.json.Encoder(enc_hook=plain_value)
 _decoder = msgspec.json.Decoder()
 
 

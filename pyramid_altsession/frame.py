@@ -7,6 +7,9 @@ another codec's that does gets the empty frame ``@:``. write.lua has the same fe
 
 import re
 
+UNREADABLE = b"\0 its seal does not open \0"
+"""Stands for a sealed value that was tampered with, or moved. No value of any codec's is this."""
+
 _FRAME = re.compile(rb"@([0-9]{0,16})(?:;([0-9]{1,9}))?:")
 
 
@@ -16,11 +19,15 @@ def split(raw: bytes) -> tuple[bytes, bytes]:
     return (raw[: match.end()], raw[match.end() :]) if match else (b"", raw)
 
 
-def framed(value: bytes, version: int = 1) -> bytes:
+def framed(value: bytes, version: int = 1, end: int | None = None) -> bytes:
     """The value, in a frame if it needs one."""
-    if version != 1:
-        return b"@;%d:%b" % (version, value)
-    return b"@:" + value if value[:1] == b"@" else value
+    if version == 1 and end is None and value[:1] != b"@":
+        return value
+    return b"@%b%b:%b" % (
+        b"" if end is None else b"%d" % end,
+        b"" if version == 1 else b";%d" % version,
+        value,
+    )
 
 
 def version_of(raw: bytes) -> int:
@@ -36,12 +43,12 @@ def end_of(raw: bytes) -> int | None:
 
 def ending(raw: bytes, end: int | None) -> bytes:
     """The same value with another end, or with none."""
-    frame, value = split(raw)
-    version = int(frame[1:-1].partition(b";")[2] or 1)
-    raw = framed(value, version)
-    if end is None:
-        return raw
-    return b"@%d%b" % (end, raw[1:] if raw[:1] == b"@" else b":" + raw)
+    return framed(split(raw)[1], version_of(raw), end)
+
+
+def holding(raw: bytes, value: bytes) -> bytes:
+    """Another value, of the same version and with the same end."""
+    return framed(value, version_of(raw), end_of(raw))
 
 
 def alive(raw: bytes | None, now: int) -> bytes | None:

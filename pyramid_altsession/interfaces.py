@@ -49,7 +49,7 @@ class SealingCodec(Codec, Protocol):
     """A codec whose bytes are sealed on their way to the server, each for its session and key."""
 
     def seal(self, id: str, key: str, plain: bytes) -> bytes:
-        """Not beginning with ``@``."""
+        """Not beginning with ``@``, and at most 64 bytes longer."""
 
     def unseal(self, id: str, key: str, sealed: bytes) -> bytes | None:
         """None when it was not sealed for this session and key, or not by us."""

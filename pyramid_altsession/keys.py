@@ -5,6 +5,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
+from .codecs import plain_value
 from .errors import CorruptValue, InvalidKey
 
 MAX_KEY_BYTES = 512
@@ -29,10 +30,11 @@ class SessionKey(Generic[T, D]):
     ``default`` makes the value where there is none; without it that is None. ``ttl``: seconds that
     a stored value lasts; what changes a value in place keeps its end.
 
-    ``version`` is noted with each value. A stored value of another version, or one that does not
-    fit, goes through ``migrate(value, version)``, which gets the plain JSON value and returns what
-    this version stores; only the next ``set`` writes that back. Without ``migrate`` it is
-    :exc:`CorruptValue`. Other keys go on working, and what is stored stays.
+    ``version`` is noted with each value; one stored under a plain key is of version 1. A stored
+    value of another version, or one that does not fit, goes through ``migrate(value, version)``,
+    which gets the plain JSON value and returns what this version stores; only the next ``set``
+    writes that back. Without ``migrate`` it is :exc:`CorruptValue`. Other keys go on working, and
+    what is stored stays. ``increment`` adds to the number that is stored, whatever its version.
     """
 
     __slots__ = ("default", "migrate", "name", "ttl", "type", "version")
@@ -72,10 +74,14 @@ class SessionKey(Generic[T, D]):
     ) -> None:
         if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 10**9:
             raise ValueError(f"{name!r}: version must be a whole number from 1, not {version!r}")
+        for setting, given in (("default", default), ("migrate", migrate)):
+            if given is not None and not callable(given):
+                raise TypeError(f"{name!r}: {setting} must be a function or class, not {given!r}")
         try:
-            msgspec.json.Decoder(type)
-        except TypeError as error:
-            raise TypeError(f"{name!r}: {type!r} is no type for a session: {error}") from None
+            msgspec.json.schema(type)  # a Decoder would let unknown classes pass
+        except (TypeError, NameError) as error:
+            fault = str(error).splitlines()[-1]
+            raise TypeError(f"{name!r}: {type!r} is no type for a session: {fault}") from None
         self.name = field_name(name)
         self.type = type
         self.default = default
@@ -84,7 +90,7 @@ class SessionKey(Generic[T, D]):
         self.migrate = migrate
 
     def __repr__(self) -> str:
-        return f"SessionKey({self.name!r}, {getattr(self.type, '__name__', self.type)})"
+        return f"SessionKey({self.name!r}, {self._wanted})"
 
     def __str__(self) -> str:
         return self.name
@@ -92,9 +98,9 @@ class SessionKey(Generic[T, D]):
     def plain(self, value: T) -> Any:
         """The value as JSON's own types; TypeError when it does not fit."""
         try:
-            plain = msgspec.to_builtins(value, str_keys=True)
-            msgspec.convert(plain, self.type, str_keys=True)
-        except (TypeError, msgspec.ValidationError) as error:
+            plain = _builtins(value)
+            self._convert(plain)
+        except (TypeError, msgspec.ValidationError, RecursionError) as error:
             raise TypeError(f"{self.name!r}: the value is no {self._wanted}: {error}") from None
         return plain
 
@@ -102,7 +108,7 @@ class SessionKey(Generic[T, D]):
         """The value for what is stored; CorruptValue when it does not fit."""
         if version == self.version:
             try:
-                return msgspec.convert(plain, self.type, str_keys=True)
+                return self._convert(plain)
             except msgspec.ValidationError:
                 fault = f"is no {self._wanted}"
         else:
@@ -111,14 +117,20 @@ class SessionKey(Generic[T, D]):
         if self.migrate is None:
             raise CorruptValue(message) from None
         try:
-            migrated = msgspec.to_builtins(self.migrate(plain, version), str_keys=True)
-            return msgspec.convert(migrated, self.type, str_keys=True)
+            return self._convert(_builtins(self.migrate(plain, version)))
         except Exception as error:  # whatever the application's function stumbles over
             raise CorruptValue(f"{message}; migrate failed") from error
 
+    def _convert(self, plain: Any) -> T:
+        return msgspec.convert(plain, self.type, str_keys=True)
+
     @property
     def _wanted(self) -> str:
-        return getattr(self.type, "__name__", None) or str(self.type)
+        return self.type.__name__ if isinstance(self.type, type) else str(self.type)
+
+
+def _builtins(value: object) -> Any:
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=plain_value)
 
 
 Key = str | SessionKey[Any, Any]

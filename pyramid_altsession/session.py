@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from .batch import Batch
 from .calls import UNSET, Call, Calls, several
 from .errors import CorruptValue, SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
+from .frame import framed
 from .keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, field_name
 from .operations import (
     CREATED,
@@ -129,7 +130,7 @@ class AltSession:
         self, keys: Iterable[Key], default: Any = None, *, fresh: bool = False
     ) -> dict[Key, Any]: ...
 
-    def mget(self, keys: Iterable[Any], default: Any = UNSET, *, fresh: bool = False) -> Any:
+    def mget(self, keys: Iterable[Key], default: Any = UNSET, *, fresh: bool = False) -> Any:
         """A dict with every asked key, ``default`` (None) where there is no value; one round
         trip."""
         asked = several(keys)
@@ -218,7 +219,10 @@ class AltSession:
     def pop(self, key: str, default: Any = None) -> Any: ...
 
     def pop(self, key: Key, default: Any = UNSET) -> Any:
-        """Take a value out: of several callers one gets it, the others ``default`` (None)."""
+        """Take a value out: of several callers one gets it, the others ``default`` (None).
+
+        :exc:`CorruptValue` when it cannot be decoded; it is taken out all the same.
+        """
         return self._do(self._calls.pop(key, default))
 
     @overload
@@ -241,7 +245,7 @@ class AltSession:
         """Store ``value`` if the stored one equals ``expected`` (None also stands for no value).
 
         Of several callers with the same expectation one succeeds. One round trip, unless the
-        same value is stored in other JSON (spaces, order): then one more.
+        same value is stored in other JSON (spaces, order, an older version): then one more.
         """
         raw: Raw = None if expected is None else self._calls.stored(key, expected)[1]
         for _ in range(MODIFY_TRIES):
@@ -249,7 +253,7 @@ class AltSession:
             done, held = self._compare(verb)
             if done:
                 return True
-            if held == raw or not self._calls.same(verb.name, held, raw):
+            if held == raw or not self._calls.same(key, held, raw):
                 return False
             raw = held
         return False
@@ -374,7 +378,7 @@ class AltSession:
             raise TypeError(f"login: remember must be a number of seconds, not {remember!r}")
         if remember is not None and not 1 <= remember <= LONGEST:
             raise ValueError(f"login: remember must be 1 second to 400 days, not {remember!r}")
-        noted = b"" if info is None else self._calls.codec.encode("info", dict(info))
+        noted = b"" if info is None else framed(self._calls.codec.encode("info", dict(info)))
         if len(noted) > MAX_INFO_BYTES:
             raise ValueTooLarge(f"login: info has {len(noted)} bytes, and {MAX_INFO_BYTES} fit")
         session = self._settings

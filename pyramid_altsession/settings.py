@@ -527,6 +527,8 @@ def _session_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> li
         fault("cookie_name", "__Secure- needs secure = true")
     if session.same_site == "None" and not session.secure:
         fault("same_site", "None needs secure = true, or browsers drop the cookie")
+    if session.codec_secret and session.codec is None:
+        fault("codec_secret", "seals nothing without session.codec: values are plain JSON")
     if session.partitioned and not session.secure:
         fault("partitioned", "needs secure = true, or browsers drop the cookie")
     return faults

@@ -16,7 +16,7 @@ from pyramid.tweens import INGRESS
 from zope.interface import implementer
 
 from .errors import CorruptValue
-from .frame import framed, split
+from .frame import framed, holding
 from .interfaces import ISessionAPI
 from .keys import SessionKey, field_name
 from .operations import CSRF_TOKEN, Append, Pop, Raw, Refused, Remove, Renew, Set, Verb
@@ -213,8 +213,7 @@ class SyncSession(MutableMapping[str, Any]):
                 continue  # written through request.altsession since
             plain = self._calls.encode(name, held.value)
             if plain != held.plain and self._differ(name, held.plain, plain):
-                frame = b"" if held.raw is None else split(held.raw)[0]
-                raw = frame + plain  # a change in place keeps the value's end
+                raw = holding(held.raw or b"", plain)  # a change in place keeps the value's end
                 self._held[name] = _Held(held.value, raw, plain)
                 fields[name] = self._dirty[name] = raw
                 self._flashes.pop(name, None)  # part of the value

@@ -1,18 +1,16 @@
 """Sessions in an application's own tests: in memory, with the server's semantics."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from pyramid.config import Configurator
 
 from .api import SessionAPI
 from .interfaces import ISessionAPI
+from .keys import Values
 from .session import AltSession
 from .settings import from_ini, read_settings
 from .stores.memory import MemoryStore
 
 
-def testing_altsession(config: Configurator, data: Mapping[str, Any] | None = None) -> AltSession:
+def testing_altsession(config: Configurator, data: Values | None = None) -> AltSession:
     """``config.testing_altsession(data)``: from now on sessions live in memory.
 
     Returns a live session that holds ``data``, to be given to ``DummyRequest(altsession=…)``;

@@ -16,6 +16,7 @@ from pyramid.tweens import EXCVIEW, MAIN
 from webtest import TestApp
 
 from pyramid_altsession.api import SessionAPI
+from pyramid_altsession.frame import end_of, ending
 from pyramid_altsession.interfaces import ISessionAPI, Store
 from pyramid_altsession.operations import Operation, Read, Reply, Write
 from pyramid_altsession.session import AltSession
@@ -121,6 +122,8 @@ class Behind:
                     for e in entries
                 ]
                 self.put(id, name, b"".join(earlier))
+            elif name[0] != "@" and (end_of(raw) or 0) > 10**12:
+                self.put(id, name, ending(raw, (end_of(raw) or 0) - ms))
         self.end_in(id, self.left(id) - seconds)
 
 

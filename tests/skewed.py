@@ -17,10 +17,29 @@ from collections.abc import Callable  # noqa: E402
 from datetime import UTC, datetime  # noqa: E402
 
 import redis  # noqa: E402
+from apps import Behind  # noqa: E402
 from pyramid.request import Request  # noqa: E402
 from workers import api_at, token_of  # noqa: E402
 
-from pyramid_altsession.errors import SessionGone  # noqa: E402
+from pyramid_altsession import SessionAPI, SessionGone, SessionKey  # noqa: E402
+
+
+def values_with_an_end(api: SessionAPI, server: redis.Redis) -> dict[int, list[object]]:
+    """What calls find of values that last 60 seconds, so many seconds later."""
+    found = {}
+    for seconds in (59, 61):
+        made = api.create()
+        made.set("code", "1234", ttl=60)
+        made.increment(SessionKey("tries", int, ttl=60))
+        Behind(api._store, server).pass_time(str(made.id), seconds)
+        session = api.open(token_of(made))
+        found[seconds] = [
+            *(session.get("code"), session.exists("code"), session.all()),
+            *(session.increment("tries"), session.pop("code"), session.pop("code")),
+        ]
+        made.invalidate()
+        server.delete(f"sess:{made.id}")
+    return found
 
 
 def main(url: str, shared: str) -> dict[str, object]:
@@ -72,6 +91,7 @@ def main(url: str, shared: str) -> dict[str, object]:
         "created": abs((created - datetime.fromtimestamp(seconds, UTC)).total_seconds()) < 5,
         "values": [value, theirs.get("from"), theirs.exists()],
         "sessions": server.dbsize(),
+        "ends": values_with_an_end(api, server),
     }
 
 

@@ -118,6 +118,8 @@ TYPED: list[tuple[str, object, object]] = [
 def test_from_text(name: str, text: str, value: object) -> None:
     """Every setting can be text, as .ini files give it."""
     ini = {"pyramid.reload": "true", f"altsession.{name}": text, "altsessions.tti": "x"}
+    if name == "session.codec_secret":
+        ini["altsession.session.codec"] = "pyramid_altsession.codecs.encrypted"
     assert found(read_settings(from_ini(ini)), name) == value
 
 
@@ -544,6 +546,10 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     (
         {"session.same_site": "none", "session.secure": "false"},
         "session.same_site: None needs secure = true, or browsers drop the cookie",
+    ),
+    (
+        {"session.codec_secret": "canary-of-sixteen-characters"},
+        "session.codec_secret: seals nothing without session.codec: values are plain JSON",
     ),
     (
         {"session.partitioned": True, "session.secure": False},

@@ -2,16 +2,16 @@
 
 Everything above works on plain bytes. What the server would have to work out from a value
 (``increment``, ``compare_and_set``, ``append``) is worked out here, from what was read, and written
-if nobody changed it meanwhile; else again. Frames, ids and user ids stay readable: the server
-judges by them.
+if nobody changed it meanwhile; else again. Ends, names, ids and user ids stay readable: the
+server judges by them.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from ..frame import alive, split
+from ..frame import UNREADABLE, alive, end_of, ending, framed, split
 from ..interfaces import SealingCodec, Store
+from ..keys import LONGEST
 from ..operations import (
     Append,
     CompareAndSet,
@@ -21,6 +21,7 @@ from ..operations import (
     Expect,
     Get,
     Increment,
+    LifeVerb,
     Login,
     Operation,
     Pop,
@@ -39,8 +40,6 @@ from ..operations import (
 from ..state import Sending
 
 TRIES = 100
-UNREADABLE = b"\x00"
-"""Stands for a value that cannot be unsealed: no codec decodes it."""
 NOTED = "@n"
 """The name that what was noted at login is sealed for."""
 
@@ -67,7 +66,7 @@ class SealedStore:
             case Describe(ids):
                 described = self._store.carry_out(operation)
                 values = [
-                    known and known._replace(info=self._unsealed(id, NOTED, known.info) or b"")
+                    known and known._replace(info=known.info and self._open(id, NOTED, known.info))
                     for id, known in zip(ids, described.values, strict=True)
                 ]
                 return described._replace(values=values)
@@ -108,7 +107,7 @@ class SealedStore:
         if isinstance(verb, Set | SetDefault):
             return replace(verb, value=self._sealed(id, verb.name, verb.value))
         if isinstance(verb, Login) and verb.info:
-            return replace(verb, info=self._codec.seal(id, NOTED, verb.info))
+            return replace(verb, info=self._sealed(id, NOTED, verb.info))
         return verb
 
     def _result(self, id: str, verb: Verb, result: Any) -> Any:
@@ -122,92 +121,101 @@ class SealedStore:
     # -- worked out here
 
     def _work_out(self, write: Write) -> Reply:
+        id, life = write.claim.id, [verb for verb in write.verbs if isinstance(verb, LifeVerb)]
+        data = [verb for verb in write.verbs if isinstance(verb, DataVerb)]
+        # What a Set writes does not depend on what was there.
+        names = tuple(sorted({verb.name for verb in data if not isinstance(verb, Set)}))
         for _ in range(TRIES):
-            draft = self._draft(write)
+            found, stored = self._stored(write, names)
+            plain = {name: self._unsealed(id, name, raw) for name, raw in stored.items()}
             try:
-                results = [draft.apply(verb) for verb in write.verbs]
+                # At time 0 an end that is new is a time to live: the server adds its clock.
+                changes = self._changes(id, plain, worked_out(write.verbs, plain, 0)[0])
             except Refused as refused:
-                return Reply(State.REFUSED, refused.args[0], draft.now, draft.left)
-            first = [verb for verb in write.verbs if not isinstance(verb, DataVerb | Everything)]
-            expected = [Expect(name, raw) for name, raw in draft.sealed.items()]
-            verbs = (*first, *expected, *self._changes(write.claim.id, draft))
+                if found.state is State.LIVE:
+                    return found._replace(state=State.REFUSED, values=refused.args[0])
+                changes = _IMPOSSIBLE  # the other store says what is with the session
+            unchanged = [Expect(n, raw) for n, raw in stored.items() if n in names or raw is None]
+            verbs: tuple[Verb, ...] = (*life, *unchanged, *changes)
             reply = self._store.carry_out(replace(write, verbs=verbs))
             if reply.state is State.LIVE:
-                of_first = iter(reply.values)
-                values = [next(of_first) if r is _LATER else r for r in results]
-                return reply._replace(values=values)
+                return reply._replace(values=self._results(write.verbs, plain, reply))
             if reply.state is not State.REFUSED:
                 return reply
         raise RuntimeError(f"a sealed value: somebody else was faster {TRIES} times")
 
-    def _draft(self, write: Write) -> "_Draft":
-        """What the verbs are about, as it is stored; nothing where there is no session yet."""
-        names = {verb.name for verb in write.verbs if isinstance(verb, DataVerb)}
-        whole = any(isinstance(verb, Everything) for verb in write.verbs)
-        held: dict[str, Raw] = {}
-        reply = Reply(State.DEAD)
-        if not write.create:
-            fields = tuple(sorted(names))
-            asked = None if whole else fields
-            reply = self._store.carry_out(Read((write.claim,), asked, write.timing, touch=False))
-            if reply.state is State.LIVE:
-                held = dict(reply.values if whole else zip(fields, reply.values, strict=True))
-        stored = {name: alive(raw, reply.now) for name, raw in held.items() if name[0] != "@"}
-        id = write.claim.id
-        plain = {name: self._unsealed(id, name, raw) for name, raw in stored.items()}
-        sealed = {} if write.create else {name: stored.get(name) for name in sorted(names)}
-        return _Draft(plain, sealed, reply.now, reply.left)
+    def _stored(self, write: Write, names: tuple[str, ...]) -> tuple[Reply, dict[str, Raw]]:
+        """What the fields hold now; None for those that hold nothing, or what has ended."""
+        if write.create:
+            return Reply(State.LIVE), {}
+        whole = Everything() in write.verbs
+        read = Read((write.claim,), None if whole else names, write.timing, touch=False)
+        reply = self._store.carry_out(read)
+        held: dict[str, Raw] = dict.fromkeys(names)
+        if reply.state is State.LIVE:
+            held |= reply.values if whole else zip(names, reply.values, strict=True)
+        return reply, {n: alive(raw, reply.now) for n, raw in held.items() if n[:1] != "@"}
 
-    def _changes(self, id: str, draft: "_Draft") -> Iterator[Verb]:
-        for name, raw in draft.changed.items():
-            yield Remove(name) if raw is None else Set(name, self._sealed(id, name, raw))
+    def _changes(self, id: str, before: dict[str, Raw], after: dict[str, Raw]) -> tuple[Verb, ...]:
+        """Verbs that make the one out of the other; nothing for what stays as it is."""
+        return tuple(
+            [self._change(id, name, raw) for name, raw in after.items() if raw != before.get(name)]
+        )
+
+    def _change(self, id: str, name: str, raw: Raw) -> Verb:
+        if raw is None:
+            return Remove(name)
+        end = end_of(raw)
+        if end is None or end > LONGEST * 1000:
+            return Set(name, self._sealed(id, name, raw))
+        return Set(name, self._sealed(id, name, ending(raw, None)), end)
+
+    def _results(self, verbs: tuple[Verb, ...], plain: dict[str, Raw], reply: Reply) -> list[Any]:
+        of_life = iter(reply.values)
+        results = worked_out(verbs, plain, reply.now)[1]
+        return [
+            next(of_life) if isinstance(verb, LifeVerb) else result
+            for verb, result in zip(verbs, results, strict=True)
+        ]
 
     # -- one value
 
     def _sealed(self, id: str, name: str, raw: bytes) -> bytes:
-        frame, plain = split(raw)
-        return frame + self._codec.seal(id, name, plain)
+        """The end stays outside, for the server; the version is sealed in."""
+        return framed(self._codec.seal(id, name, ending(raw, None)), end=end_of(raw))
 
     def _unsealed(self, id: str, name: str, raw: Raw) -> Raw:
-        if not raw or (name[0] == "@" and name != NOTED):
-            return raw
-        frame, sealed = split(raw)
-        plain = self._codec.unseal(id, name, sealed)
-        return frame + (UNREADABLE if plain is None else plain)
+        """Our own fields are not sealed."""
+        return raw if raw is None or name[:1] == "@" else self._open(id, name, raw)
+
+    def _open(self, id: str, name: str, raw: bytes) -> bytes:
+        plain = self._codec.unseal(id, name, split(raw)[1])
+        return UNREADABLE if plain is None else ending(plain, end_of(raw))
 
 
-_LATER = object()
-"""Stands for the result of a verb that the server carries out."""
+_IMPOSSIBLE: tuple[Verb, ...] = (Expect("", None), Expect("", b""))
+"""Refused by every live session."""
 
 
-@dataclass
-class _Draft:
-    """Plain values, as the verbs find and leave them; ``sealed``: what the fields held."""
-
-    plain: dict[str, Raw]
-    sealed: dict[str, Raw]
-    now: int
-    left: int | None
-
-    def __post_init__(self) -> None:
-        self.changed: dict[str, Raw] = {}
-        self._place = -1
-
-    def apply(self, verb: Verb) -> Any:
-        self._place += 1
-        if isinstance(verb, Everything):
-            present = [(n.encode(), raw) for n, raw in self.plain.items() if raw is not None]
-            return [part for both in present for part in both]
-        if not isinstance(verb, DataVerb):
-            return _LATER
-        held = self.plain.get(verb.name)
-        try:
-            value, result = verb.apply(held, self.now)
-        except Refused:
-            raise Refused(self._place) from None
-        if value != held:
-            self.plain[verb.name] = self.changed[verb.name] = value
-        return result
+def worked_out(
+    verbs: tuple[Verb, ...], plain: dict[str, Raw], now: int
+) -> tuple[dict[str, Raw], list[Any]]:
+    """What the fields hold after the verbs, and the verbs' results, as the server's script works
+    them out; None for a verb about the session itself."""
+    held = dict(plain)
+    results: list[Any] = []
+    for verb in verbs:
+        result: Any = None
+        if isinstance(verb, DataVerb):
+            try:
+                held[verb.name], result = verb.apply(held.get(verb.name), now)
+            except Refused:
+                raise Refused(len(results)) from None
+        elif isinstance(verb, Everything):
+            present = [(name.encode(), raw) for name, raw in held.items() if raw is not None]
+            result = [part for both in present for part in both]
+        results.append(result)
+    return held, results
 
 
 class SentSealed:
