@@ -130,8 +130,28 @@ class Stepped:
             self.world.watch(actor, operation, reply)
         return reply
 
+    def send(self, operation: Read) -> "Travelling":
+        """The store sees it at once; its reply may come much later."""
+        return Travelling(self.carry_out(operation))
+
     def close(self) -> None:
         self.store.close()
+
+
+class Travelling:
+    """A reply that waits for the scheduler."""
+
+    def __init__(self, answer: Reply) -> None:
+        self.answer = answer
+
+    def reply(self, operation: Read) -> Reply:
+        here = getcurrent()
+        if hasattr(here, "actor"):
+            here.parent.switch()
+        return self.answer
+
+    def drop(self) -> None:
+        """Nobody waits for it."""
 
 
 class World:

@@ -26,6 +26,13 @@ from pyramid_altsession.stores.memory import MemoryStore
 
 Act = Callable[[Actor, AltSession], object]
 
+
+def in_batch(actor: Actor, session: AltSession) -> None:
+    with session.batch() as batch:
+        batch.get("c")
+        batch.set(actor.key, 1)
+
+
 READS: dict[str, Act] = {
     "get": lambda actor, s: s.get("c"),
     "mget": lambda actor, s: s.mget(["a", "c"]),
@@ -35,6 +42,7 @@ READS: dict[str, Act] = {
     "exists key": lambda actor, s: s.exists("c"),
     "created": lambda actor, s: s.created(),
     "ttl": lambda actor, s: s.ttl(),
+    "prefetch": lambda actor, s: (s.prefetch("a", "c"), s.get("c")),
 }
 STORES: dict[str, Act] = {
     "set": lambda actor, s: s.set(actor.key, 1),
@@ -43,6 +51,8 @@ STORES: dict[str, Act] = {
     "increment": lambda actor, s: s.increment(actor.key),
     "compare_and_set": lambda actor, s: s.compare_and_set(actor.key, None, 1),
     "modify": lambda actor, s: s.modify(actor.key, lambda value: 1),
+    "prefetch, set": lambda actor, s: (s.prefetch(actor.key, "c"), s.set(actor.key, 1)),
+    "batch": lambda actor, s: in_batch(actor, s),
 }
 OTHERS: dict[str, Act] = {
     "remove": lambda actor, s: s.remove("n"),
