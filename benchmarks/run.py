@@ -17,6 +17,12 @@ from pyramid.response import Response
 from pyramid_altsession import ISessionAPI
 
 
+UNTOUCHED = 1.03
+"""What a request that leaves its session alone may cost, in requests of an application without."""
+READ = 5
+"""What one key may cost more than such a request, in raw round trips of HGET."""
+
+
 class Floor:
     """HGET on a raw socket: what any client pays at least."""
 
@@ -68,6 +74,11 @@ def report(calls: Calls, rounds: int, times: int) -> None:
     print(f"{'':20} {'µs':>8} {'x bare':>8} {'over bare, in raw HGET round trips':>36}")
     for name, value in median.items():
         print(f"{name:20} {value * 1e6:8.1f} {value / base:8.3f} {(value - base) / floor:36.2f}")
+    untouched, read = median["session untouched"] / base, (median["one key read"] - base) / floor
+    print(f"untouched: {untouched:.3f} x bare, and {UNTOUCHED} is allowed")
+    print(f"one key read: {read:.2f} round trips over bare, and {READ} are allowed")
+    assert untouched <= UNTOUCHED, untouched
+    assert read <= READ, read
 
 
 if __name__ == "__main__":
