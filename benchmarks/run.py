@@ -16,7 +16,6 @@ from pyramid.response import Response
 
 from pyramid_altsession import ISessionAPI
 
-
 UNTOUCHED = 1.03
 """What a request that leaves its session alone may cost, in requests of an application without."""
 READ = 5
