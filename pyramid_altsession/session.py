@@ -322,7 +322,7 @@ class AltSession:
 
     def userid(self) -> str | None:
         """The user that the session is bound to; None without a login. At most one round trip
-        per request, none after any other read."""
+        per request, none after any other call."""
         self._fetch((USER,), False)
         return self._state.user
 
