@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find pyramid_altsession -type f -not -name '*.pyc') setup.cfg pyproject.toml
 
-.PHONY: demo test lint types unit docs bench clean
+.PHONY: demo test lint types unit docs lowest bench clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/pserve development.ini
@@ -29,6 +29,12 @@ unit: $(VENV)/test.stamp
 docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
+# The lowest versions that setup.cfg allows, in a virtual environment of their own.
+lowest: $(VENV)/wheel.stamp
+	$(PYTHON) -m venv --clear $(VENV)-lowest
+	$(VENV)-lowest/bin/pip install --quiet --constraint tests/lowest.txt "$$(ls dist/*.whl)[test]"
+	$(VENV)-lowest/bin/pytest
+
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/sync.py
@@ -48,5 +54,5 @@ $(VENV)/%.stamp: $(VENV)/wheel.stamp
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist docs/_build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest build dist docs/_build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -38,7 +38,7 @@ class Server:
         self.socket = os.path.join(self.directory, "s")
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = redis.Redis(unix_socket_path=self.socket)
+        self.client = redis.Redis(unix_socket_path=self.socket, protocol=2)
         self.start()
 
     @property

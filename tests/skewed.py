@@ -44,7 +44,7 @@ def values_with_an_end(api: SessionAPI, server: redis.Redis) -> dict[int, list[o
 
 def main(url: str, shared: str) -> dict[str, object]:
     api = api_at(url, session__touch_interval=0, session__lifetime=3000)
-    server = redis.Redis.from_url(url)
+    server = redis.Redis.from_url(url, protocol=2)
     errors = []
 
     def gone(call: Callable[[], object]) -> None:

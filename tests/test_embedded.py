@@ -186,7 +186,7 @@ def test_any_connection_keeps_the_server(directory: str, server: EmbeddedServer)
     """The server outlives the grace as long as anybody is connected to it."""
     path = server.socket()
     pid = server_pid(path)
-    with Redis(unix_socket_path=path) as client:
+    with Redis(unix_socket_path=path, protocol=2) as client:
         client.ping()
         server.release()
         until = time.monotonic() + 3 * GRACE

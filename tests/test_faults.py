@@ -16,6 +16,7 @@ from servers import Server, valkey
 from webtest import TestApp
 from workers import api_at, eventually, token_of
 
+from pyramid_altsession import ISessionAPI
 from pyramid_altsession.errors import SessionGone, StoreUnavailable
 
 TIMEOUT = 0.2
@@ -101,6 +102,7 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        self._app.registry.getUtility(ISessionAPI).close()
 
     def _visit(self) -> None:
         browser = TestApp(self._app)
@@ -183,12 +185,15 @@ def busy(server: Server, load: Load) -> None:
 
 
 def spin(server: Server) -> None:
-    with Redis(unix_socket_path=server.socket) as client, pytest.raises(Exception, match="killed"):
+    with (
+        Redis(unix_socket_path=server.socket, protocol=2) as client,
+        pytest.raises(Exception, match="killed"),
+    ):
         client.eval("while true do end", 0)
 
 
 def released(server: Server) -> bool:
-    with Redis(unix_socket_path=server.socket) as client:
+    with Redis(unix_socket_path=server.socket, protocol=2) as client:
         return bool(client.script_kill())
 
 

@@ -1,6 +1,8 @@
 """How the package is laid out: imports go one way, and including it touches no network."""
 
 import ast
+import configparser
+import re
 import socket
 import subprocess
 import threading
@@ -194,3 +196,15 @@ def test_included_twice() -> None:
     config.include("pyramid_altsession")
     config.include(part)
     config.make_wsgi_app()
+
+
+def test_lowest_versions_are_those_that_are_tried() -> None:
+    """``make lowest`` runs the tests with the lower bounds of what setup.cfg installs."""
+    root = Path(__file__).parents[1]
+    setup = configparser.ConfigParser()
+    setup.read(root / "setup.cfg")
+    extras = setup["options.extras_require"]
+    wanted = setup["options"]["install_requires"] + extras["embedded"] + extras["encryption"]
+    bounds = re.findall(r"^([\w.]+)(?:\[\w+\])? >= ([\d.]+)$", wanted, re.MULTILINE)
+    tried = re.findall(r"^([\w.]+) == ([\d.]+)$", (root / "tests/lowest.txt").read_text(), re.M)
+    assert sorted(bounds) == tried

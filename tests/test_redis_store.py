@@ -422,7 +422,10 @@ def test_busy_with_a_script(
 
 
 def run_for_ever(server: Server) -> None:
-    with redis.Redis(unix_socket_path=server.socket) as client, pytest.raises(redis.RedisError):
+    with (
+        redis.Redis(unix_socket_path=server.socket, protocol=2) as client,
+        pytest.raises(redis.RedisError),
+    ):
         client.eval("while true do end", 0)
 
 
@@ -528,7 +531,9 @@ def test_wrong_password(user: Callable[..., Session], caplog: pytest.LogCaptureF
 
 def test_no_password(any_server: Server, session: Session) -> None:
     """A server that wants a password and got none (NOAUTH) is StoreUnavailable."""
-    with redis.Redis(unix_socket_path=any_server.socket, single_connection_client=True) as admin:
+    with redis.Redis(
+        unix_socket_path=any_server.socket, single_connection_client=True, protocol=2
+    ) as admin:
         admin.config_set("requirepass", CANARY)
         fresh = Session(any_server.url, session.token)
         try:
