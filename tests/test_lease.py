@@ -151,8 +151,24 @@ def test_a_lost_connection_frees_its_place(lease: Lease) -> None:
     for _ in range(3 * LIMIT):
         lease._take().connect()  # what is returned here nobody keeps
     with all_taken(lease):
-        assert len(lease._open) == LIMIT
+        assert len(lease._places) == LIMIT
     assert lease.exchange(PING, 1) == [b"PONG"]
+
+
+def test_of_two_who_want_the_last_place_one_gets_it(server: Server) -> None:
+    """Whoever is slower with it leaves the place to the other."""
+    lease = lease_at(server.url, limit=1)
+    build = lease._build
+    taken: list[AbstractConnection | None] = []
+
+    def overtaken() -> AbstractConnection:
+        lease._build = build
+        taken.append(lease._another())
+        return build()
+
+    lease._build = overtaken
+    assert lease._another() is None
+    assert ([each is None for each in taken], len(lease._places)) == ([False], 1)
 
 
 # -- what idle connections may have come to
@@ -202,7 +218,7 @@ def test_a_connection_with_something_unread_is_replaced(lease: Lease, parsed: bo
     before = client_id(lease)
     leave_unread(lease._idle[0], parsed=parsed)
     assert client_id(lease) != before
-    assert len(lease._open) == 1
+    assert len(lease._places) == 1
 
 
 # -- no connection to be had
@@ -412,26 +428,6 @@ def test_children_and_parent_work_at_the_same_time(server: Server) -> None:
     assert in_processes(check, [()] * 4) == [500] * 4
     assert check() == 500
     api.close()
-
-
-@forks
-def test_a_fork_while_another_thread_holds_the_lock_does_not_hang_the_child(lease: Lease) -> None:
-    """The thread that would give it back is not there in the child."""
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with lease._lock:
-            held.set()
-            done.wait(30)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    held.wait(10)
-    try:
-        assert in_fork(lambda: lease.exchange(PING, 1) == [b"PONG"]) == 0
-    finally:
-        done.set()
-        holder.join()
 
 
 def test_an_exchange_that_goes_on_in_a_child_keeps_its_socket_out_of_use(lease: Lease) -> None:

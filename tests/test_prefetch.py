@@ -343,7 +343,7 @@ def test_dropped_answers_free_their_connections(own: tuple[SessionAPI, str]) -> 
         api.open(token).prefetch("cart")
     lease = lease_of(api)
     assert api.open(token).get("name") == "Ann"
-    assert len([known for known in lease._open if known() is not None]) <= LIMIT
+    assert len([known for known in lease._places.values() if known() is not None]) <= LIMIT
 
 
 def test_a_late_answer_is_dropped_with_its_connection(

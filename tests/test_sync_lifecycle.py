@@ -1158,7 +1158,7 @@ def test_view_option_of_an_idle_view(server: Server) -> None:
             response = app.get("/")
     assert response.headers["Vary"] == "Cookie"
     lease = app.watched.store._lease
-    assert (len(lease._idle), len(lease._open)) == (1, 1)
+    assert (len(lease._idle), len(lease._places)) == (1, 1)
 
 
 # -- with others

@@ -5,8 +5,8 @@ that takes back a connection with an unread reply hands one visitor's data to an
 a connection whose replies were not all read is closed before anybody can get it again.
 """
 
+import itertools
 import os
-import threading
 import time
 import weakref
 from collections import deque
@@ -37,10 +37,10 @@ class Lease:
 
     def _reset(self) -> None:
         self._idle: deque[AbstractConnection] = deque()
-        # Weak: a connection that an exception tore out of our hands frees its place by itself.
-        # No WeakSet: an exception in the middle of its bookkeeping would take the place for good.
-        self._open: list[weakref.ref[AbstractConnection]] = []
-        self._lock = threading.Lock()
+        # By number, in the order of their making. Weak: a connection that an exception tore out of
+        # our hands frees its place by itself.
+        self._places: dict[int, weakref.ref[AbstractConnection]] = {}
+        self._numbers = itertools.count()
         self._away: tuple[float, Exception] | None = None
 
     def exchange(self, packet: bytes, replies: int) -> list[Any]:
@@ -94,13 +94,20 @@ class Lease:
             time.sleep(0.001)
 
     def _another(self) -> AbstractConnection | None:
-        with self._lock:
-            self._open = [known for known in self._open if known() is not None]
-            if len(self._open) >= self._limit:
-                return None
-            connection = self._build()
-            self._open.append(weakref.ref(connection))
+        """A new connection, if there is a place for it. Without a lock, which an exception from
+        outside could leave locked, and a fork too: each step is whole, in any order of threads."""
+        places = self._places
+        for number, known in list(places.items()):
+            if known() is None:
+                places.pop(number, None)
+        if len(places) >= self._limit:
+            return None
+        connection, number = self._build(), next(self._numbers)
+        places[number] = weakref.ref(connection)
+        if number in list(places)[: self._limit]:
             return connection
+        del places[number]  # somebody else was faster
+        return None
 
     def _connect(self, connection: AbstractConnection) -> None:
         away = self._away
