@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 import leaks
 import pytest
+from apps import Watched
 from servers import Server, redis_binary, valkey
 
+from pyramid_altsession.interfaces import Store
 from pyramid_altsession.settings import Settings, read_settings
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.memory import MemoryStore
@@ -74,3 +76,9 @@ def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore | RedisStore]:
     opened = open_store(settings_for(url))
     yield opened  # type: ignore[misc]
     opened.close()
+
+
+@pytest.fixture
+def watched(store: Store) -> Watched:
+    """The same, which remembers what it was asked."""
+    return Watched(store)

@@ -38,11 +38,6 @@ DAY = 86400
 
 
 @pytest.fixture
-def watched(store: Store) -> Watched:
-    return Watched(store)
-
-
-@pytest.fixture
 def books(store: Store, request: pytest.FixtureRequest) -> Books:
     return books_of(store, request)
 

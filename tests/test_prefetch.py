@@ -20,15 +20,9 @@ from pyramid_altsession import (
     SessionKey,
     StoreUnavailable,
 )
-from pyramid_altsession.interfaces import Store
 from pyramid_altsession.operations import Read
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores import lease as lease_module
-
-
-@pytest.fixture
-def watched(store: Store) -> Watched:
-    return Watched(store)
 
 
 @pytest.fixture

@@ -37,11 +37,6 @@ WHOLE = GRACE + WINDOW
 
 
 @pytest.fixture
-def watched(store: Store) -> Watched:
-    return Watched(store)
-
-
-@pytest.fixture
 def books(store: Store, request: pytest.FixtureRequest) -> Books:
     return books_of(store, request)
 

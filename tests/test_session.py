@@ -32,11 +32,6 @@ Act = Callable[[AltSession], Any]
 
 
 @pytest.fixture
-def watched(store: Store) -> Watched:
-    return Watched(store)
-
-
-@pytest.fixture
 def behind(store: Store, request: pytest.FixtureRequest) -> Behind:
     """A look behind the store's back."""
     kind = request.node.callspec.params["store"].partition("-")[0]

@@ -23,11 +23,6 @@ from pyramid_altsession.users import MANY, live_sessions
 
 
 @pytest.fixture
-def watched(store: Store) -> Watched:
-    return Watched(store)
-
-
-@pytest.fixture
 def books(store: Store, request: pytest.FixtureRequest) -> Books:
     return books_of(store, request)
 

@@ -32,11 +32,6 @@ def codec(request: pytest.FixtureRequest) -> EncryptedCodec | None:
 
 
 @pytest.fixture
-def watched(store: Store) -> Watched:
-    return Watched(store)
-
-
-@pytest.fixture
 def api(watched: Watched, codec: EncryptedCodec | None) -> SessionAPI:
     return SessionAPI(read_settings({}), store=watched, codec=codec)
 

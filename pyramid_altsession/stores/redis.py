@@ -174,7 +174,7 @@ class RedisStore:
         try:
             match operation:
                 case Read():
-                    packet, count = pack_read(operation, self._prefix), 3 * len(operation.claims)
+                    packet, count = pack_read(operation, self._prefix)
                     replies = self._exchange(operation, packet, count)
                     reply = unpack_read(operation, _no_errors(replies))
                 case Write():
@@ -191,7 +191,7 @@ class RedisStore:
 
     def send(self, operation: Read) -> "SentRead":
         """The packet goes out; its reply is read later."""
-        packet, count = pack_read(operation, self._prefix), 3 * len(operation.claims)
+        packet, count = pack_read(operation, self._prefix)
         try:
             return SentRead(self, self._lease.send(packet, count))
         except redis.RedisError as error:
@@ -312,8 +312,9 @@ def _names(fields: tuple[str, ...]) -> tuple[int, bytes]:
     return 2 + len(names), packed
 
 
-def pack_read(operation: Read, prefix: bytes) -> bytes:
-    """HMGET (or HGETALL), PTTL and the server's TIME for each claim, in one packet."""
+def pack_read(operation: Read, prefix: bytes) -> tuple[bytes, int]:
+    """HMGET (or HGETALL), PTTL and the server's TIME for each claim, in one packet; and how many
+    replies it gets."""
     packet = b""
     for claim in operation.claims:
         key = prefix + claim.id.encode()
@@ -323,7 +324,7 @@ def pack_read(operation: Read, prefix: bytes) -> bytes:
         else:
             count, names = _names(operation.fields)
             packet += _HMGET % (count, size, key, names, size, key)
-    return packet
+    return packet, 3 * len(operation.claims)
 
 
 def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
