@@ -19,14 +19,14 @@ from .errors import AltSessionError, CorruptValue, SessionGone, StoreUnavailable
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
 from .keys import Values
-from .operations import Description, Listing, Read, Timing, Touch, Write
+from .operations import Description, Read, Revoke, Timing, Touch, Write
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
 from .state import Happening, SessionState
 from .stores import open_store
 from .stores.sealed import SealedStore
 from .token import ID_LENGTH, SessionCookie, Token
-from .users import all_sessions, described, end_session, live_sessions, prune
+from .users import all_sessions, described, end_session, end_sessions, live_sessions, prune
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -330,10 +330,13 @@ class SessionAPI:
         Every session that existed when the call began is dead when it returns; a login that
         comes later stays. So after a change of password: change it first, then call this.
         """
-        entries = [e for e in self._store.carry_out(Listing(userid)).values if e[0] != keep]
-        stale = [entry for entry in entries if not self._end(entry[0], userid)]
-        prune(self._store, userid, stale)
-        return len(entries) - len(stale)
+        entries = self._store.carry_out(Revoke(userid, keep)).values
+        ended = end_sessions(self._store, userid, [id for id, _ in entries], self._timing)
+        for id in ended:
+            self._tell(Happening("invalidated", id, userid, "administration"))
+        over = set(ended)
+        prune(self._store, userid, [entry for entry in entries if entry[0] not in over])
+        return len(ended)
 
     def describe(self, id: str) -> SessionInfo | None:
         """What is known of one session, None when there is none. One round trip."""

@@ -14,16 +14,19 @@ class AltSessionError(Exception):
 class SessionGone(AltSessionError, HTTPConflict):
     """The session ended, or was renewed by another request, while this request was under way.
 
-    Nothing was read or written. Without a view of the application's it renders as 409.
+    Nothing was read or written. Without a view of the application's it renders as 409 with
+    ``Retry-After`` (seconds).
     """
 
+    title = "Your session has changed"
     explanation = (
-        "Your session ended or was renewed by another request while this one was under way. "
-        "Please go back, reload the page and try again."
+        "While this page was loading, you signed in or out in another window, or your session was"
+        " ended. So the page could not be finished. Please reload it, sign in if it asks you to, and"
+        " repeat what you did last."
     )
 
     def __init__(self, message: str = "the session is gone") -> None:
-        HTTPConflict.__init__(self, headers=[("Cache-Control", "no-store")])
+        HTTPConflict.__init__(self, headers=[("Cache-Control", "no-store"), ("Retry-After", "1")])
         self.message = message
 
     def __str__(self) -> str:

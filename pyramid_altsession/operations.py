@@ -25,6 +25,7 @@ SAFE_INTEGER = 2**53 - 1
 
 PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI = "@v", "@q", "@d", "@x", "@i"
 PREDECESSOR, USER, LOGIN, CREATED, SEEN = "@p", "@u", "@l", "@c", "@t"
+OWED = "@o"
 """Our own fields of a session's hash; an application's key never begins with @."""
 
 INFO = tuple(f"@n{chunk}" for chunk in range(9))
@@ -44,6 +45,7 @@ class State(Enum):
     REJECTED = b"REJECTED"  # the session lives, the verifier is not and was not just now its own
     REPLACED = b"REPLACED"  # the session lives under a newer verifier, since less than the window
     ENDED = b"ENDED"  # its tombstone stands: invalidated less than the window ago
+    OWED = b"OWED"  # the same, but its browser was not told: this request may start one session
     REUSED = b"REUSED"  # a predecessor came back after its time, and that ended the session
     OTHERS = b"OTHERS"  # it was another user's session, and was ended for this login
     CROWDED = b"CROWDED"  # the user has as many sessions as allowed: nothing was done
@@ -434,13 +436,19 @@ class Renew(LifeVerb):
 
 @dataclass(frozen=True, slots=True)
 class Invalidate(LifeVerb):
-    """Result 1. Forgets the data and leaves a tombstone, known by its nonce to who repeats."""
+    """Result 1. Forgets the data and leaves a tombstone, by whose nonce a repeated script
+    recognises its own.
+
+    ``told``: this request's answer tells the browser. Else the browser goes on sending the dead
+    cookie, and the tombstone owes it one new session.
+    """
 
     nonce: bytes
     user: str = ""
+    told: bool = True
 
     def wire(self) -> tuple[bytes, ...]:
-        return b"invalidate", self.nonce, self.user.encode()
+        return b"invalidate", self.nonce, self.user.encode(), b"1" if self.told else b"0"
 
     def note(self, memo: Memo, result: Any) -> None:
         memo.clear()
@@ -464,7 +472,8 @@ class Rotate(LifeVerb):
 
 @dataclass(frozen=True, slots=True)
 class Login(LifeVerb):
-    """Result 1. Binds the session to a user under a new verifier, with a new lifetime.
+    """Result: how many entries the user's index has. Binds the session to a user under a new
+    verifier, with a new lifetime.
 
     ``tti``: the session's own (None: the setting's). ``limit``: sessions a user may have, 0 for
     any number; where it is reached: CROWDED.
@@ -525,9 +534,11 @@ class Write:
     create: bool = False
     optional: bool = False
     user: str | None = None
-    """The session's user, where the index has to be kept."""
+    """The session's user, where it is known: the script then keeps the index too."""
     anybody: bool = False
     """For administration: whatever the session's verifier is."""
+    mark: bytes = b""
+    """Names the request that may start a new session where the old one owes its browser one."""
 
     @property
     def repeatable(self) -> bool:
@@ -539,10 +550,50 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The index of a user: ``values`` are (session id, time of login in ms), newest first."""
+    """The index of a user: ``values`` are (session id, time of login in ms), newest first.
+
+    ``sample``: only so many, drawn at random; 0: all.
+    """
 
     user: str
+    sample: int = 0
     repeatable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Note in a user's index that every session whose login is older than now is over, but the one
+    with the id ``keep``. ``values``: the entries of the others, as for a Listing.
+
+    The note outlives the entries: a session whose entry an evicting server dropped is ended when
+    it next meets the index.
+    """
+
+    user: str
+    keep: str | None
+    repeatable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End many sessions of one user, whatever their verifiers are. ``values``: for each id whether
+    it was ended. A second try finds what the first one ended by the nonce."""
+
+    user: str
+    ids: tuple[str, ...]
+    nonce: bytes
+    timing: Timing
+    repeatable: ClassVar[bool] = True
+
+    def writes(self) -> tuple[Write, ...]:
+        """One guarded Write for each."""
+        verbs = (Invalidate(self.nonce, self.user, told=False),)
+        return tuple(
+            [
+                Write(Claim(id, b""), verbs, self.timing, user=self.user, anybody=True)
+                for id in self.ids
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,8 +622,10 @@ class Scan:
     repeatable: ClassVar[bool] = True
 
 
-Operation = Read | Write | Listing | Prune | Describe | Scan
+Operation = Read | Write | Listing | Prune | Revoke | End | Describe | Scan
 
+REVOKED = "@ended"
+"""The member of a user's index that a Revoke leaves; its score is the time, ms."""
 PRUNE_AGE = 60_000
 """Milliseconds in which the entry of a login may come before its session."""
 
@@ -588,6 +641,7 @@ class Facts(NamedTuple):
     predecessor: Raw
     user: Raw
     login: Raw
+    seen: Raw = None
 
     @property
     def unconfirmed(self) -> bool:
@@ -601,8 +655,13 @@ class Facts(NamedTuple):
             return stamped(self.predecessor[37:])
         return _number(self.login)
 
+    @property
+    def last_use(self) -> int:
+        """When a write, or a read's touch, last reached the session, ms."""
+        return _number(self.seen) or 0
 
-FACTS = (PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI, PREDECESSOR, USER, LOGIN)
+
+FACTS = (PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI, PREDECESSOR, USER, LOGIN, SEEN)
 
 
 class Description(NamedTuple):
@@ -622,7 +681,8 @@ class Reply(NamedTuple):
 
     ``which``: the claim of a Read that was served, and ``facts`` of its session.
     ``remembered``: milliseconds until the end of a session with a tti of its own, else None.
-    ``user``: whom the session was bound to before a Write.
+    ``user``: whom the session was bound to before a Write. ``since``: when a signed-in session
+    got its verifier, ms.
     """
 
     state: State
@@ -633,6 +693,7 @@ class Reply(NamedTuple):
     facts: Facts | None = None
     remembered: int | None = None
     user: Raw = None
+    since: int | None = None
 
     @property
     def tti(self) -> int | None:

@@ -1,6 +1,5 @@
 """``request.altsession``: keys and values on one side, operations and bytes on the other."""
 
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,7 +34,8 @@ from .operations import (
 )
 from .settings import SessionSettings
 from .state import Happening, SessionState, Status
-from .users import end_session, live_sessions, survey
+from .token import new_verifier
+from .users import end_sessions, live_sessions, prune_some, survey
 
 if TYPE_CHECKING:
     from .interfaces import Store
@@ -46,6 +46,10 @@ E = TypeVar("E")
 
 MAX_INFO_BYTES = 512
 MODIFY_TRIES = 100
+MAX_STEPS = 16
+"""Operations that one call may need; a server whose answers ask for more makes no sense."""
+PRUNE_EACH = 16
+"""Entries of one user's index by which it has to grow until a login looks for ended sessions."""
 
 
 class AltSession:
@@ -295,7 +299,7 @@ class AltSession:
 
         False without a live session.
         """
-        return bool(self._write(Renew(self._state.verifier()))[0])
+        return bool(self._write(Renew(new_verifier()))[0])
 
     # -- more in one round trip
 
@@ -353,17 +357,22 @@ class AltSession:
         verb = self._login(userid, remember, info)
         with suppress(SessionGone):  # the one thing that it does not stand in the way of
             self._settle(needed=False)
+            self._carry_out(self._state.choice())
         try:
-            self._carry_out(self._state.login(verb))
+            (entries,) = self._carry_out(self._state.login(verb))
         except Crowded:
             ended = survey(self._store, userid)[1]  # entries of ended sessions do not count
+            verb = replace(verb, verifier=new_verifier(), limit=verb.limit + ended)
             try:
-                self._carry_out(self._state.login(replace(verb, limit=verb.limit + ended)))
+                (entries,) = self._carry_out(self._state.login(verb))
             except Crowded:
                 raise TooManySessions(
-                    f"the user has {verb.limit} sessions (session.max_sessions_per_user)"
+                    f"the user has {verb.limit - ended} sessions (session.max_sessions_per_user)"
                 ) from None
         self._end_oldest(userid)
+        if entries % PRUNE_EACH == 0:
+            with suppress(StoreUnavailable):  # the user is signed in all the same
+                prune_some(self._store, userid)
 
     def logout(self) -> bool:
         """The same as :meth:`invalidate`."""
@@ -385,7 +394,7 @@ class AltSession:
         own = None if remember is None else round(remember * 1000)
         lifetime = own or round((session.lifetime or LONGEST) * 1000)
         limit = session.max_sessions_per_user if session.on_max_sessions == "deny" else 0
-        return Login(self._state.verifier(), userid, own, lifetime, limit, noted)
+        return Login(new_verifier(), userid, own, lifetime, limit, noted)
 
     def _end_oldest(self, userid: str) -> None:
         """After a login, so that a failure in between ends nobody's session for nothing."""
@@ -394,8 +403,7 @@ class AltSession:
             # Never this one, whatever the server's clock said at its login.
             others = [k.id for k in live_sessions(self._store, userid) if k.id != self.id]
             surplus, timing = others[session.max_sessions_per_user - 1 :], Timing.of(session)
-            ended = [id for id in surplus if end_session(self._store, id, timing, userid)]
-            for id in ended:
+            for id in end_sessions(self._store, userid, surplus, timing):
                 self._notify(Happening("invalidated", id, userid, "max_sessions_per_user"))
 
     # -- the end
@@ -407,9 +415,8 @@ class AltSession:
         starts a new session. :exc:`SessionGone` when another request has just renewed the
         session: it is still alive under its newer cookie, and was not ended.
         """
-        if self._state.layer is not None:
-            self._state.layer.forget()
-        return bool(self._write(Invalidate(secrets.token_bytes(16)))[0])
+        state = self._state
+        return bool(self._write(Invalidate(state.mark, told=state.tells_browser))[0])
 
     # -- the driver: carry out, learn, go on
 
@@ -420,8 +427,12 @@ class AltSession:
         session themselves. ``ask``: who has the first reply."""
         state, carry_out = self._state, self._store.carry_out
         ask = carry_out if ask is None else ask
+        steps = 0
         try:
             while operation is not None:
+                steps += 1
+                if steps > MAX_STEPS:
+                    raise StoreUnavailable("the server's answers contradict each other")
                 try:
                     reply = ask(operation)
                 except BaseException as error:
@@ -497,6 +508,7 @@ class AltSession:
 
     def _write(self, *verbs: Verb) -> Sequence[Any]:
         self._settle(needed=False)
+        self._carry_out(self._state.choice())
         layer = self._state.layer
         if layer is None:
             return self._carry_out(self._state.write(*verbs))

@@ -4,6 +4,7 @@
 so that every driver (plain, awaitable, the tests' scheduler) shares these decisions.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum
@@ -13,6 +14,7 @@ from .errors import SessionGone
 from .frame import alive
 from .operations import (
     CREATED,
+    CSRF_TOKEN,
     LOGIN,
     USER,
     Crowded,
@@ -117,7 +119,8 @@ class SessionState:
     sent: "tuple[Read, Sending] | None" = None  # a prefetch under way
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()
-    _verifier: str | None = None
+    _mark = b""
+    _doubt: Token | None = None  # what the session answers to if a lost reply was a success
 
     def __init__(
         self,
@@ -128,7 +131,8 @@ class SessionState:
         began: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tokens = tokens
+        # By claim: the same token may have come under two signatures.
+        self._tokens = list({token.claim: token for token in tokens}.values())
         self._timing = timing
         self._detached = detached
         self.clock = clock
@@ -171,13 +175,10 @@ class SessionState:
         self._begin()
         if fresh:
             self.memo.forget(*(names or self.memo.fields.copy()))
-        if self.status is Status.UNSEEN:
-            claims = tuple([token.claim for token in self._tokens])
-        elif self.token is not None and self.status is Status.ALIVE:
-            claims = (self.token.claim,)
-        elif self._detached:
-            raise SessionGone()
-        else:
+        claims = self._claims()
+        if not claims:
+            if self._detached:
+                raise SessionGone()
             return None
         if names is None:
             return None if self.memo.complete else Read(claims, None, self._timing, touch)
@@ -186,23 +187,29 @@ class SessionState:
             return None
         return Read(claims, missing, self._timing, touch)
 
+    def choice(self) -> Read | None:
+        """The Read that has to come before a Write where more than one token may be the right one:
+        the first live one serves, and no other is judged by a script that may end its session."""
+        claims = self._claims()
+        return Read(claims, (), self._timing, touch=False) if len(claims) > 1 else None
+
     def write(self, *verbs: Verb) -> Write | None:
         """The Write for the verbs; None when without a session there is nothing to do."""
         self._begin()
+        self._met = frozenset()
         if self.status is Status.ALIVE and self.token is not None:
             return self._guarded(self.token, verbs)
-        if self.status in (Status.UNSEEN, Status.LOST):
-            self._met = frozenset()
+        if self.status in (Status.UNSEEN, Status.LOST) and self._tokens:
             return self._guarded(self._tokens[0], verbs)
         return self._without_session(verbs)
 
     def login(self, verb: Login) -> Write:
         """The Write for a sign-in: the one thing that a gone session does not stand in the way
         of."""
-        if self.status is Status.GONE and not self._detached:
+        if self.status is Status.GONE and self.token is not None and not self._detached:
             self.used = True
-            self.memo.clear()  # a touch that found the end left it as it was
-            return self._create(Token.new(), (verb,))
+            self._met = frozenset()
+            return self._guarded(self.token, (verb,))
         write = self.write(verb)
         assert write is not None  # a Login creates
         return write
@@ -211,13 +218,18 @@ class SessionState:
         """The periodic renewal that is due, to be asked for as the last thing of a request."""
         if not self.renewal_due or self.status is not Status.ALIVE or self.cookie is not None:
             return None
-        return self.write(Rotate(self.verifier(), self._timing.renew_after))
+        return self.write(Rotate(new_verifier(), self._timing.renew_after))
 
-    def verifier(self) -> str:
-        """The next verifier; the same one until it was taken into use, so that a second try
-        after a lost reply finds what the first one did."""
-        self._verifier = self._verifier or new_verifier()
-        return self._verifier
+    @property
+    def tells_browser(self) -> bool:
+        """Whether an answer follows that tells the browser what becomes of its cookie."""
+        return not self._detached
+
+    @property
+    def mark(self) -> bytes:
+        """By what a script recognises this request: the session that it ended, or may start."""
+        self._mark = self._mark or secrets.token_bytes(16)
+        return self._mark
 
     @property
     def user(self) -> str | None:
@@ -230,24 +242,34 @@ class SessionState:
         if self.status is Status.GONE:
             raise SessionGone()
 
+    def _claims(self) -> tuple[Claim, ...]:
+        """Claims to the session that may be the right ones, in the order in which they count."""
+        tokens: Sequence[Token] = ()
+        if self.status is Status.UNSEEN:
+            tokens = self._tokens
+        elif self.status is Status.ALIVE and self.token is not None:
+            tokens = (self.token,)
+        if tokens and self._doubt is not None:
+            tokens = [*tokens, self._doubt]
+        return tuple([token.claim for token in tokens])
+
     def _guarded(self, token: Token, verbs: tuple[Verb, ...], optional: bool = False) -> Write:
         if any(isinstance(verb, Renew | Login) for verb in verbs):
             self._refuse_lost_cookie()
         age = round((self.clock() - self.began) * 1000)
         window = self._timing.window and self._timing.window + age
-        user = self._index_of(verbs)
-        timing = self._times(user)
-        return Write(token.claim, verbs, timing, window, optional=optional, user=user)
-
-    def _index_of(self, verbs: tuple[Verb, ...]) -> str | None:
-        """The user whose index the verbs keep: a touch puts a lost entry back, an end takes it
-        out."""
-        for verb in verbs:
-            if isinstance(verb, Login):
-                return verb.user
-            if isinstance(verb, Touch | Invalidate):
-                return self.user
-        return None
+        signing_in = _who_signs_in(verbs)
+        user = signing_in or self.user
+        starts = self.status is not Status.ALIVE or signing_in is not None
+        return Write(
+            token.claim,
+            verbs,
+            self._times(user),
+            window,
+            optional=optional,
+            user=user,
+            mark=self.mark if starts and not self._detached and _creates(verbs) else b"",
+        )
 
     def _times(self, user: str | None) -> Timing:
         """Until its cookie has come back, an anonymous session may live for a shorter time."""
@@ -258,7 +280,7 @@ class SessionState:
         """A new session where the verbs have something to store; else they find nothing."""
         if self._detached:
             raise SessionGone()
-        if not any(verb.creates for verb in verbs):
+        if not _creates(verbs):
             self.results = [verb.absent() for verb in verbs]
             return None
         return self._create(Token.new(), verbs)
@@ -266,7 +288,7 @@ class SessionState:
     def _create(self, token: Token, verbs: tuple[Verb, ...]) -> Write:
         self._refuse_lost_cookie()
         self.token = token
-        user = self._index_of(verbs)
+        user = _who_signs_in(verbs)
         timing = self._timing if self._detached or user else self._timing.newborn()
         return Write(token.claim, verbs, timing, create=True, user=user)
 
@@ -305,11 +327,14 @@ class SessionState:
             return self._learn_lost(operation, reply)
         if operation.create:
             return self._create(Token.new(), operation.verbs)  # the name was taken
-        chosen = self.status is Status.ALIVE or state is State.OTHERS
-        self.status = Status.LOST
+        chosen = self.status in (Status.ALIVE, Status.GONE) or state is State.OTHERS
+        if self.status is not Status.GONE:
+            self.status = Status.LOST
         if state is State.OTHERS:
             self.memo.fields[USER] = reply.user
         self._note_rejection(operation.claim, state)
+        if chosen:
+            self._leave()
         self.memo.clear()
         if operation.optional:
             if self._detached:
@@ -330,7 +355,8 @@ class SessionState:
             raise SessionGone()
         if ends:
             self.results = [0]
-            if State.ENDED not in self._met:  # else the answer that ended it sees to the cookie
+            # Else another answer may be setting a newer one: of who ended it, or signs in again.
+            if not self._met & {State.ENDED, State.OWED}:
                 self.cookie = False
             return None
         return self._without_session(operation.verbs)
@@ -355,6 +381,7 @@ class SessionState:
             self.memo.fields[USER] = reply.user
         if reply.state is State.REFUSED:
             raise Refused(reply.values)
+        self._note_age_of_verifier(reply.since)
         if operation.create:
             self.status = Status.ALIVE
             self.new = True
@@ -379,21 +406,21 @@ class SessionState:
                 self._adopt(verb.verifier, operation)
                 self._tell("renewed", operation.claim, "periodic")
             elif isinstance(verb, Invalidate):
+                self._leave()
                 self.status = Status.ENDED
                 self.cookie = False if self._tokens else None
-                self.new = False
-                self.left = None
         if self.cookie:
             self.cookie_age = reply.remembered
 
     def _adopt(self, verifier: str, operation: Write) -> None:
         self.token = self.cookie = Token(operation.claim.id, verifier)
-        self._verifier = None
+        self._doubt = None
         self.renewal_due = False
 
     def _learn_values(self, operation: Read, reply: Reply) -> Write | None:
-        if self.status is not Status.ALIVE:
-            self._choose(operation.claims[reply.which])
+        self._choose(operation.claims[reply.which])
+        if self.cookie:
+            self.cookie_age = reply.remembered
         now, memo = reply.now, self.memo
         if operation.fields is None:
             memo.fields = {name: alive(raw, now) for name, raw in reply.values.items()}
@@ -404,12 +431,13 @@ class SessionState:
         facts = reply.facts
         if facts is not None:
             memo.fields[USER], memo.fields[LOGIN] = facts.user, facts.login
-            if self._timing.renew_after and facts.user is not None:
-                since = facts.verifier_since
-                self.renewal_due = (
-                    since is not None and reply.now - since >= self._timing.renew_after
-                )
+            self._note_age_of_verifier(facts.verifier_since)
         return self._touch_if_due(operation, reply)
+
+    def _note_age_of_verifier(self, since: int | None) -> None:
+        """Only signed-in sessions have a ``since``."""
+        after, now = self._timing.renew_after, self.now
+        self.renewal_due = bool(after) and since is not None and (now or 0) - since >= after
 
     def _touch_if_due(self, operation: Read, reply: Reply) -> Write | None:
         """The touch that a read owes: not before touch_interval, and never at the deadline.
@@ -426,9 +454,11 @@ class SessionState:
         timing = self._times(None).own(reply.tti)
         confirms = facts.unconfirmed and facts.proof == token.claim.proof
         astray = left == -1 or left > timing.tti + timing.interval + 1000
-        due = left < timing.tti and (
-            reply.deadline is None or reply.now + left < reply.deadline  # the deadline limits it
-        )
+        if reply.deadline is not None and reply.now + left >= reply.deadline:
+            # No touch moves the end; but the index of its user has to see the session at times.
+            due = facts.login is not None and reply.now - facts.last_use >= self._timing.interval
+        else:
+            due = left < timing.tti
         return (
             self._guarded(token, (Touch(),), optional=True) if due or astray or confirms else None
         )
@@ -441,16 +471,37 @@ class SessionState:
             self.memo.clear()
             raise SessionGone()
 
+    def _leave(self) -> None:
+        """The session that this request saw is over for it: nothing that was read of it, or is not
+        written into it yet, may reach another one."""
+        self.memo.clear()
+        self.left = self.cookie = self._doubt = None
+        self.new = self.renewal_due = False
+        if self.layer is not None:
+            self.layer.forget()
+        self.abandon()
+
     def unsure(self, operation: Read | Write) -> None:
-        """No reply came: whether a write was carried out is not known, so forget its fields."""
-        if isinstance(operation, Write):
-            self.memo.forget(*[v.name for v in operation.verbs if isinstance(v, DataVerb)])
+        """No reply came: whether a write was carried out is not known. So forget its fields, and
+        let a read tell which verifier the session answers to before anything else is written."""
+        if not isinstance(operation, Write):
+            return
+        self.memo.forget(*[v.name for v in operation.verbs if isinstance(v, DataVerb)])
+        for verb in operation.verbs:
+            if isinstance(verb, Renew | Login) and not operation.create:
+                self._doubt = Token(operation.claim.id, verb.verifier)
+                self.memo.forget(USER, LOGIN, CSRF_TOKEN)
 
     def _choose(self, claim: Claim) -> None:
         """The first live candidate serves the whole request."""
-        if self.status is not Status.ALIVE:
-            self.status = Status.ALIVE
-            (self.token,) = [token for token in self._tokens if token.claim == claim]
+        if self._doubt is not None and claim == self._doubt.claim:
+            self.token = self.cookie = self._doubt  # the lost reply was a success
+            self._doubt = None
+            self._tell("renewed", claim, "lost reply")
+        elif self.status is not Status.ALIVE:
+            known = self._tokens if self.token is None else [*self._tokens, self.token]
+            self.token = next(token for token in known if token.claim == claim)
+        self.status = Status.ALIVE
 
     def _after(self, claim: Claim) -> Token | None:
         claims = [token.claim for token in self._tokens]
@@ -461,8 +512,6 @@ class SessionState:
         if state in (State.REJECTED, State.REUSED) and claim not in self._rejected:
             self._rejected |= {claim}
             self._tell("rejected", claim, state.name.lower())
-        if state is State.OTHERS and self.layer is not None:
-            self.layer.forget()
         if state in (State.OTHERS, State.REUSED):
             reason = "login of another user" if state is State.OTHERS else "reuse"
             self._tell("invalidated", claim, reason)
@@ -472,4 +521,13 @@ class SessionState:
 
 
 def _signs_in(operation: Read | Write) -> bool:
-    return isinstance(operation, Write) and any(isinstance(v, Login) for v in operation.verbs)
+    return isinstance(operation, Write) and _who_signs_in(operation.verbs) is not None
+
+
+def _who_signs_in(verbs: Collection[Verb]) -> str | None:
+    return next((verb.user for verb in verbs if isinstance(verb, Login)), None)
+
+
+def _creates(verbs: Collection[Verb]) -> bool:
+    """Whether a visitor without a session gets one for these."""
+    return any(verb.creates for verb in verbs)

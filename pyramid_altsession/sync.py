@@ -23,6 +23,7 @@ from .operations import CSRF_TOKEN, Append, Pop, Raw, Refused, Remove, Renew, Se
 from .session import AltSession
 from .settings import Settings
 from .state import Status
+from .token import new_verifier
 
 AUTH_USERID = "auth.userid"
 """Where Pyramid's SessionAuthenticationHelper keeps who is signed in."""
@@ -319,7 +320,7 @@ class SyncSession(MutableMapping[str, Any]):
         verbs: list[Verb] = []
         if self._dirty.get(AUTH_USERID) is not None and AUTH_USERID in names:
             if self._state.status is not Status.NONE:
-                verbs.append(Renew(self._state.verifier()))
+                verbs.append(Renew(new_verifier()))
             self._dirty.setdefault(CSRF_TOKEN, None)
             names = [*names, CSRF_TOKEN]
         for name in dict.fromkeys(names):

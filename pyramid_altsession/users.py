@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .operations import (
     Describe,
     Description,
+    End,
     Invalidate,
     Listing,
     Prune,
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from .interfaces import Store
 
 MANY = 500
-"""Sessions described in one packet: others get their turn on the server in between."""
+"""Sessions described, or ended, in one packet: others get their turn on the server in between."""
+SAMPLE = 64
+"""Entries of a user's index that are looked at when it has grown."""
 
 
 def described(store: "Store", ids: Iterable[str]) -> Iterator[tuple[str, Description | None]]:
@@ -59,6 +62,17 @@ def prune(store: "Store", user: str, ended: list[tuple[str, int]]) -> int:
     return sum([store.carry_out(Prune(user, part)).values for part in parts])
 
 
+def prune_some(store: "Store", user: str) -> None:
+    """Look at some entries of the user's index and forget those of ended sessions, so that logins
+    without a logout do not let it grow for ever. At most three round trips."""
+    entries = store.carry_out(Listing(user, SAMPLE)).values
+    known = described(store, [id for id, _ in entries])
+    pairs = zip(entries, known, strict=True)
+    ended = [entry for entry, (_, found) in pairs if found is None]
+    if ended:
+        prune(store, user, ended)
+
+
 def all_sessions(store: "Store") -> Iterator[Description]:
     """Every session there is from beginning to end of the walk, some perhaps twice."""
     cursor = 0
@@ -69,8 +83,20 @@ def all_sessions(store: "Store") -> Iterator[Description]:
             return
 
 
+def end_sessions(store: "Store", user: str, ids: list[str], timing: Timing) -> list[str]:
+    """End sessions of one user whatever their verifiers are, many to a packet; those that were
+    ended."""
+    nonce = secrets.token_bytes(16)
+    ended: list[str] = []
+    for start in range(0, len(ids), MANY):
+        part = tuple(ids[start : start + MANY])
+        done = store.carry_out(End(user, part, nonce, timing)).values
+        ended += [id for id, over in zip(part, done, strict=True) if over]
+    return ended
+
+
 def end_session(store: "Store", id: str, timing: Timing, user: str | None = None) -> bool:
     """End a session whatever its verifier is; with ``user``, only if it is this user's."""
-    verb = Invalidate(secrets.token_bytes(16), user or "")
+    verb = Invalidate(secrets.token_bytes(16), user or "", told=False)
     reply = store.carry_out(Write(Claim(id, b""), (verb,), timing, user=user, anybody=True))
     return reply.state is State.LIVE and reply.values == [1]

@@ -9,6 +9,7 @@ from apps import Behind, Browser
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.interfaces import Store
+from pyramid_altsession.operations import REVOKED
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores.memory import MemoryStore
 
@@ -29,6 +30,10 @@ class Books(Behind):
 
     def index(self, user: str) -> dict[str, int]:
         """Session id: time of login, ms."""
+        return {id: score for id, score in self.members(user).items() if id != REVOKED}
+
+    def members(self, user: str) -> dict[str, int]:
+        """The same, and the time of the last revocation."""
         if self.client is None:
             assert isinstance(self.store, MemoryStore)
             return dict(self.store.indexes.get(user, {}))

@@ -8,7 +8,8 @@ event the invariants hold, by the names of their list:
 
 I1  nothing reads or writes with a token once its renewal or its session's end is carried out
 I2  an acknowledged write is there as long as its session is
-I4  within the window no answer to a request with a replaced token touches the cookie
+I4  within the window no answer to a request with a replaced token touches the cookie; one whose
+    end the browser was not told of starts one session, and none once a login has come with it
 I5  a browser is refused no longer than the window, and not at all once it has every answer
 I6  every key has a TTL, of at most tti + touch_interval
 I8  one request never meets two sessions, nor a session and its absence
@@ -27,7 +28,16 @@ from pyramid.response import Response
 from pyramid_altsession import AltSession, SessionGone
 from pyramid_altsession.api import RECORD, SessionAPI
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Invalidate, Operation, Read, Renew, Reply, State, Write
+from pyramid_altsession.operations import (
+    Invalidate,
+    Login,
+    Operation,
+    Read,
+    Renew,
+    Reply,
+    State,
+    Write,
+)
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.token import Claim
@@ -58,6 +68,7 @@ class Actor:
         self.began = 0.0
         self.response: Response | None = None  # what is under way to the browser
         self.cookie: str | None = None  # what it sets
+        self.made = 0  # the answer's place among all answers
         self.refused = False
         self.thinks = False
         self.ended_own = False
@@ -92,6 +103,8 @@ class Actor:
         except SessionGone:
             self.refused = True
         self.response = Response()
+        world.answers += 1
+        self.made = world.answers
         request._process_response_callbacks(self.response)
         for header in self.response.headers.getall("Set-Cookie"):
             self.cookie = header.partition(";")[0].partition("=")[2] or None
@@ -168,11 +181,15 @@ class World:
         self.api = SessionAPI(SETTINGS, store=Stepped(self, self.store))
         self.registry = Registry()
         first = self.api.create({"a": "old", "b": "old", "n": 0})
+        self.first = first.id
         self.jar: str | None = first.token
         self.deaths: dict[Claim, tuple[float, Actor, type]] = {}
         self.ended: dict[str, float] = {}
+        self.untold: set[str] = set()  # ended by administration
+        self.born: dict[Claim, bool] = {}  # of a dead cookie: whether by a login
         self.kept: list[tuple[str, str, bytes]] = []
         self.lost = False
+        self.answers = self.newest = 0
         self.actors = [Actor(self, number, body) for number, body in enumerate(bodies)]
 
     # what happens
@@ -202,6 +219,9 @@ class World:
                 self.lost = True
             elif response.headers.getall("Set-Cookie"):
                 self.jar = actor.cookie
+                # Of two answers that set a cookie the browser keeps the one that comes last.
+                self.lost |= self.first in self.untold and actor.made < self.newest
+                self.newest = max(self.newest, actor.made)
         if self.memory is not None:
             self.check()
 
@@ -227,16 +247,30 @@ class World:
             raise Broken("I8: one request met two sessions")
         if not isinstance(operation, Write):
             return
+        if operation.create:
+            self._note_birth(actor, any(isinstance(verb, Login) for verb in operation.verbs))
         for verb, result in zip(operation.verbs, reply.values, strict=True):
             if isinstance(verb, Renew | Invalidate):
                 self.deaths[claim] = (self.now, actor, type(verb))
             if isinstance(verb, Invalidate):
                 self.ended[claim.id] = self.now
                 actor.ended_own = True
+                if operation.anybody:
+                    self.untold.add(claim.id)
             if getattr(verb, "name", "") == actor.key:
                 stored = result if isinstance(result, bytes) else getattr(verb, "value", b"")
                 self.kept.append((claim.id, actor.key, stored))
                 actor.written.add(claim.id)
+
+    def _note_birth(self, actor: Actor, by_login: bool) -> None:
+        """I4, where the browser was not told of an end: its dead cookie starts one session, and
+        none after a login that came with it."""
+        sent = actor.sent
+        if sent is None or sent.id not in self.untold or self.now - self.ended[sent.id] >= WINDOW:
+            return
+        if sent in self.born and not by_login:
+            raise Broken("I4: a dead cookie starts a second session")
+        self.born[sent] = by_login
 
     def check(self) -> None:
         """I1, I2 and I6, by what the store holds."""
@@ -246,7 +280,7 @@ class World:
                 raise Broken(f"I6: a key with {left} seconds left")
             fields = self.behind.fields(id)
             if id in self.ended:
-                if set(fields) != {"@x"}:
+                if set(fields) - {"@o"} != {"@x"}:
                     raise Broken("I1: data under an ended session")
                 if left > self.ended[id] + WINDOW - self.now + 0.001:
                     raise Broken("I5: a tombstone was prolonged")

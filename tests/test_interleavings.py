@@ -2,15 +2,18 @@
 answers. The mutants at the end take one guard out each, and must be found."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
-from scheduler import WINDOW, Actor, Body, Broken, World, explore, found, play
+from scheduler import WINDOW, Actor, Body, Broken, World, explore, found, play, sample
 from servers import Server
 
 from pyramid_altsession import AltSession, SessionGone
 from pyramid_altsession.operations import (
     Invalidate,
+    Login,
     Operation,
     Renew,
     Reply,
@@ -23,6 +26,7 @@ from pyramid_altsession.settings import read_settings
 from pyramid_altsession.state import SessionState, Status
 from pyramid_altsession.stores import memory, open_store
 from pyramid_altsession.stores.memory import MemoryStore
+from pyramid_altsession.token import Token
 
 Act = Callable[[Actor, AltSession], object]
 
@@ -277,10 +281,112 @@ class Repeating:
         return self.carry_out_once(operation)
 
 
-# -- what one cookie cannot give (docs/semantics, "Limits of one cookie")
+# -- sessions that are ended from elsewhere, of which the browser is not told
+
+
+def elsewhere(actor: Actor, session: AltSession) -> None:
+    """No request of the browser's: administration ends its session."""
+    actor.world.api.invalidate_id(actor.world.first)
 
 
 def sign_in(actor: Actor, session: AltSession) -> None:
+    session.login("ann")
+
+
+def looks(actor: Actor, session: AltSession) -> None:
+    """A page that reads, and then stores something for its form."""
+    session.get("a")
+    session.setdefault("token", 1)
+
+
+UNTOLD: dict[str, list[Body]] = {
+    "set": [alone("set"), elsewhere],
+    "two tabs": [alone("set"), elsewhere, alone("increment")],
+    "read and write": [looks, elsewhere],
+    "between reads": [between("set"), elsewhere],
+    "login": [sign_in, elsewhere],
+    "login and a late write": [alone("set"), elsewhere, sign_in],
+    "logout": [alone("invalidate"), elsewhere],
+    "logout and a write": [alone("invalidate"), elsewhere, alone("set")],
+    "nothing to store": [alone("remove"), elsewhere, alone("set")],
+    "ended twice": [alone("set"), elsewhere, elsewhere],
+}
+
+
+@pytest.mark.parametrize("bodies", UNTOLD.values(), ids=UNTOLD)
+def test_ended_elsewhere(bodies: Sequence[Body]) -> None:
+    """A session that is ended from elsewhere, in every interleaving with the browser's requests,
+    whose answers come in any order or get lost: of the dead cookie one session is born, a login
+    is not followed by another, and a browser that has every answer is not refused."""
+    lossy = len(bodies) == 2
+    assert len(list(explore(lambda: World(bodies), lossy=lossy))) >= 20
+
+
+@pytest.mark.parametrize("bodies", UNTOLD.values(), ids=UNTOLD)
+def test_ended_elsewhere_in_time(bodies: Sequence[Body]) -> None:
+    """The same with time passing: within the window, and beyond it."""
+    rng = Random(4)
+    runs = sample(lambda: World(bodies), 300, rng, ticks=[WINDOW - 1, WINDOW * 3])
+    assert len(list(runs)) == 300
+
+
+def test_signed_out_elsewhere_and_back_at_once(worlds: Callable[..., World]) -> None:
+    """A browser that is signed out from elsewhere is served at its next request: the form's page
+    stores its token, and the login that it posts is the same browser's."""
+    world = worlds(looks, elsewhere, looks, sign_in, alone("set"))
+    play(world, *run(0, 3), ("deliver", 0), *run(1), *run(2, 5), ("deliver", 2))
+    play(world, *run(3, 3), ("deliver", 3), *run(4, 2), ("deliver", 4))
+    assert [actor.refused for actor in world.actors] == [False] * 5
+    assert world.api.open(str(world.jar)).userid() == "ann"
+
+
+def test_write_that_comes_after_the_birth(worlds: Callable[..., World]) -> None:
+    """A slow write with the dead cookie that reaches the server after the new session began is
+    refused, and leaves the new cookie alone."""
+    world = worlds(alone("set"), elsewhere, alone("set"))
+    play(world, ("step", 0), ("step", 2), *run(1), *run(2), ("deliver", 2), *run(0), ("deliver", 0))
+    assert [actor.refused for actor in world.actors] == [True, False, False]
+    assert jar_of(world) == {"own2": 1}
+
+
+def test_write_that_comes_after_a_login(worlds: Callable[..., World]) -> None:
+    """A login with the dead cookie marks its tombstone: the slow write is refused."""
+    world = worlds(alone("set"), elsewhere, sign_in)
+    play(world, ("step", 0), ("step", 2), *run(1), *run(2), ("deliver", 2), *run(0), ("deliver", 0))
+    assert world.actors[0].refused is True
+    assert world.api.open(str(world.jar)).userid() == "ann"
+
+
+def test_login_after_the_session_was_seen_alive(worlds: Callable[..., World]) -> None:
+    """A login in a request that saw the session alive, and then gone, marks the tombstone too."""
+
+    def reads_and_signs_in(actor: Actor, session: AltSession) -> None:
+        session.get("a")
+        with suppress(SessionGone):
+            session.get("b")
+        actor.ended_own = True  # a sign-in may go from one session to another
+        session.login("ann")
+
+    world = worlds(reads_and_signs_in, elsewhere, alone("set"))
+    play(world, ("step", 2), *run(0), *run(1), *run(0, 3), ("deliver", 0), *run(2), ("deliver", 2))
+    assert [actor.refused for actor in world.actors] == [False, False, True]
+    assert world.api.open(str(world.jar)).userid() == "ann"
+
+
+def test_lost_reply_of_a_birth(worlds: Callable[..., World]) -> None:
+    """A script that is sent again finds that the session is its own request's to start."""
+    world = worlds(alone("set"), elsewhere)
+    play(world, ("step", 0), *run(1))
+    world.api._store.store = Repeating(world.store.carry_out)  # type: ignore[attr-defined]
+    play(world, *run(0), ("deliver", 0))
+    assert world.actors[0].refused is False
+    assert jar_of(world) == {"own0": 1}
+
+
+# -- what one cookie cannot give (docs/semantics, "Limits of one cookie")
+
+
+def sign_in_anyhow(actor: Actor, session: AltSession) -> None:
     actor.sent = None  # a login may set a cookie whatever it came with
     session.login("ann")
 
@@ -292,7 +398,7 @@ def jar_of(world: World) -> dict[str, Any]:
 def test_expired_cookie_and_a_login(worlds: Callable[..., World]) -> None:
     """23: a slow first write with an expired cookie that crosses a login: the later answer's
     cookie wins. It opens an anonymous session; the user's is neither harmed nor in it."""
-    world = worlds(alone("set"), sign_in)
+    world = worlds(alone("set"), sign_in_anyhow)
     world.behind.end_in(str(world.jar).partition(".")[0], 0)
     play(world, ("step", 0), *run(1, 3), ("deliver", 1), *run(0, 2), ("deliver", 0))
     assert (jar_of(world), world.actors[0].refused) == ({"own0": 1}, False)
@@ -314,7 +420,7 @@ def test_first_writes_without_a_session(worlds: Callable[..., World]) -> None:
 def test_answers_that_change_places(worlds: Callable[..., World]) -> None:
     """25: the answer to a renewal that arrives after that of a login which came later: the
     browser is in its old, anonymous session, is not refused there, and the next login heals it."""
-    world = worlds(alone("renew"), sign_in, alone("set"), sign_in)
+    world = worlds(alone("renew"), sign_in_anyhow, alone("set"), sign_in_anyhow)
     play(world, ("step", 0), ("step", 1), *run(0, 1), *run(1, 2), ("deliver", 1), ("deliver", 0))
     assert jar_of(world) == {"a": "old", "b": "old", "n": 0}
     play(world, *run(2), ("deliver", 2), *run(3), ("deliver", 3))
@@ -445,6 +551,26 @@ def one_dead_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyramid_altsession.operations._KEPT", 1)
 
 
+def not_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tombstone does not note that its session was followed by another."""
+    monkeypatch.setattr(memory._Change, "owed", lambda change: State.OWED)
+
+
+def untold_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tombstone counts as one that the browser was told of."""
+    monkeypatch.setattr(memory._Change, "owed", lambda change: State.ENDED)
+
+
+def login_unmarked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login starts its session without a look at the tombstone."""
+
+    def mutant(state: SessionState, verb: Login) -> Write:
+        state.used = True
+        return state._create(Token.new(), (verb,))
+
+    monkeypatch.setattr(SessionState, "login", mutant)
+
+
 def write_in_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check first, write then: EXISTS and HSET, with room for another request between them."""
     unguarded_write(monkeypatch)
@@ -468,6 +594,9 @@ MUTANTS: dict[Mutant, tuple[list[Body], str, dict[str, Any]]] = {
     gone_forgotten: ([between("get"), alone("renew")], "I8", {}),
     cookie_always_dropped: ([alone("invalidate"), anew], "I4", {}),
     refusal_swallowed: (PAIR, "I2", {}),
+    not_marked: ([alone("set"), elsewhere, alone("increment")], "I4", {}),
+    untold_as_told: ([alone("set"), elsewhere], "I5", {}),
+    login_unmarked: ([alone("set"), elsewhere, sign_in], "I4", {}),
     one_dead_proof: ([alone("set"), alone("renew"), alone("renew")], "I4", {}),
     write_in_two_steps: ([alone("set"), alone("invalidate")], "I1", {}),
 }

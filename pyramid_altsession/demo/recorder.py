@@ -22,11 +22,13 @@ from ..interfaces import ISessionAPI, Store
 from ..operations import (
     DataVerb,
     Describe,
+    End,
     Listing,
     Operation,
     Prune,
     Read,
     Reply,
+    Revoke,
     Scan,
     Write,
 )
@@ -64,13 +66,19 @@ class Step:
         return cls("create" if operation.create else "write", verbs, keys)
 
 
-def of_users(operation: Listing | Prune | Describe | Scan) -> tuple[tuple[str], tuple[str, ...]]:
+def of_users(
+    operation: Listing | Prune | Revoke | End | Describe | Scan,
+) -> tuple[tuple[str], tuple[str, ...]]:
     """Verb and keys of what is asked about many sessions."""
     match operation:
         case Listing(user):
             return ("list",), (user,)
         case Prune(user):
             return ("prune",), (user,)
+        case Revoke(user):
+            return ("revoke",), (user,)
+        case End(_, ids):
+            return ("end",), tuple(short(id) for id in ids)
         case Describe(ids):
             return ("describe",), tuple(short(id) for id in ids)
         case _:

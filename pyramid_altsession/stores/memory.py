@@ -3,6 +3,7 @@
 ``apply`` is write.lua in Python; the contract suite holds the two together.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -18,16 +19,19 @@ from ..operations import (
     INFO,
     INFO_CHUNK,
     LOGIN,
+    OWED,
     OWN_TTI,
     PREDECESSOR,
     PROOF,
     PRUNE_AGE,
+    REVOKED,
     SEEN,
     TOMBSTONE,
     USER,
     DataVerb,
     Describe,
     Description,
+    End,
     Everything,
     Facts,
     Invalidate,
@@ -40,10 +44,10 @@ from ..operations import (
     Refused,
     Renew,
     Reply,
+    Revoke,
     Rotate,
     Set,
     State,
-    Touch,
     Verb,
     Write,
     by_predecessor,
@@ -100,9 +104,21 @@ class MemoryStore:
                     return self._read(operation, now)
                 case Write():
                     return apply(self, operation, now)
-                case Listing(user):
-                    entries = sorted(self.indexes.get(user, {}).items(), key=_newest_first)
-                    return Reply(State.LIVE, entries, now)
+                case Listing(user, sample):
+                    entries = self._listed(user)
+                    some = random.sample(entries, min(sample, len(entries))) if sample else entries
+                    return Reply(State.LIVE, some, now)
+                case Revoke(user, keep):
+                    index = self.indexes.setdefault(user, {})
+                    index[REVOKED] = now
+                    if keep is not None:
+                        index.setdefault(keep, now)
+                    others = [entry for entry in self._listed(user) if entry[0] != keep]
+                    return Reply(State.LIVE, others, now)
+                case End():
+                    replies = [apply(self, write, now) for write in operation.writes()]
+                    done = [r.state is State.LIVE and r.values == [1] for r in replies]
+                    return Reply(State.LIVE, done, now)
                 case Prune():
                     return Reply(State.LIVE, self._prune(operation, now), now)
                 case Describe(ids):
@@ -124,6 +140,10 @@ class MemoryStore:
                 return Reply(state, values, now, left, which, held.facts, held.remembered(now))
             states.append(state)
         return Reply(State.DEAD, states)
+
+    def _listed(self, user: str) -> list[tuple[str, int]]:
+        entries = sorted(self.indexes.get(user, {}).items(), key=_newest_first)
+        return [entry for entry in entries if entry[0] != REVOKED]
 
     def _prune(self, operation: Prune, now: int) -> int:
         index = self.indexes.get(operation.user, {})
@@ -194,9 +214,12 @@ class _Change:
 
     def reply(self) -> Reply:
         if self.repeated():
-            done = [None if isinstance(verb, Set) else 1 for verb in self.write.verbs]
+            done = [self.result_of_repeated(verb) for verb in self.write.verbs]
             return self.answer(State.LIVE, done, self.held)
         state = self.guard()
+        if state is State.LIVE and self.revoked():
+            self.finish(b"revoked", b"")
+            state = State.ENDED
         if state is not State.LIVE:
             return Reply(state, (), self.now)
         results: list[Any] = []
@@ -213,13 +236,15 @@ class _Change:
         ended = [v for v, done in zip(self.write.verbs, results, strict=True) if done]
         for verb in ended:
             if isinstance(verb, Invalidate):
-                self.finish(verb.nonce)
+                self.finish(verb.nonce, None if verb.told else b"")
                 self.index().pop(self.id, None)
                 return Reply(State.LIVE, results, self.now, user=self.user)
         if self.successor is not None:
             self.replace(self.successor)
         self.confirm()
         self.keep()
+        if isinstance(self.first, Login):
+            results[0] = self.entries()
         return self.answer(State.LIVE, results, self.draft)
 
     def repeated(self) -> bool:
@@ -227,6 +252,34 @@ class _Change:
         if isinstance(self.first, Renew | Rotate | Login) and not self.write.create:
             return self.held.get(PROOF) == self.first.proof
         return isinstance(self.first, Invalidate) and (self.held.get(TOMBSTONE) == self.first.nonce)
+
+    def result_of_repeated(self, verb: Verb) -> int | None:
+        """The first try carried it out; beside the first verb that is a Set without a ttl."""
+        if isinstance(verb, Login):
+            return self.entries()
+        return None if isinstance(verb, Set) else 1
+
+    def revoked(self) -> bool:
+        """Whether the index has lost this session and its user was logged out everywhere since the
+        login. Any other lost entry is put back."""
+        write, login = self.write, self.held.number(LOGIN)
+        guarded = not write.create and not write.anybody
+        if write.user is None or login is None or not guarded:
+            return False
+        if isinstance(self.first, Login | Invalidate) or self.id in self.index():
+            return False
+        if login < self.index().get(REVOKED, 0):
+            return True
+        self.index()[self.id] = login
+        return False
+
+    def owed(self) -> State:
+        """State of a tombstone for who comes with its claim."""
+        owed, mark = self.held.get(OWED), self.write.mark
+        if owed is None or (owed and owed != mark):
+            return State.ENDED
+        self.held[OWED] = mark
+        return State.OWED
 
     def guard(self) -> State:
         write, held, now = self.write, self.held, self.now
@@ -242,8 +295,10 @@ class _Change:
             if self.timing.lifetime:
                 self.draft[DEADLINE] = b"%d" % (now + self.timing.lifetime)
             return State.LIVE
+        if state is State.ENDED:
+            return self.owed()
         if state is State.REUSED:
-            self.finish(b"reused")
+            self.finish(b"reused", write.mark)
         deadline, seen = held.number(DEADLINE), held.number(SEEN)
         if state is State.LIVE and deadline is not None and seen is not None and now < seen:
             deadline -= seen - now  # the clock was set back: the end moves with it
@@ -266,10 +321,6 @@ class _Change:
                     self.put(name, alive(draft[name], self.now))
                 live = [(n.encode(), raw) for n, raw in draft.items() if n[0] != "@"]
                 return [part for both in live for part in both]
-            case Touch():
-                login = self.held.number(LOGIN)
-                if self.write.user is not None and login is not None:
-                    self.index()[self.id] = login
             case Renew():
                 self.successor = verb.proof
             case Rotate():
@@ -298,17 +349,20 @@ class _Change:
             self.put(name, part or None)
 
     def admit(self, verb: Login) -> State:
-        if self.user is not None and self.user != verb.user.encode():
-            self.finish(b"others")
-            return State.OTHERS
         index = self.index()
-        if 0 < verb.limit <= len(index) and self.id not in index:
+        if 0 < verb.limit <= self.entries() and self.id not in index:
             return State.CROWDED
+        if self.user is not None and self.user != verb.user.encode():
+            self.finish(b"others", None)
+            return State.OTHERS
         index[self.id] = self.now
         return State.LIVE
 
     def index(self) -> dict[str, int]:
         return self.store.indexes.setdefault(self.write.user or "", {})
+
+    def entries(self) -> int:
+        return len(self.index().keys() - {REVOKED})
 
     def put(self, name: str, value: Raw) -> None:
         self.draft.pop(name, None)
@@ -344,10 +398,14 @@ class _Change:
         if previous is not None and unchanged and own and self.held.facts.unconfirmed:
             self.draft[PREDECESSOR] = previous[:32] + stamp(self.now) + previous[37:]
 
-    def finish(self, nonce: bytes) -> None:
+    def finish(self, nonce: bytes, owed: Raw) -> None:
+        """``owed``: None where an answer tells the browser; else the mark of the request that may
+        start the session that follows, empty for the first one that asks."""
         self.store.hashes.pop(self.id, None)
         if self.timing.window:
             tombstone = self.store.hashes[self.id] = Hash({TOMBSTONE: nonce})
+            if owed is not None:
+                tombstone[OWED] = owed
             tombstone.expires = self.now + self.timing.window
 
     def keep(self) -> None:
@@ -361,4 +419,7 @@ class _Change:
 
     def answer(self, state: State, results: list[Any], held: Hash) -> Reply:
         left, remembered = held.expires - self.now, held.remembered(self.now)
-        return Reply(state, results, self.now, left, remembered=remembered, user=self.user)
+        since = self.held.facts.verifier_since
+        return Reply(
+            state, results, self.now, left, remembered=remembered, user=self.user, since=since
+        )

@@ -24,6 +24,7 @@ from redis.connection import (
 from redis.retry import Retry
 
 from ..errors import AltSessionError, CorruptValue, StoreFull, StoreUnavailable
+from ..keys import LONGEST
 from ..operations import (
     CREATED,
     FACTS,
@@ -31,16 +32,19 @@ from ..operations import (
     LOGIN,
     PROOF,
     PRUNE_AGE,
+    REVOKED,
     SEEN,
     USER,
     Describe,
     Description,
+    End,
     Facts,
     Listing,
     Operation,
     Prune,
     Read,
     Reply,
+    Revoke,
     Scan,
     State,
     Write,
@@ -57,6 +61,7 @@ SCRIPT = resources.files(__package__).joinpath("write.lua").read_bytes()
 SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 PRUNE_SCRIPT = resources.files(__package__).joinpath("prune.lua").read_bytes()
+REVOKE_SCRIPT = resources.files(__package__).joinpath("revoke.lua").read_bytes()
 
 _OURS = tuple(name.encode() for name in FACTS)
 _DESCRIBED = tuple(name.encode() for name in (PROOF, USER, CREATED, SEEN, LOGIN, *INFO))
@@ -179,6 +184,8 @@ class RedisStore:
                     reply = unpack_read(operation, _no_errors(replies))
                 case Write():
                     reply = self._write(operation)
+                case End():
+                    reply = self._end(operation)
                 case _:
                     packet, count = pack_many(operation, self._prefix)
                     replies = self._exchange(operation, packet, count)
@@ -212,6 +219,16 @@ class RedisStore:
             packet = pack_write(operation, self._prefix, load=True)
             (answer,) = self._exchange(operation, packet, 1)
         return unpack_write(answer)
+
+    def _end(self, operation: End) -> Reply:
+        """As for single writes; the first one of the packet brings the script along."""
+        writes = operation.writes()
+        packet = b"".join([pack_write(w, self._prefix, load=w is writes[0]) for w in writes])
+        answers = self._exchange(operation, packet, len(writes))
+        if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+            answers = self._exchange(operation, packet, len(writes))
+        replies = [unpack_write(answer) for answer in answers]
+        return Reply(State.LIVE, [r.state is State.LIVE and r.values == [1] for r in replies])
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
@@ -289,6 +306,8 @@ class _Need(IntEnum):
 
     @classmethod
     def of(cls, operation: Operation) -> "_Need":
+        if isinstance(operation, Revoke | End | Prune):
+            return cls.WRITE
         if not isinstance(operation, Write):
             return cls.READ
         return cls.ROOM if any(verb.creates for verb in operation.verbs) else cls.WRITE
@@ -363,6 +382,7 @@ def _left(pttl: int) -> int | None:
     return None if pttl == -2 else pttl
 
 
+@lru_cache(1024)
 def _index(prefix: bytes, user: str) -> bytes:
     """The key of a user's index: no user id, whatever is in it, gets into a key or a log."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(user.encode()).digest())
@@ -379,7 +399,7 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
         *((b"EVAL", SCRIPT) if load else (b"EVALSHA", SCRIPT_SHA)),
         *(b"%d" % len(keys), *keys),
         operation.claim.proof,
-        b"1" if operation.create else b"any" if operation.anybody else b"0",
+        b"1" if operation.create else b"any" if operation.anybody else b"0" + operation.mark,
         b"%d" % timing.tti,
         b"%d" % timing.interval,
         b"%d" % timing.lifetime,
@@ -394,19 +414,24 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
 
 
 def unpack_write(answer: Any) -> Reply:
-    state, now, left, remembered, user, *results = _no_errors([answer])[0]
+    state, now, left, remembered, user, since, *results = _no_errors([answer])[0]
     state = State(state)
     values = results[0] if state is State.REFUSED else results
     remembered = None if remembered < 0 else remembered
-    return Reply(state, values, now, _left(left), remembered=remembered, user=user)
+    return Reply(state, values, now, _left(left), remembered=remembered, user=user, since=since)
 
 
 def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
     """An operation about many sessions, and how many replies it gets."""
     match operation:
-        case Listing(user):
+        case Listing(user, sample):
             key = _index(prefix, user)
+            if sample:
+                return pack_command((b"ZRANDMEMBER", key, b"%d" % sample, b"WITHSCORES")), 1
             return pack_command((b"ZREVRANGE", key, b"0", b"-1", b"WITHSCORES")), 1
+        case Revoke(user, keep):
+            arguments = (REVOKED.encode(), (keep or "").encode(), b"%d" % (LONGEST * 1000))
+            return pack_command((b"EVAL", REVOKE_SCRIPT, b"1", _index(prefix, user), *arguments)), 1
         case Prune(user, entries):
             flat = [part for id, score in entries for part in (id.encode(), b"%d" % score)]
             call = (b"EVAL", PRUNE_SCRIPT, b"1", _index(prefix, user), b"%d" % PRUNE_AGE, *flat)
@@ -436,10 +461,12 @@ def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
 
 def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> Reply:
     match operation:
-        case Listing():
+        case Listing() | Revoke():
             (flat,) = replies
             pairs = zip(flat[::2], flat[1::2], strict=True)
-            values: Any = [(id.decode(), int(score)) for id, score in pairs]
+            entries = [(id.decode(), int(score)) for id, score in pairs]
+            left_out = (REVOKED, operation.keep if isinstance(operation, Revoke) else None)
+            values: Any = [entry for entry in entries if entry[0] not in left_out]
         case Describe(ids):
             now = _milliseconds(replies[0])
             fetched = zip(ids, replies[1::2], replies[2::2], strict=True)

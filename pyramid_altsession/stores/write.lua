@@ -4,8 +4,10 @@
 -- KEYS  1  the session's hash
 --       2  optional: the index of the session's user, a sorted set (member: id, score: login, ms)
 -- ARGV  1  proof: SHA-256 of the caller's verifier, 32 bytes
---       2  '1': make the session first, under this proof; '0': it has to be there;
---          'any': whoever answers to it (for administration)
+--       2  '1': make the session first, under this proof
+--          'any': it has to be there, whatever proof it answers to (for administration)
+--          '0' and perhaps the mark of a request: it has to be there; where its end was not told to
+--          the browser, the request with this mark may start the session that follows it
 --       3  tti, ms            4  touch interval, ms        5  lifetime, ms (0: none)
 --       6  gone_window, ms: how long a tombstone stands
 --       7  the window in which a proof that died counts as REPLACED, ms
@@ -15,13 +17,16 @@
 --          set name value ttl · remove name · pop name · setdefault name value ttl
 --          increment name by start ttl · append name item
 --          compare_and_set name given('1'/'0') expected value ttl
---          touch · renew proof · invalidate nonce user(''=anybody's) · rotate proof after(ms)
+--          touch · renew proof · rotate proof after(ms)
+--          invalidate nonce user(''=anybody's) told('1'/'0')
 --          login proof user tti(ms, ''=the setting's) lifetime(ms) limit(0=none) info
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
---       none), the user it was bound to, result of each verb…}
+--       none), the user it was bound to, since when (ms) a signed-in session has its proof, result
+--       of each verb…}
 --       LIVE      done        REFUSED   live, nothing written; the place of the verb, from 0
 --       DEAD      no session  REJECTED  it lives under another proof
 --       REPLACED  the proof died within the window        ENDED  a tombstone stands
+--       OWED      the same, and the session that follows it is this request's to start
 --       REUSED    the session was ended, since a predecessor came back after its time
 --       OTHERS    it was another user's session, and was ended for this login
 --       CROWDED   the user has as many sessions as allowed
@@ -31,7 +36,8 @@
 
 local key, index, proof = KEYS[1], KEYS[2], ARGV[1]
 local id = key:match('[^:]+$')
-local create = ARGV[2] == '1'
+local create, anybody = ARGV[2] == '1', ARGV[2] == 'any'
+local mark = not create and not anybody and ARGV[2]:sub(2) or ''
 local tti, interval, lifetime = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local tombstone_ms, window = tonumber(ARGV[6]), tonumber(ARGV[7])
 local grace = tonumber(ARGV[8])
@@ -49,9 +55,10 @@ dead = dead or ''
 
 local function answer(state, left, results)
   local remembered = own_tti and deadline and left ~= -2 and deadline - now or -1
-  local reply = {state, now, left, remembered, user}
+  local since = previous and struct.unpack('>I5', previous, 38) * 10 or tonumber(login)
+  local reply = {state, now, left, remembered, user, since or false}
   for place, result in ipairs(results or {}) do
-    reply[5 + place] = result
+    reply[6 + place] = result
   end
   return reply
 end
@@ -64,18 +71,28 @@ local function stamped(text, at)
   return struct.unpack('>I5', text, at) * 10
 end
 
-local function finish(nonce)
+-- owed: nil where an answer tells the browser; else the mark of the request that may start the
+-- session that follows, '' for the first one that asks.
+local function finish(nonce, owed)
   -- Deleting first makes this work on a full server.
   redis.call('DEL', key)
   if tombstone_ms > 0 then
     redis.call('HSET', key, '@x', nonce)
+    if owed then
+      redis.call('HSET', key, '@o', owed)
+    end
     redis.call('PEXPIRE', key, tombstone_ms)
   end
 end
 
+-- How many sessions the index lists. '@ended' is no session, but the time of the last revocation.
+local function entries()
+  return redis.call('ZCARD', index) - (redis.call('ZSCORE', index, '@ended') and 1 or 0)
+end
+
 -- What the verbs do: to a draft of what changes, name -> value, or false for a field to remove.
 local draft, results = {}, {}
-local ended, renewed, rotated, entered
+local ended, ended_owed, renewed, rotated, entered
 local by_predecessor, arrived, died = false, false, nil
 
 -- A value may stand in a frame: '@', its end in ms or nothing, ';' and a version or nothing, ':'.
@@ -194,7 +211,6 @@ local verbs = {
     return draft[name]
   end},
   touch = {0, function()
-    entered = index and user and login and {user, login}
     return 1
   end},
   renew = {1, function(new)
@@ -209,11 +225,12 @@ local verbs = {
     rotated = new
     return 1
   end},
-  invalidate = {2, function(nonce, whose)
+  invalidate = {3, function(nonce, whose, told)
     if whose ~= '' and whose ~= user then
       return 0
     end
     ended = nonce
+    ended_owed = told ~= '1' and '' or nil
     return 1
   end},
   login = {6, function(new, who, tti_ms, lifetime_ms, limit, info)
@@ -233,8 +250,8 @@ local verbs = {
   end},
 }
 
--- A repeated script, whose first reply was lost, finds its own new proof or its own nonce. All of
--- its verbs were carried out then.
+-- A script that is sent again because its first reply was lost finds its own new proof or its own
+-- nonce. All of its verbs were carried out then: beside the first one those are sets without a ttl.
 local function verb_by_verb(act)
   local at = FIRST_VERB
   while at <= #ARGV do
@@ -253,7 +270,7 @@ local first, fresh = ARGV[FIRST_VERB], ARGV[FIRST_VERB + 1]
 local renews = first == 'renew' or first == 'rotate' or first == 'login'
 if (renews and owner == fresh and not create) or (first == 'invalidate' and tombstone == fresh) then
   verb_by_verb(function(_, at)
-    return ARGV[at] ~= 'set' and 1
+    return ARGV[at] == 'login' and entries() or ARGV[at] ~= 'set' and 1
   end)
   return answer('LIVE', redis.call('PTTL', key), results)
 end
@@ -278,7 +295,15 @@ end
 -- The guard. A tombstone with more time left than it was given has seen the clock set back: it is
 -- none, or it would stand for so much longer.
 if tombstone and redis.call('PTTL', key) <= tombstone_ms then
-  return answer('ENDED', -2)
+  local owed = redis.call('HGET', key, '@o')
+  if owed ~= '' and (not owed or owed ~= mark) then
+    return answer('ENDED', -2)
+  end
+  if owed ~= mark then
+    redis.call('HDEL', key, '@o')  -- so that a full server does not refuse the next one
+    redis.call('HSET', key, '@o', mark)
+  end
+  return answer('OWED', -2)
 elseif create and not owner then
   if redis.call('EXISTS', key) == 1 then
     return answer('DEAD', -2)
@@ -287,11 +312,11 @@ elseif create and not owner then
   deadline = lifetime > 0 and now + lifetime or nil
 elseif not owner or (deadline and now >= deadline) then
   return answer('DEAD', -2)
-elseif owner ~= proof and not by_predecessor and ARGV[2] ~= 'any' then
+elseif owner ~= proof and not by_predecessor and not anybody then
   if died and now >= died and now - died < window then
     return answer('REPLACED', -2)
   elseif previous and previous:sub(1, 32) == proof and now >= died and ARGV[9] == '1' then
-    finish('reused')
+    finish('reused', mark)
     return answer('REUSED', -2)
   end
   return answer('REJECTED', -2)
@@ -310,6 +335,19 @@ if moved then
   end
 end
 
+-- A session that the index has lost: "log out everywhere" could not find it, but left its time. One
+-- that was there then is over; any other gets its entry back, at the end.
+local listed = true
+if index and user and login and not create and not anybody and first ~= 'login'
+    and first ~= 'invalidate' then
+  local found = redis.call('ZMSCORE', index, id, '@ended')
+  listed = found[1]
+  if not listed and found[2] and tonumber(login) < tonumber(found[2]) then
+    finish('revoked', '')
+    return answer('ENDED', -2)
+  end
+end
+
 -- All verbs, or none.
 if not verb_by_verb(function(verb, at) return verb[2](unpack(ARGV, at + 1, at + verb[1])) end) then
   return answer('REFUSED', redis.call('PTTL', key), {#results})
@@ -317,19 +355,18 @@ end
 
 -- Whom the session is for.
 if first == 'login' then
+  if entered[3] > 0 and entries() >= entered[3] and not redis.call('ZSCORE', index, id) then
+    return answer('CROWDED', -2)
+  end
   if user and user ~= entered[1] then
     finish('others')
     return answer('OTHERS', -2)
-  end
-  if entered[3] > 0 and redis.call('ZCARD', index) >= entered[3]
-      and not redis.call('ZSCORE', index, id) then
-    return answer('CROWDED', -2)
   end
 end
 
 -- Write.
 if ended then
-  finish(ended)
+  finish(ended, ended_owed)
   if index then
     redis.call('ZREM', index, id)
   end
@@ -399,14 +436,18 @@ local function restart()
   return expires - now
 end
 
--- The entry comes first: a signed-in session must never be one that its user cannot find. The
--- ZREM lets the ZADD work on a full server, which refuses only the first write of a script.
-if entered then
-  redis.call('ZREM', index, '')
-  redis.call('ZADD', index, entered[2], id)
+-- At a login the entry comes first: a signed-in session must never be one that its user cannot
+-- find. The ZREM lets the ZADD work on a full server, which refuses only the first write of a script.
+local function enter(score)
+  redis.call('ZADD', index, score, id)
   if redis.call('PTTL', index) < deadline - now then
     redis.call('PEXPIREAT', index, deadline)
   end
+end
+if entered then
+  redis.call('ZREM', index, id)
+  enter(entered[2])
+  results[1] = entries()
 end
 
 -- A full server refuses the first write of a script and no later one. So data goes first; a verb
@@ -423,5 +464,8 @@ for start = 1, #removals, 4000 do
 end
 if grows or create then
   left = restart()
+end
+if not listed and deadline then
+  enter(login)
 end
 return answer('LIVE', left, results)
