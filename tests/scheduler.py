@@ -72,6 +72,7 @@ class Actor:
         self.refused = False
         self.thinks = False
         self.ended_own = False
+        self.may_start = False
         self.met: set[str] = set()
         self.written: set[str] = set()
         self.greenlet = greenlet(self._run)
@@ -236,6 +237,8 @@ class World:
     # what must hold
 
     def watch(self, actor: Actor, operation: Operation, reply: Reply) -> None:
+        if reply.state is State.OWED:
+            actor.may_start = actor.sent not in self.born
         if reply.state is not State.LIVE or not isinstance(operation, Read | Write):
             return
         read = isinstance(operation, Read)
@@ -264,13 +267,13 @@ class World:
 
     def _note_birth(self, actor: Actor, by_login: bool) -> None:
         """I4, where the browser was not told of an end: its dead cookie starts one session, and
-        none after a login that came with it."""
+        none by a request that comes after a login with it."""
         sent = actor.sent
         if sent is None or sent.id not in self.untold or self.now - self.ended[sent.id] >= WINDOW:
             return
-        if sent in self.born and not by_login:
+        if not by_login and (self.born.get(sent) is False or not actor.may_start):
             raise Broken("I4: a dead cookie starts a second session")
-        self.born[sent] = by_login
+        self.born[sent] = by_login or self.born.get(sent, False)
 
     def check(self) -> None:
         """I1, I2 and I6, by what the store holds."""
