@@ -1321,7 +1321,7 @@ def test_replaced_and_dead_cookie(known: Browser, watched: Watched) -> None:
     known.does(lambda s: s.renew())
     dead = f"{'A' * 22}.{'B' * 43}"
     for jar in (f"{old}; sid={dead}", f"{dead}; sid={old}"):
-        with watched.costs(2), pytest.raises(SessionGone):
+        with watched.costs(3), pytest.raises(SessionGone):
             Browser(known.api, jar).visit().set("k", 1)
 
 
