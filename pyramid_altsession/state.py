@@ -466,7 +466,7 @@ class SessionState:
     def _learn_gone(self, operation: Read | Write) -> None:
         """Row one: seen alive in this request, and now gone."""
         self.status = Status.GONE
-        self.left = None
+        self.left = self.cookie = None
         if not operation.optional:  # a touch: the read that owed it succeeded before the end
             self.memo.clear()
             raise SessionGone()

@@ -1,7 +1,7 @@
 """Calls whose reply is lost, and what comes after them in the same request; what of one session may
 reach another; cookies that come several times."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from pyramid_altsession.state import SessionState
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.sync import SyncSession
 from pyramid_altsession.token import SessionCookie, Token
+from pyramid_altsession.tween import NAME
 
 DAY = 86400
 ONE, TWO = "one-secret-of-thirty-two-letters", "two-secret-of-thirty-two-letters"
@@ -189,14 +190,14 @@ def test_retried_request(server: Any) -> None:
 
     def configure(config: Any) -> None:
         config.include("pyramid_retry")
-        config.add_tween("test_lost_replies.losing_tween", over="pyramid_tm.tm_tween_factory")
+        config.add_tween("test_lost_replies.losing_tween", over=NAME)
 
     browser = site(
         server.url,
         {
             "first": lambda r: r.altsession.set("x", 1),
             "sign": view,
-            "all": lambda r: dict(r.session),
+            "all": lambda r: r.altsession.all(),
         },
         settings={"altsession.sync.enabled": "true"},
         configure=configure,
@@ -302,13 +303,13 @@ def test_failed_logout_keeps_what_is_not_written(visitor: Browser, watched: Watc
 
 
 def test_pending_cookie_of_a_session_that_ended(api: SessionAPI) -> None:
-    """The cookie of a session that was made in this request and ended from elsewhere is not sent."""
+    """The cookie of a session that was made in this request and has ended since is not sent."""
     browser = Browser(api)
     session = browser.visit()
     session.set("k", 1)
     api.invalidate_id(str(session.id))
     with pytest.raises(SessionGone):
-        session.get("other")
+        session.get("other", fresh=True)
     assert browser.answer().headers.getall("Set-Cookie") == []
 
 
@@ -431,7 +432,7 @@ def test_stale_cookie_first(watched: Watched) -> None:
 
 
 @pytest.fixture(params=["live", "dead"])
-def twice(request: pytest.FixtureRequest, store: Store) -> Iterator[Browser]:
+def twice(request: pytest.FixtureRequest, store: Store) -> Browser:
     """A browser that sends one token under two signatures."""
     api = api_on(store, secret=[ONE, TWO])
     token = Token.new()
@@ -442,7 +443,7 @@ def twice(request: pytest.FixtureRequest, store: Store) -> Iterator[Browser]:
         browser.does(lambda s: s.set("k", 0))
         id, verifier, _ = str(browser.jar).split(".")
         token = Token(id, verifier)
-    yield Browser(api, f"{api._cookie.value(token)}; sid={other.value(token)}")
+    return Browser(api, f"{api._cookie.value(token)}; sid={other.value(token)}")
 
 
 def test_one_token_under_two_signatures(twice: Browser) -> None:
