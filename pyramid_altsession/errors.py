@@ -21,7 +21,7 @@ class SessionGone(AltSessionError, HTTPConflict):
     title = "Your session has changed"
     explanation = (
         "While this page was loading, you signed in or out in another window, or your session was"
-        " ended. So the page could not be finished. Please reload it, sign in if it asks you to, and"
+        " ended. So it could not be finished. Please reload the page, sign in if it asks you to, and"
         " repeat what you did last."
     )
 

@@ -276,7 +276,7 @@ def test_form_with_a_token(server: Server) -> None:
     browser.get("/out")
     refused = late.get("/page", status=409)
     assert refused.headers["Retry-After"] == "1"
-    assert "Please reload it" in refused.text
+    assert "Please reload the page" in refused.text
     browser.api.close()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apps import Behind, Site
+from apps import Behind, Browser, Site
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
 from pyramid.exceptions import ConfigurationError
@@ -597,7 +597,7 @@ def test_session_that_cannot_be_written(server: Server) -> None:
         change(request)
         databases.append(Database(request.tm, fails=False))
         request.tm.get().join(databases[0])
-        app.api.open(str(app.token)).invalidate()
+        ended(app)
         return {}
 
     app = make(server.url, view, includes=[OURS, "pyramid_tm"], settings=TRANSACTIONAL)
@@ -784,7 +784,8 @@ def leaves(act: Callable[[Site], object]) -> Callable[[Request], Any]:
 
 
 def ended(app: Site) -> None:
-    app.api.open(str(app.token)).invalidate()
+    """Signed out by another request of the same browser."""
+    Browser(app.api, app.token).does(lambda session: session.invalidate())
 
 
 @pytest.mark.parametrize("order", OURS_FIRST_AND_LAST, ids="-".join)
