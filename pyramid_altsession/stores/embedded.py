@@ -267,7 +267,7 @@ def supervise(
     ready: Callable[[], None],
     stop: Connection | None = None,
 ) -> None:
-    """Run the server until it dies, `stop` is readable, or nobody was connected for `grace` seconds.
+    """Run the server until it dies, `stop` tells so, or nobody was connected for `grace` seconds.
 
     Calls `ready` when it answers.  Then leaves no server and no directory, unless another server
     has taken the directory over.  Before that the lock and the clearing are the starter's.
