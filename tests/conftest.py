@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import leaks
 import pytest
 from apps import Watched
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from servers import Server, redis_binary, valkey
 
 from pyramid_altsession.interfaces import Store
@@ -13,6 +15,12 @@ from pyramid_altsession.settings import Settings, read_settings
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis import RedisStore
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis_settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

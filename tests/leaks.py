@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PATIENCE = 20.0  # seconds: embedded servers outlive their last process by 15
+PATIENCE = 60.0  # seconds: embedded servers outlive their last process by 15
 
 
 @contextmanager

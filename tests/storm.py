@@ -60,10 +60,25 @@ def prefetched(api: SessionAPI, token: str, key: str) -> Any:
     return session.get(key)
 
 
+class Pace:
+    """How long a call is let alone, in seconds at most: so that of two calls about one is cut off,
+    whether the machine is fast, slow or busy."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def cut(self) -> None:
+        self.seconds *= 1.01
+
+    def whole(self) -> None:
+        self.seconds /= 1.01
+
+
 def signal_storm(api: SessionAPI, held: list[Known], calls: int) -> Counter[str]:
     """The signals strike twice at times, so as to meet the cleaning up too."""
     seen: Counter[str] = Counter()
     rng = random.Random(1)
+    pace = Pace(500e-6)
     armed = False
 
     def raise_it(number: int, frame: object) -> None:
@@ -78,12 +93,14 @@ def signal_storm(api: SessionAPI, held: list[Known], calls: int) -> Counter[str]
         try:
             try:
                 armed = True
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 500e-6))
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, pace.seconds))
                 look(seen, api, known)
             finally:
                 armed = False  # no call comes before this, so no signal does
+            pace.whole()
         except Interrupted as error:
             seen["interrupted"] += 1
+            pace.cut()
             let_go(error)
     signal.setitimer(signal.ITIMER_REAL, 0)
     return seen
@@ -100,14 +117,17 @@ def let_go(error: BaseException | None) -> None:
 def greenlet_storm(api: SessionAPI, held: list[Known], calls: int) -> Counter[str]:
     seen: Counter[str] = Counter()
     rng = random.Random(1)
+    pace = Pace(4e-3)
 
     def visit() -> None:
         for _ in range(calls // GREENLETS):
             try:
-                with gevent.Timeout(rng.uniform(0, 4e-3)):
+                with gevent.Timeout(rng.uniform(0, pace.seconds)):
                     look(seen, api, rng.choice(held))
+                pace.whole()
             except gevent.Timeout:
                 seen["interrupted"] += 1
+                pace.cut()
 
     gevent.joinall([gevent.spawn(visit) for _ in range(GREENLETS)], raise_error=True)
     return seen
@@ -126,7 +146,7 @@ class Careless(Lease):
 
 
 def main(url: str, limit: int, calls: int) -> None:
-    api = api_at(url, redis__max_connections=limit, redis__timeout=10)
+    api = api_at(url, redis__max_connections=limit)
     held = known_values(api)
     if KIND == "careless":
         api._store._lease = Careless(  # type: ignore[attr-defined]

@@ -261,7 +261,7 @@ def test_after_random_calls_and_killed_workers_every_key_has_an_end(
     workers = [Worker(call_at_random, (api, done, number, number)) for number in range(4)]
     try:
         while sum(done) < 100_000:
-            assert time.monotonic() - began < 120
+            assert time.monotonic() - began < 600
             time.sleep(rng.uniform(0, 0.3))
             victim = rng.randrange(4)
             assert not workers[victim].pipe.poll(), workers[victim].result(0)
@@ -290,7 +290,7 @@ def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(server: Server) -> Non
     for hours in (0, 1, -1):
         shared = token_of(api.create({"from": "here"}))
         command = [sys.executable, script, str(hours), server.url, shared]
-        answer = subprocess.run(command, capture_output=True, check=True, timeout=60)
+        answer = subprocess.run(command, capture_output=True, check=True, timeout=300)
         seen.append(json.loads(answer.stdout))
         left = server.client.pttl(f"sess:{shared.partition('.')[0]}")
         assert SessionSettings.tti - 30 < left / 1000 <= SessionSettings.tti

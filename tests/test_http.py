@@ -24,6 +24,7 @@ from pyramid.response import Response
 from pyramid.scripting import prepare
 from pyramid_retry import RetryableException
 from servers import Server, valkey
+from workers import eventually
 
 from pyramid_altsession import ISessionAPI, SessionGone, StoreUnavailable
 from pyramid_altsession.events import (
@@ -914,10 +915,7 @@ def test_outage_and_recovery(make: Make, mortal: Server) -> None:
     mortal.kill()
     app.get("/get", status=503)
     mortal.start()
-    deadline = time.monotonic() + 5
-    while app.get("/get", status="*").status_int != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert eventually(lambda: app.get("/get", status="*").status_int == 200)
     app.get("/put")
     assert app.get("/get").json == "Ann"
 

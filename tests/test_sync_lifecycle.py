@@ -437,11 +437,11 @@ def overlapping(server: Server, other: Callable[[Request], object]) -> tuple[Sit
             assert request.session["a"] == 1
         request.session["slow"] = number
         request.session.flash("slow")
-        both.wait(30)
+        both.wait(120)
         return {}
 
     def fast(request: Request) -> dict[str, str]:
-        both.wait(30)
+        both.wait(120)
         other(request)
         return {}
 

@@ -180,7 +180,7 @@ def test_a_clock_that_is_wrong_by_an_hour(hours: int, any_server: Server) -> Non
     script = Path(__file__).with_name("skewed.py")
     token = token_of(SessionAPI(read_settings({"redis.url": any_server.url})).create())
     command = [sys.executable, script, str(hours), any_server.url, token]
-    answer = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=300)
     assert json.loads(answer.stdout)["ends"] == {
         "59": ["1234", True, {"code": "1234", "tries": 1}, 2, "1234", None],
         "61": [None, False, {}, 1, None, None],
@@ -361,10 +361,14 @@ def test_memory(any_server: Server) -> None:
     """A session with one such value costs at most 40 bytes more, on every server."""
     api = SessionAPI(read_settings({"redis.url": any_server.url}))
 
-    def cost(keys: int, ttl: int | None) -> int:
+    def memory(keys: int, ttl: int | None) -> int:
         session = api.create({f"key{number}": number for number in range(keys)})
         session.set("code", "123456", ttl=ttl)
         return int(any_server.client.memory_usage(f"sess:{session.id}"))
+
+    def cost(keys: int, ttl: int | None) -> int:
+        """The least of many alike: an allocator gives some a free piece that is larger."""
+        return min(memory(keys, ttl) for _ in range(20))
 
     # 15 bytes; larger sessions are allotted in steps of 64.
     assert max(cost(keys, 60) - cost(keys, None) for keys in range(12)) <= 40

@@ -25,9 +25,11 @@ FORK = multiprocessing.get_context("fork")
 
 
 def api_at(url: str, **settings: object) -> SessionAPI:
-    """The utility at a server; settings are named ``redis__timeout=…``."""
+    """The utility at a server; settings are named ``redis__timeout=…``. Where a test is not about
+    time-outs a busy machine brings none about."""
+    patient = {"redis.timeout": 30, "redis.connect_timeout": 30}
     named = {name.replace("__", "."): value for name, value in settings.items()}
-    return SessionAPI.from_settings({"redis.url": url, **named})
+    return SessionAPI.from_settings({"redis.url": url, **patient, **named})
 
 
 def url_of(server: Server, way: str) -> str:
@@ -44,7 +46,7 @@ def token_of(session: OpenSession) -> str:
     return token
 
 
-def eventually(holds: Callable[[], object], *, seconds: float = 10.0) -> bool:
+def eventually(holds: Callable[[], object], *, seconds: float = 60.0) -> bool:
     """Whether the condition comes to hold within the deadline."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -59,7 +61,7 @@ def in_threads(count: int, function: Callable[[int], Any]) -> list[Any]:
     gate = threading.Barrier(count)
 
     def run(number: int) -> Any:
-        gate.wait(30)
+        gate.wait(120)
         return function(number)
 
     with ThreadPoolExecutor(count) as pool:
@@ -67,7 +69,7 @@ def in_threads(count: int, function: Callable[[int], Any]) -> list[Any]:
 
 
 def in_processes(
-    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], *, seconds: float = 60.0
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], *, seconds: float = 300.0
 ) -> list[Any]:
     """``function(*each)`` in a process of its own for each; their results, in order.
 

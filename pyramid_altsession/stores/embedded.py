@@ -260,8 +260,14 @@ def _tail(directory: str) -> str:
     return ""
 
 
-def supervise(directory: str, grace: float, binary: str, ready: Callable[[], None]) -> None:
-    """Run the server until it dies, `SystemExit`, or nobody was connected for `grace` seconds.
+def supervise(
+    directory: str,
+    grace: float,
+    binary: str,
+    ready: Callable[[], None],
+    stop: Connection | None = None,
+) -> None:
+    """Run the server until it dies, `stop` tells so, or nobody was connected for `grace` seconds.
 
     Calls `ready` when it answers.  Then leaves no server and no directory, unless another server
     has taken the directory over.  Before that the lock and the clearing are the starter's.
@@ -280,7 +286,7 @@ def supervise(directory: str, grace: float, binary: str, ready: Callable[[], Non
         with _answering(server, path) as connection, suppress(ConnectionError):
             ready()
             started = True
-            _watch(server, connection, directory, grace)
+            _watch(server, connection, directory, grace, stop)
     finally:
         _kill(server)
         if started:
@@ -302,15 +308,20 @@ def _answering(server: subprocess.Popen[bytes], path: str) -> Connection:
 
 
 def _watch(
-    server: subprocess.Popen[bytes], connection: Connection, directory: str, grace: float
+    server: subprocess.Popen[bytes],
+    connection: Connection,
+    directory: str,
+    grace: float,
+    stop: Connection | None,
 ) -> None:
     path = os.path.join(directory, _SOCKET)
     ours = os.lstat(path)
     pause = min(0.5, max(0.02, grace / 4))
     seen = time.monotonic()
     connection.settimeout(None)  # a server that was stopped may go on later
+    ends = [connection] if stop is None else [connection, stop]
     # Readable unasked means closed; with its socket gone from the path nobody can join any more.
-    while not select.select([connection], [], [], pause)[0] and _same(path, ours):
+    while not select.select(ends, [], [], pause)[0] and _same(path, ours):
         if _clients(connection):
             seen = time.monotonic()
         elif time.monotonic() - seen >= grace:
@@ -350,7 +361,11 @@ def _main(directory: str, grace: str, binary: str, lock: str) -> None:  # pragma
         os._exit(0)  # this one the starter reaps; the other is init's, not the application's
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it and the mask can be inherited
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGTERM, _terminated)
+    stop, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    # A handler that raised could strike between two steps of handing over, or of clearing.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
 
     def ready() -> None:
         with suppress(BrokenPipeError):  # the starter was killed; others may be waiting
@@ -358,12 +373,7 @@ def _main(directory: str, grace: str, binary: str, lock: str) -> None:  # pragma
         os.dup2(2, 1)
         os.close(int(lock))
 
-    supervise(directory, float(grace), binary, ready)
-
-
-def _terminated(number: int, frame: object) -> None:  # pragma: no cover - script
-    signal.signal(number, signal.SIG_IGN)  # a second one must not cut the clearing short
-    raise SystemExit
+    supervise(directory, float(grace), binary, ready, stop)
 
 
 if __name__ == "__main__":  # pragma: no cover - script

@@ -42,6 +42,9 @@ class Lease:
         self._places: dict[int, weakref.ref[AbstractConnection]] = {}
         self._numbers = itertools.count()
         self._away: tuple[float, Exception] | None = None
+        # Who forgets an application leaves no open socket to the garbage collector.
+        self._end = weakref.finalize(self, _disconnect, self._idle)
+        self._end.atexit = False
 
     def exchange(self, packet: bytes, replies: int) -> list[Any]:
         """Send one packet, read so many replies. Error replies are returned, not raised.
@@ -171,6 +174,11 @@ class Sent:
         return _unusable(self._connection)
 
 
+def _disconnect(idle: deque[AbstractConnection]) -> None:
+    for connection in idle:
+        connection.disconnect()
+
+
 def _reply(connection: AbstractConnection) -> Any:
     try:
         return connection.read_response(disable_decoding=True)
@@ -192,6 +200,7 @@ _leases: "weakref.WeakSet[Lease]" = weakref.WeakSet()
 def _after_fork() -> None:
     """A child must not speak on its parent's sockets."""
     for lease in list(_leases):
+        lease._end.detach()
         lease._reset()
 
 
