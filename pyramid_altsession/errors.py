@@ -20,9 +20,9 @@ class SessionGone(AltSessionError, HTTPConflict):
 
     title = "Your session has changed"
     explanation = (
-        "While this page was loading, you signed in or out in another window, or your session was"
-        " ended. So it could not be finished. Please reload the page, sign in if it asks you to, and"
-        " repeat what you did last."
+        "While this page was loading, you signed in or out in another window, or your session"
+        " ended. So it could not be finished. Please reload the page, sign in if it asks you"
+        " to, and repeat what you did last."
     )
 
     def __init__(self, message: str = "the session is gone") -> None:
