@@ -272,6 +272,9 @@ class SyncSettings:
     on_gone: str = setting(
         "error", _choice("error", "drop"), "a write-back that finds the session gone: 409, or drop"
     )
+    login_keys: tuple[str, ...] = setting(
+        (), _texts, "keys that tell who is signed in, besides all that end in userid"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,6 +345,11 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
     faults = (
         found.faults + _redis_faults(redis, found.title) + _session_faults(session, found.title)
     )
+    if found.values.get("transactional") and not found.values.get("sync.enabled"):
+        faults.append(
+            f"{found.title('transactional')}: is about request.session alone, which needs"
+            f" {PREFIX}sync.enabled = true"
+        )
     if config is not None and not isinstance(config, str):
         faults.append(f"{PREFIX}config: must be the path of a YAML file, not {config!r}")
     if faults:
