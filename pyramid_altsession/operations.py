@@ -359,7 +359,7 @@ class Append(DataVerb):
 
 @dataclass(frozen=True, slots=True)
 class Expect(DataVerb):
-    """Result 1. Refused unless the field holds exactly this: what follows was worked out from it."""
+    """Result 1. Refused unless the field holds exactly this: what follows was worked out of it."""
 
     name: str
     expected: Raw

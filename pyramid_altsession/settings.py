@@ -345,11 +345,6 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
     faults = (
         found.faults + _redis_faults(redis, found.title) + _session_faults(session, found.title)
     )
-    if found.values.get("transactional") and not found.values.get("sync.enabled"):
-        faults.append(
-            f"{found.title('transactional')}: is about request.session alone, which needs"
-            f" {PREFIX}sync.enabled = true"
-        )
     if config is not None and not isinstance(config, str):
         faults.append(f"{PREFIX}config: must be the path of a YAML file, not {config!r}")
     if faults:

@@ -483,20 +483,6 @@ def test_flash_onto_an_assigned_value_that_is_no_list(visitor: Visitor) -> None:
         session.flash("x")
 
 
-def test_queue_at_hand_outlives_a_failure(visitor: Visitor) -> None:
-    """A queue's own list that is at hand while pop_flash fails is still the session's."""
-    flash(visitor, "stored")
-    session = visitor()
-    held = session["_f_"]
-    visitor.watched.before = fail_on(Write)
-    with pytest.raises(StoreUnavailable):
-        session.pop_flash()
-    visitor.watched.before = lambda operation: None
-    held.append("appended")
-    visitor.done()
-    assert visitor.stored["_f_"] == ["stored", "appended"]
-
-
 def test_assigned_messages_are_themselves(visitor: Visitor) -> None:
     """Messages that were assigned as a whole list are shown as what they are, once."""
     session = visitor()

@@ -341,9 +341,9 @@ def test_reading_after_the_answer(server: Server, where: str) -> None:
 
 def test_transactional_without_request_session() -> None:
     """altsession.transactional without the layer whose changes it is about is an error at start."""
+    settings = {"altsession.transactional": "true"}
     with pytest.raises(ConfigurationError, match=r"altsession\.transactional.*sync\.enabled"):
-        read_settings({"transactional": True})
-    assert read_settings({"transactional": True, "sync.enabled": True}).transactional
+        site("memory://", {}, settings=settings, configure=lambda c: c.include("pyramid_tm"))
 
 
 # -- as a dict, and in front of other readers
