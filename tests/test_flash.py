@@ -370,17 +370,19 @@ def test_waiting_messages_are_seen_by_a_batch(visitor: Visitor, key: str) -> Non
 # -- nothing is lost by a failure
 
 
-def test_pop_flash_that_fails(visitor: Visitor) -> None:
+@pytest.mark.parametrize("own", [["own"], []])
+def test_pop_flash_that_fails(visitor: Visitor, own: list[str]) -> None:
     """Own messages outlive a pop_flash that fails."""
     flash(visitor, "stored")
     session = visitor()
-    session.flash("own")
+    for message in own:
+        session.flash(message)
     for kind in (Read, Write):
         visitor.watched.before = fail_on(kind)
         with pytest.raises(StoreUnavailable):
             session.pop_flash()
         visitor.watched.before = lambda operation: None
-    assert session.pop_flash() == ["stored", "own"]
+    assert session.pop_flash() == ["stored", *own]
 
 
 def test_pop_flash_that_fails_and_is_not_tried_again(visitor: Visitor) -> None:
