@@ -221,7 +221,11 @@ class SessionAPI:
             self._cookie.send(response, state.cookie or None, age=state.cookie_age)
 
     def _warn_of_http(self, request: Request) -> None:
-        if self.settings.session.secure and request.scheme == "http" and not self._warned:
+        if (
+            self.settings.session.secure
+            and request.environ.get("wsgi.url_scheme") == "http"
+            and not self._warned
+        ):
             self._warned = True
             log.warning(
                 "sessions: the cookie is Secure and this request came over plain http, so the"
@@ -243,7 +247,9 @@ class SessionAPI:
         state: SessionState | None = request.environ.get(RECORD)
         if state is None or state.layer is None or state.root != id(request):
             return
-        if response.status_int >= 500 or isinstance(request.exception, SessionGone):
+        if response.status_int >= 500 or isinstance(
+            getattr(request, "exception", None), SessionGone
+        ):
             return
         try:
             state.layer.write_back()

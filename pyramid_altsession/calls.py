@@ -66,25 +66,41 @@ class Calls:
 
     def __init__(self, codec: "Codec", max_value_bytes: int) -> None:
         self.codec = codec
-        self._limit = max_value_bytes
+        self.limit = max_value_bytes
 
     # -- values
 
     def encode(self, name: str, value: Any) -> bytes:
         """The value of a plain key, without a frame."""
         raw = self.codec.encode(name, value)
-        if len(raw) > self._limit:
-            raise ValueTooLarge(
-                f"{name!r}: {len(raw)} bytes, and session.max_value_bytes is {self._limit}"
-            )
+        if len(raw) > self.limit:
+            raise self._too_large(name, raw)
         return raw
+
+    def check_size(self, name: str, raw: bytes) -> None:
+        """ValueTooLarge for what is to be stored, its frame not counted."""
+        if len(raw) > self.limit:
+            value = split(raw)[1]
+            if len(value) > self.limit:
+                raise self._too_large(name, value)
+
+    def _too_large(self, name: str, raw: bytes) -> ValueTooLarge:
+        return ValueTooLarge(
+            f"{name!r}: {len(raw)} bytes, and session.max_value_bytes is {self.limit}"
+        )
 
     def stored(self, key: Key, value: Any) -> tuple[str, bytes]:
         """Name and bytes, as they are stored."""
+        name, raw = self.framed(key, value)
+        self.check_size(name, raw)
+        return name, raw
+
+    def framed(self, key: Key, value: Any) -> tuple[str, bytes]:
+        """The same of any length, for comparison with what is stored."""
         if isinstance(key, SessionKey):
-            return key.name, framed(self.encode(key.name, key.plain(value)), key.version)
+            return key.name, framed(self.codec.encode(key.name, key.plain(value)), key.version)
         name = field_name(key)
-        return name, framed(self.encode(name, value))
+        return name, framed(self.codec.encode(name, value))
 
     def decode(self, key: Key, raw: bytes) -> Any:
         """A new object each time; CorruptValue for this key alone."""
@@ -176,11 +192,13 @@ class Calls:
         )
 
     def comparison(self, key: Key, expected: Raw, value: Any) -> CompareAndSet:
-        name, raw = self.stored(key, value)
+        name, raw = self.framed(key, value)
+        if len(raw) > self.limit and (expected is None or not self.same(key, expected, raw)):
+            self.check_size(name, raw)
         return CompareAndSet(name, expected, raw, _ttl(key))
 
     def compare_and_set(self, key: Key, expected: Any, value: Any) -> Call[bool]:
-        raw = None if expected is None else self.stored(key, expected)[1]
+        raw = None if expected is None else self.framed(key, expected)[1]
         return Call((self.comparison(key, raw, value),), lambda results: bool(results[0][0]))
 
 

@@ -6,7 +6,9 @@ that JSON cannot carry is refused, with the path to the culprit, before anything
 
 import hmac
 import math
+import re
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -16,7 +18,12 @@ from .errors import CorruptValue
 from .settings import SessionSettings
 
 _BASES: tuple[type, ...] = (int, float, list, tuple, dict)
+_NESTING = (list, tuple, dict)
 _PLAIN = frozenset({str, int, bool, type(None)})
+
+MAX_DEPTH = 256
+"""Lists and dicts within each other, at most. Reader and writer take some of Python's stack for
+each level: without a limit, how much of it the caller had used would decide."""
 
 
 class JSONCodec:
@@ -35,14 +42,22 @@ class JSONCodec:
             where = _where(key, _culprit(value, ()))
             raise TypeError(f"{where}: a whole number with too many digits for JSON") from None
         except RecursionError:
+            if not _is_deep(value):
+                raise  # the caller's stack is at its end: no fault of the value's
             raise TypeError(f"{key!r}: nested too deeply (or within itself) for JSON") from None
 
     def decode(self, key: str, raw: bytes) -> Any:
         """A new object each time; CorruptValue names the key, never the stored bytes."""
         try:
-            return _decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise CorruptValue(f"the value stored under {key!r} is not JSON") from None
+            value = _decoder.decode(raw)
+            if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH or not _is_deep(value):
+                return value
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+        except RecursionError:
+            if not _is_deep_text(raw):
+                raise  # the caller's stack is at its end: no fault of the value's
+        raise CorruptValue(f"the value stored under {key!r} is not JSON") from None
 
 
 _SEALED = b"\x01"
@@ -123,7 +138,38 @@ _encoder = msgspec.json.Encoder(enc_hook=plain_value)
 _decoder = msgspec.json.Decoder()
 
 
+_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+
+
+def _is_deep(value: object) -> bool:
+    """Whether lists and dicts lie more than MAX_DEPTH deep in each other. Level by level, so that
+    this needs no stack; each one counts once in a level, or a value within itself would grow."""
+    level: list[Any] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
+        parts = [part for whole in level for part in _parts(whole)]
+        level = list({id(part): part for part in parts if isinstance(part, _NESTING)}.values())
+        if not level:
+            return False
+    return True
+
+
+def _parts(whole: Any) -> Iterable[Any]:
+    return whole.values() if isinstance(whole, dict) else whole
+
+
+def _is_deep_text(raw: bytes) -> bool:
+    """The same for JSON that cannot be decoded."""
+    depth = 0
+    for character in _TEXT.sub(b"", raw):
+        depth += (character in b"[{") - (character in b"]}")
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
 def _check(value: object, key: str, path: tuple[object, ...]) -> None:
+    if len(path) >= MAX_DEPTH and isinstance(value, _NESTING):
+        raise RecursionError
     if isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(name, str):

@@ -335,28 +335,33 @@ class CompareAndSet(DataVerb):
 
 @dataclass(frozen=True, slots=True)
 class Append(DataVerb):
-    """Add one item to a JSON list (a new one where there is none). Result: the list's bytes.
-    Refused when the field holds anything else."""
+    """Add one item to a JSON list (a new one where there is none). Result 1, and not the list,
+    which nobody asked for. Refused when the field holds anything else, and when the list would have
+    more than ``limit`` bytes."""
 
     name: str
     item: bytes
+    limit: int
 
     def wire(self) -> tuple[bytes, ...]:
-        return b"append", self.name.encode(), self.item
+        return b"append", self.name.encode(), self.item, b"%d" % self.limit
 
     def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
         frame, text = split(b"[]" if held is None else held)
         if text[:1] != b"[" or text[-1:] != b"]":
             raise Refused
         items = self.item if text == b"[]" else text[1:-1] + b"," + self.item
-        value = b"%b[%b]" % (frame, items)
-        return value, value
+        if len(items) + 2 > self.limit:
+            raise Refused
+        return b"%b[%b]" % (frame, items), 1
+
+    def note(self, memo: Memo, result: Any) -> None:
+        memo.forget(self.name)  # others may have appended
 
 
 @dataclass(frozen=True, slots=True)
 class Expect(DataVerb):
-    """Refused unless the field holds exactly this (the result): what follows was worked out from
-    it."""
+    """Result 1. Refused unless the field holds exactly this: what follows was worked out of it."""
 
     name: str
     expected: Raw
@@ -369,7 +374,10 @@ class Expect(DataVerb):
     def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
         if held != self.expected:
             raise Refused
-        return held, held
+        return held, 1
+
+    def note(self, memo: Memo, result: Any) -> None:
+        memo.fields[self.name] = self.expected
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .batch import Batch
 from .calls import UNSET, Call, Calls, several
-from .errors import CorruptValue, SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
+from .errors import SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
 from .frame import framed
 from .keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, field_name
 from .operations import (
@@ -33,7 +33,7 @@ from .operations import (
     Write,
 )
 from .settings import SessionSettings
-from .state import Happening, SessionState, Status
+from .state import Happening, Layer, SessionState, Status
 from .token import new_verifier
 from .users import end_sessions, live_sessions, prune_some, survey
 
@@ -122,7 +122,8 @@ class AltSession:
         """
         name = field_name(key)
         self._fetch((name,), fresh)
-        return self._calls.value(key, self._state.memo.fields.get(name), default)
+        fields = self._state.memo.fields if self._state.layer is None else self._shown()
+        return self._calls.value(key, fields.get(name), default)
 
     @overload
     def mget(
@@ -140,7 +141,7 @@ class AltSession:
         asked = several(keys)
         names = tuple([field_name(key) for key in asked])
         self._fetch(names, fresh)
-        fields, value = self._state.memo.fields, self._calls.value
+        fields, value = self._shown(), self._calls.value
         return {
             key: value(key, fields.get(name), default)
             for key, name in zip(asked, names, strict=True)
@@ -159,7 +160,7 @@ class AltSession:
         if key is not None:
             name = field_name(key)
             self._fetch((name,), fresh)
-            return self._state.memo.fields.get(name) is not None
+            return self._shown().get(name) is not None
         if self._state.status is not Status.ALIVE or fresh:
             try:
                 self._ask(())
@@ -251,7 +252,7 @@ class AltSession:
         Of several callers with the same expectation one succeeds. One round trip, unless the
         same value is stored in other JSON (spaces, order, an older version): then one more.
         """
-        raw: Raw = None if expected is None else self._calls.stored(key, expected)[1]
+        raw: Raw = None if expected is None else self._calls.framed(key, expected)[1]
         for _ in range(MODIFY_TRIES):
             verb = self._calls.comparison(key, raw, value)
             done, held = self._compare(verb)
@@ -284,7 +285,7 @@ class AltSession:
         name = field_name(key)
         for _ in range(MODIFY_TRIES):
             self._fetch((name,), True)
-            raw = self._state.memo.fields.get(name)
+            raw = self._shown().get(name)
             value = function(self._calls.value(key, raw, default))
             if self._compare(self._calls.comparison(key, raw, value))[0]:
                 return value
@@ -316,10 +317,10 @@ class AltSession:
         names = tuple([field_name(key) for key in keys])
         if self._state.status is Status.GONE or not names:
             return
-        self._settle(needed=False)
-        operation = self._state.read(names)
-        if operation is not None:
-            with suppress(StoreUnavailable):
+        with suppress(SessionGone, StoreUnavailable):  # whoever uses the session is told
+            self._settle(needed=False)
+            operation = self._state.read(names)
+            if operation is not None:
                 self._state.sent = operation, self._store.send(operation)
 
     # -- who is signed in
@@ -416,7 +417,10 @@ class AltSession:
         session: it is still alive under its newer cookie, and was not ended.
         """
         state = self._state
-        return bool(self._write(Invalidate(state.mark, told=state.tells_browser))[0])
+        ended = bool(self._write(Invalidate(state.mark, told=state.tells_browser))[0])
+        if state.layer is not None:
+            state.layer.forget()
+        return ended
 
     # -- the driver: carry out, learn, go on
 
@@ -463,10 +467,14 @@ class AltSession:
         state = self._state
         if state.sent is None:
             return
-        (operation, sending), state.sent = state.sent, None
         layer = state.layer
         if layer is not None:
-            layer.publish()
+            try:
+                layer.publish()
+            except BaseException:
+                state.abandon()
+                raise
+        (operation, sending), state.sent = state.sent, None
         try:
             self._carry_out(operation, lambda _: sending.reply(operation))
         except StoreUnavailable:
@@ -496,15 +504,17 @@ class AltSession:
         names = tuple([verb.name for verb in verbs if isinstance(verb, Get)])
         if len(names) == len(verbs):
             self._fetch(names, False)
+            present: dict[str, bytes] = {}
         else:
-            self._everything(False)
-        fields = self._state.memo.fields
-        present = [
-            part
-            for name, raw in self._state.memo.present().items()
-            for part in (name.encode(), raw)
-        ]
-        return [fields.get(v.name) if isinstance(v, Get) else present for v in verbs]
+            present = self._everything(False)
+        shown = self._shown()
+        flat = [part for name, raw in present.items() for part in (name.encode(), raw)]
+        return [shown.get(v.name) if isinstance(v, Get) else flat for v in verbs]
+
+    def _shown(self) -> Mapping[str, Raw]:
+        """What is remembered, as ``request.session`` shows it too."""
+        layer, fields = self._state.layer, self._state.memo.fields
+        return fields if layer is None else layer.shown(fields)
 
     def _write(self, *verbs: Verb) -> Sequence[Any]:
         self._settle(needed=False)
@@ -512,17 +522,35 @@ class AltSession:
         layer = self._state.layer
         if layer is None:
             return self._carry_out(self._state.write(*verbs))
-        before = layer.pending({v.name for v in verbs if isinstance(v, DataVerb)})
+        names = {verb.name for verb in verbs if isinstance(verb, DataVerb)}
+        if any(isinstance(verb, Everything) for verb in verbs):
+            return self._write_after(layer, layer.pending(None), verbs)
+        return self._write_after(layer, layer.pending(names) if names else (), verbs)
+
+    def _write_after(
+        self, layer: "Layer", before: Sequence[Verb], verbs: Sequence[Verb]
+    ) -> Sequence[Any]:
+        """Write what ``request.session`` still had to write, and then the verbs; if that fails,
+        it still has to.
+
+        Where a queue does not take its messages, it is read and written anew without its oldest
+        ones, again if somebody was faster.
+        """
+        ready, queues = before, set[str]()
         try:
-            return self._carry_out(self._state.write(*before, *verbs))[len(before) :]
-        except Refused as refused:
-            layer.restore(before)
-            place = refused.args[0] - len(before)
-            if place < 0:
-                raise CorruptValue("a flash queue holds no list: nothing was written") from None
-            raise Refused(place) from None
+            for _ in range(MODIFY_TRIES):
+                try:
+                    return self._carry_out(self._state.write(*ready, *verbs))[len(ready) :]
+                except Refused as refused:
+                    place: int = refused.args[0]
+                    if place >= len(ready):
+                        raise Refused(place - len(ready)) from None
+                    queues.add(ready[place].name)  # type: ignore[attr-defined]
+                    ready = layer.shortened(before, queues)
+            raise RuntimeError(f"{sorted(queues)}: somebody else was faster {MODIFY_TRIES} times")
         except BaseException:
-            layer.restore(before)
+            if self._state.status is not Status.GONE:  # else it was meant for what is no more
+                layer.restore(before)
             raise
 
     def _fetch(self, names: tuple[str, ...], fresh: bool) -> None:
@@ -541,4 +569,4 @@ class AltSession:
         self._ask(None, fresh=fresh)
         if layer is not None:
             layer.publish()
-        return self._state.memo.present()
+        return {n: raw for n, raw in self._shown().items() if raw is not None and n[0] != "@"}

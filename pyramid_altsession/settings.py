@@ -272,6 +272,9 @@ class SyncSettings:
     on_gone: str = setting(
         "error", _choice("error", "drop"), "a write-back that finds the session gone: 409, or drop"
     )
+    login_keys: tuple[str, ...] = setting(
+        (), _texts, "keys that tell who is signed in, besides all that end in userid"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ so that every driver (plain, awaitable, the tests' scheduler) shares these decis
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from .operations import (
     Invalidate,
     Login,
     Memo,
+    Raw,
     Read,
     Refused,
     Renew,
@@ -72,8 +73,14 @@ class Layer(Protocol):
     def publish(self) -> None:
         """Put what is not written yet into the memo."""
 
-    def pending(self, names: Collection[str]) -> tuple[Verb, ...]:
-        """Verbs that have to come before others on these keys."""
+    def shown(self, fields: dict[str, Raw]) -> Mapping[str, Raw]:
+        """What is remembered, and what is to be appended to it."""
+
+    def pending(self, names: Collection[str] | None) -> tuple[Verb, ...]:
+        """Verbs that have to come before others on these keys (None: on any)."""
+
+    def shortened(self, verbs: Collection[Verb], queues: Collection[str]) -> tuple[Verb, ...]:
+        """The same verbs, where these queues take no further messages as they are."""
 
     def restore(self, verbs: Collection[Verb]) -> None:
         """Take back what ``pending`` gave: it was not written."""

@@ -4,9 +4,13 @@ One hash, one cookie, one memory. Reading an item fetches that one field once; a
 request the fields whose value changed, and the removed ones, are written in one guarded write.
 """
 
+import logging
 import secrets
+import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from pyramid.config import PHASE3_CONFIG, Configurator
@@ -19,14 +23,17 @@ from .errors import CorruptValue
 from .frame import framed, holding
 from .interfaces import ISessionAPI
 from .keys import SessionKey, field_name
-from .operations import CSRF_TOKEN, Append, Pop, Raw, Refused, Remove, Renew, Set, Verb
+from .operations import CSRF_TOKEN, Append, Expect, Pop, Raw, Refused, Remove, Renew, Set, Verb
 from .session import AltSession
 from .settings import Settings
 from .state import Status
 from .token import new_verifier
 
-AUTH_USERID = "auth.userid"
-"""Where Pyramid's SessionAuthenticationHelper keeps who is signed in."""
+log = logging.getLogger("pyramid_altsession")
+
+USERID = "userid"
+"""What the key ends in where Pyramid's SessionAuthenticationHelper keeps who is signed in; a prefix
+stands before it, ``auth.`` unless the application says another."""
 
 
 class _Held(NamedTuple):
@@ -37,11 +44,18 @@ class _Held(NamedTuple):
     plain: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Flash(Append):
+    """A message on its way to its queue, and the object that was handed in."""
+
+    message: Any = field(repr=False, compare=False)
+
+
 class Changes(NamedTuple):
     """What a SyncSession has not written yet: fields, and flash messages to append."""
 
     dirty: dict[str, Raw]
-    flashes: dict[str, list[bytes]]
+    flashes: dict[str, list[Flash]]
 
 
 @implementer(ISession)
@@ -52,19 +66,23 @@ class SyncSession(MutableMapping[str, Any]):
     Changes, nested ones included, are written when the request ends, in one step and only into a
     session that is still alive; what did not change is not written, so two requests that change
     different keys both win. ``changed()`` is not needed. An unhandled exception or a 5xx answer
-    writes nothing.
+    writes nothing. RuntimeError for a change after the answer was made: it would be lost.
 
-    Keys become str. TypeError at the assignment for a value that JSON cannot carry.
+    Keys become str. TypeError at the assignment for a value that JSON cannot carry. Iteration is
+    in the server's order, with what this request adds at the end.
     """
 
-    def __init__(self, session: AltSession, keys: Collection[str] | None) -> None:
+    def __init__(
+        self, session: AltSession, keys: Collection[str] | None, login_keys: Collection[str]
+    ) -> None:
         self._session = session
         self._state = session._state
         self._calls = session._calls
-        self._keys = None if keys is None else frozenset(keys)
+        self._keys = None if keys is None else tuple(keys)
+        self._login_keys = login_keys
         self._held: dict[str, _Held] = {}
         self._dirty: dict[str, Raw] = {}
-        self._flashes: dict[str, list[bytes]] = {}
+        self._flashes: dict[str, list[Flash]] = {}
 
     def __repr__(self) -> str:
         return f"<SyncSession {self._session!r}>"
@@ -79,17 +97,22 @@ class SyncSession(MutableMapping[str, Any]):
 
     def __setitem__(self, key: object, value: Any) -> None:
         name = self._name(key)
+        self._refuse_late()
         plain = self._calls.encode(name, value)
         raw = framed(plain)
+        fields = self._state.memo.fields
         self._flashes.pop(name, None)
         self._held[name] = _Held(value, raw, plain)
-        self._state.memo.fields[name] = self._dirty[name] = raw
-        if name == AUTH_USERID:
+        if fields.get(name) is None:
+            fields.pop(name, None)  # a new key is the last one
+        fields[name] = self._dirty[name] = raw
+        if self._signs_in(name):
             # Who planted the session knows its token: what is asked for from now on is another.
-            self._state.memo.fields[CSRF_TOKEN] = self._dirty.setdefault(CSRF_TOKEN, None)
+            fields[CSRF_TOKEN] = self._dirty.setdefault(CSRF_TOKEN, None)
 
     def __delitem__(self, key: object) -> None:
         name = self._name(key)
+        self._refuse_late()
         if self._flashes.pop(name, None) is None and self._raw(name) is None:
             raise KeyError(key)
         self._held.pop(name, None)
@@ -100,9 +123,12 @@ class SyncSession(MutableMapping[str, Any]):
         return name in self._flashes or self._raw(name) is not None
 
     def __iter__(self) -> Iterator[str]:
-        self._fetch(None if self._keys is None else tuple(self._keys))
-        names = self._state.memo.present().keys() | self._flashes.keys()
-        return iter(sorted(names if self._keys is None else names & self._keys))
+        self._fetch(self._keys)
+        names = dict.fromkeys([*self._state.memo.present(), *self._flashes])
+        return iter([n for n in names if self._keys is None or n in self._keys])
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(list(self))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -128,6 +154,12 @@ class SyncSession(MutableMapping[str, Any]):
         self._name(key)
         return super().pop(key, *default)  # type: ignore[call-overload]
 
+    def popitem(self) -> tuple[str, Any]:
+        """The last key, and its value."""
+        for name in reversed(self):
+            return name, self.pop(name)
+        raise KeyError("the session is empty")
+
     def clear(self) -> None:
         for name in list(self):
             del self[name]
@@ -135,6 +167,10 @@ class SyncSession(MutableMapping[str, Any]):
     def copy(self) -> dict[str, Any]:
         """A plain dict of everything; what is put into it is not written."""
         return dict(self)
+
+    def __json__(self, request: Any) -> dict[str, Any]:
+        """For Pyramid's JSON renderer."""
+        return self.copy()
 
     # -- ISession
 
@@ -151,22 +187,29 @@ class SyncSession(MutableMapping[str, Any]):
 
     def changed(self) -> None:
         """Not needed: changes are found by comparison."""
+        self._refuse_late()
 
     def invalidate(self) -> None:
         """End the session at once; what is stored later in this request starts a new one."""
         self._session.invalidate()
 
     def flash(self, msg: Any, queue: str = "", allow_duplicate: bool = True) -> None:
-        """Append a message; two requests that do so at once lose nothing."""
+        """Append a message; two requests that do so at once lose nothing.
+
+        ValueTooLarge for a message that ``session.max_value_bytes`` does not allow. A queue that
+        would become longer loses its oldest messages.
+        """
         name = self._name(f"_f_{queue}")
+        self._refuse_late()
         if not allow_duplicate and msg in self.peek_flash(queue):
             return
         self.publish()
         appends = self._calls.codec.encode(name, []) == b"[]"  # the server appends to JSON alone
         if name in self._dirty or not appends:
-            self[name] = [*self.get(name, []), msg]
+            self[name] = self._fitting(name, [*_checked(name, self.get(name, [])), msg])
         else:
-            self._flashes.setdefault(name, []).append(self._calls.encode(name, msg))
+            self._calls.encode(name, [msg])
+            self._flashes.setdefault(name, []).append(self._flash(name, msg))
             self._held.pop(name, None)
 
     def pop_flash(self, queue: str = "") -> list[Any]:
@@ -175,18 +218,20 @@ class SyncSession(MutableMapping[str, Any]):
         name = self._name(f"_f_{queue}")
         self.publish()
         found, own = self._raw(name), self._flashes.pop(name, [])  # they need not travel
+        try:
+            stored = [] if found is None else self._take_out(name, alone=not own)
+        except BaseException:
+            if own:
+                self._flashes[name] = own
+            raise
         self._held.pop(name, None)
-        if found is None:
-            return self._waiting(name, own)
-        (raw,) = self._session._write(Pop(name))
-        stored = [] if raw is None else self._calls.decode(name, raw)
-        return [*stored, *self._waiting(name, own)]
+        return stored + _messages(own)
 
     def peek_flash(self, queue: str = "") -> list[Any]:
         """The messages, which stay."""
         name = self._name(f"_f_{queue}")
         held = self._load(name)
-        return [] if held is None else list(held.value)
+        return [] if held is None else _checked(name, held.value)
 
     def new_csrf_token(self) -> str:
         """A new CSRF token in place of the old one."""
@@ -206,29 +251,55 @@ class SyncSession(MutableMapping[str, Any]):
     # -- towards request.altsession
 
     def publish(self) -> None:
-        """Put changed values into the memo, where ``request.altsession`` finds them."""
+        """Put changed values into the memo, where ``request.altsession`` finds them. How long they
+        are is asked when they are to be written."""
         fields = self._state.memo.fields
         fields.update(self._dirty)
+        for waiting in self._flashes.values():
+            waiting[:] = [self._flash(flash.name, flash.message) for flash in waiting]
         for name, held in list(self._held.items()):
             if fields.get(name) != held.raw:
                 continue  # written through request.altsession since
-            plain = self._calls.encode(name, held.value)
+            plain = self._calls.codec.encode(name, held.value)
             if plain != held.plain and self._differ(name, held.plain, plain):
                 raw = holding(held.raw or b"", plain)  # a change in place keeps the value's end
                 self._held[name] = _Held(held.value, raw, plain)
                 fields[name] = self._dirty[name] = raw
                 self._flashes.pop(name, None)  # part of the value
 
-    def pending(self, names: Collection[str]) -> tuple[Verb, ...]:
-        """What has to be written before ``request.altsession`` writes the same keys."""
+    def shown(self, fields: dict[str, Raw]) -> Mapping[str, Raw]:
+        """What is remembered, and the messages that wait."""
+        if not self._flashes:
+            return fields
+        queues = {
+            name: _appended(name, fields.get(name), own) for name, own in self._flashes.items()
+        }
+        return fields | queues
+
+    def pending(self, names: Collection[str] | None) -> tuple[Verb, ...]:
+        """What has to be written before ``request.altsession`` writes the same keys (None: before
+        it looks at all of them)."""
         self.publish()
-        return tuple(self._take(names))
+        return tuple(self._take([*self._dirty, *self._flashes] if names is None else names))
+
+    def shortened(self, verbs: Collection[Verb], queues: Collection[str]) -> tuple[Verb, ...]:
+        """The same verbs, where each of these queues is written anew, without its oldest messages
+        if it would be too long. The server is asked what the queues hold now."""
+        self._session._ask(tuple(queues), fresh=True)
+        shortened: list[Verb] = [verb for verb in verbs if getattr(verb, "name", "") not in queues]
+        for name in queues:
+            raw = self._state.memo.fields.get(name)
+            own = [verb for verb in verbs if isinstance(verb, Flash) and verb.name == name]
+            kept = self._fitting(name, self._queue(name, raw) + _messages(own))
+            plain = self._calls.encode(name, kept)
+            shortened += [Expect(name, raw), Set(name, holding(raw or b"", plain))]
+        return tuple(shortened)
 
     def restore(self, verbs: Collection[Verb]) -> None:
         """What ``pending`` gave was not written: it still has to be."""
         for verb in verbs:
-            if isinstance(verb, Append):
-                self._flashes.setdefault(verb.name, []).append(verb.item)
+            if isinstance(verb, Flash):
+                self._flashes.setdefault(verb.name, []).append(verb)
             elif isinstance(verb, Set | Remove):
                 raw = verb.value if isinstance(verb, Set) else None
                 self._state.memo.fields[verb.name] = self._dirty.setdefault(verb.name, raw)
@@ -261,13 +332,10 @@ class SyncSession(MutableMapping[str, Any]):
         who planted the session knows both.
         """
         try:
-            self.publish()
-            verbs = self._take([*self._dirty, *self._flashes])
+            self._session._settle(needed=False)
+            verbs = self.pending(None)
             if verbs:
-                self._session._write(*verbs)
-        except Refused:
-            self.forget()
-            raise CorruptValue("a flash queue holds no list: the message was not added") from None
+                self._session._write_after(self, verbs, ())
         except BaseException:
             self.forget()  # or the page that tells so would try it again
             raise
@@ -301,8 +369,9 @@ class SyncSession(MutableMapping[str, Any]):
         if raw is None and not waiting:
             return None
         value = [] if raw is None else self._calls.decode(name, raw)
-        if waiting:  # as part of the queue; they are still appended, unless it changes otherwise
-            value = [*value, *self._waiting(name, waiting)]
+        if waiting and isinstance(value, list):
+            # As part of the queue; they are still appended, unless it changes otherwise.
+            value = value + _messages(waiting)
         # Not the stored bytes: another program's spacing is no change of ours.
         held = self._held[name] = _Held(value, raw, self._calls.codec.encode(name, value))
         return held
@@ -318,7 +387,11 @@ class SyncSession(MutableMapping[str, Any]):
     def _take(self, names: Collection[str]) -> list[Verb]:
         """Verbs for what these keys have to become; then it counts as written."""
         verbs: list[Verb] = []
-        if self._dirty.get(AUTH_USERID) is not None and AUTH_USERID in names:
+        for name in names:
+            raw = self._dirty.get(name)
+            if raw is not None:
+                self._calls.check_size(name, raw)
+        if any(self._signs_in(name) and self._dirty.get(name) is not None for name in names):
             if self._state.status is not Status.NONE:
                 verbs.append(Renew(new_verifier()))
             self._dirty.setdefault(CSRF_TOKEN, None)
@@ -327,11 +400,75 @@ class SyncSession(MutableMapping[str, Any]):
             if name in self._dirty:
                 raw = self._dirty.pop(name)
                 verbs.append(Remove(name) if raw is None else Set(name, raw))
-            verbs += [Append(name, item) for item in self._flashes.pop(name, [])]
+            verbs += self._flashes.pop(name, [])
         return verbs
 
-    def _waiting(self, name: str, items: list[bytes]) -> list[Any]:
-        return [self._calls.decode(name, item) for item in items]
+    def _signs_in(self, name: str) -> bool:
+        """Whether this key tells who is signed in. One too many costs a new cookie; one too few
+        would leave the session to whoever planted its cookie."""
+        return name.endswith(USERID) or name in self._login_keys
+
+    def _refuse_late(self) -> None:
+        if self._state.answered:
+            raise RuntimeError(
+                "request.session: a change after the response callbacks of this request have run"
+                " (in app_iter, NewResponse or a finished callback) would be lost; make it earlier,"
+                " or call request.altsession, which writes at once"
+            )
+
+    # -- inside: flash queues
+
+    def _flash(self, name: str, message: Any) -> Flash:
+        item = self._calls.codec.encode(name, [message])[1:-1]
+        return Flash(name, item, self._calls.limit, message)
+
+    def _take_out(self, name: str, *, alone: bool) -> list[Any]:
+        """The messages that were stored; the very objects, where this request handed them in as a
+        whole list, without others that wait."""
+        held = self._held.get(name)
+        (raw,) = self._session._write(Pop(name))
+        if alone and held is not None and held.raw == raw:
+            return _checked(name, held.value)
+        return self._queue(name, raw)
+
+    def _queue(self, name: str, raw: Raw) -> list[Any]:
+        """The messages that are stored."""
+        return _checked(name, [] if raw is None else self._calls.decode(name, raw))
+
+    def _fitting(self, name: str, messages: list[Any]) -> list[Any]:
+        """The same messages where they fit; else the newest ones, as many as half of the limit
+        holds, and at least one. Half, so that the next message meets no full queue again."""
+        encode, limit = self._calls.codec.encode, self._calls.limit
+        if len(messages) == 1 or len(encode(name, messages)) <= limit:
+            return messages
+        sizes = accumulate(len(encode(name, [message])) for message in reversed(messages))
+        kept = max(1, sum(size <= limit // 2 for size in sizes))
+        log.warning(
+            "session %s: the flash queue %r outgrew session.max_value_bytes, as nobody shows its"
+            " messages; the oldest %d of %d were dropped",
+            *(self._session.id, name, len(messages) - kept, len(messages)),
+        )
+        return messages[-kept:]
+
+
+def _messages(flashes: list[Flash]) -> list[Any]:
+    return [flash.message for flash in flashes]
+
+
+def _appended(name: str, raw: Raw, flashes: list[Flash]) -> Raw:
+    """The bytes of a queue with the messages; as it is, where it is none."""
+    items = b",".join([flash.item for flash in flashes])
+    try:
+        return Append(name, items, sys.maxsize).apply(raw, 0)[0]
+    except Refused:
+        return raw
+
+
+def _checked(name: str, value: Any) -> list[Any]:
+    """The messages of a queue; CorruptValue where it is none."""
+    if not isinstance(value, list | tuple):
+        raise CorruptValue(f"the flash queue {name!r} holds no list: set or remove it")
+    return list(value)
 
 
 def session_factory(request: Request) -> SyncSession:
@@ -340,7 +477,8 @@ def session_factory(request: Request) -> SyncSession:
     session = api.session(request)
     layer = session._state.layer
     if layer is None:
-        layer = session._state.layer = SyncSession(session, api.settings.sync.keys)
+        sync = api.settings.sync
+        layer = session._state.layer = SyncSession(session, sync.keys, sync.login_keys)
     return layer
 
 

@@ -167,7 +167,13 @@ def check(registry: Registry) -> None:
     """An explicit ``pyramid.tweens`` drops what includes add, without a word."""
     tweens = registry.queryUtility(ITweens)
     present = {name for name, _ in tweens.explicit or tweens.implicit()}
-    if registry.getUtility(ISessionAPI).settings.transactional:
+    settings = registry.getUtility(ISessionAPI).settings
+    if settings.transactional:
+        if not settings.sync.enabled:
+            raise ConfigurationError(
+                "altsession.transactional: is about request.session alone, which needs"
+                " altsession.sync.enabled = true"
+            )
         missing = [name for name in (NAME, TM, TRANSACTION) if name not in present]
         if missing:
             raise ConfigurationError(

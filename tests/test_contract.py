@@ -1094,7 +1094,7 @@ verbs = st.one_of(
         st.sampled_from([b"0", b"@;2:0"]),
         ttls,
     ),
-    st.builds(Append, field_names, values),
+    st.builds(Append, field_names, values, st.sampled_from([8, 20, 1000])),
     st.builds(CompareAndSet, field_names, st.none() | values, values, ttls),
     st.builds(Touch),
     st.builds(Renew, st.sampled_from(VERIFIERS)),

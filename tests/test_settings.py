@@ -88,6 +88,7 @@ TEXTS: list[tuple[str, str, object]] = [
     ("sync.enabled", "on", True),
     ("sync.keys", "cart user", ("cart", "user")),
     ("sync.on_gone", "drop", "drop"),
+    ("sync.login_keys", "account user", ("account", "user")),
     ("log_events", "yes", True),
     ("transactional", "1", True),
 ]

@@ -101,6 +101,7 @@ CODEC = "pyramid_altsession.codecs.encrypted"
 BESIDE = {
     "session.codec": {"session.codec_secret": "a-secret-of-sixteen"},
     "session.codec_secret": {"session.codec": CODEC},
+    "transactional": {"sync.enabled": True},
 }
 """What some settings want beside them."""
 

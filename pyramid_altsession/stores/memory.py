@@ -234,7 +234,7 @@ class _Change:
             if state is not State.LIVE:
                 return Reply(state, (), self.now, user=self.user)
         ended = [v for v, done in zip(self.write.verbs, results, strict=True) if done]
-        for verb in ended:
+        for verb in reversed(ended):  # of several the last one counts, as in the script
             if isinstance(verb, Invalidate):
                 self.finish(verb.nonce, None if verb.told else b"")
                 self.index().pop(self.id, None)

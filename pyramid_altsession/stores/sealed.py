@@ -40,6 +40,8 @@ from ..operations import (
 from ..state import Sending
 
 TRIES = 100
+_READING = (Increment, CompareAndSet, Append, Expect)
+"""Verbs that look into a value."""
 NOTED = "@n"
 """The name that what was noted at login is sealed for."""
 
@@ -60,7 +62,7 @@ class SealedStore:
             case Read():
                 return self.opened(operation, self._store.carry_out(operation))
             case Write(verbs=verbs):
-                if any(isinstance(verb, Increment | CompareAndSet | Append) for verb in verbs):
+                if any(isinstance(verb, _READING) for verb in verbs):
                     return self._work_out(operation)
                 return self._pass_on(operation)
             case Describe(ids):

@@ -15,7 +15,7 @@
 --       10… verbs, each its name and its arguments (ttl: of a new value, ms, 0: none):
 --          get name · everything · expect name given('1'/'0') expected
 --          set name value ttl · remove name · pop name · setdefault name value ttl
---          increment name by start ttl · append name item
+--          increment name by start ttl · append name item limit(bytes)
 --          compare_and_set name given('1'/'0') expected value ttl
 --          touch · renew proof · rotate proof after(ms)
 --          invalidate nonce user(''=anybody's) told('1'/'0')
@@ -156,11 +156,7 @@ local verbs = {
     return flat
   end},
   expect = {3, function(name, given, expected)
-    local found = get(name)
-    if found ~= (given == '1' and expected) then
-      return nil
-    end
-    return found
+    return get(name) == (given == '1' and expected) and 1 or nil
   end},
   set = {3, function(name, value, ttl)
     draft[name] = lasting(value, ttl)
@@ -177,8 +173,11 @@ local verbs = {
     return found
   end},
   setdefault = {3, function(name, value, ttl)
-    draft[name] = get(name) or lasting(value, ttl)
-    return draft[name]
+    local found = get(name)
+    if not found then  -- else nothing grows, and a full server need not refuse it
+      draft[name] = lasting(value, ttl)
+    end
+    return found or draft[name]
   end},
   increment = {4, function(name, by, start, ttl)
     local frame, text = split(get(name) or lasting(start, ttl))
@@ -201,14 +200,17 @@ local verbs = {
     draft[name] = found and ending(value, end_of(found) or '') or lasting(value, ttl)
     return {1, draft[name]}
   end},
-  append = {2, function(name, item)
+  append = {3, function(name, item, limit)
     local frame, text = split(get(name) or '[]')
     if text:sub(1, 1) ~= '[' or text:sub(-1) ~= ']' then
       return nil
     end
     local items = text == '[]' and item or text:sub(2, -2) .. ',' .. item
+    if #items + 2 > tonumber(limit) then
+      return nil
+    end
     draft[name] = frame .. '[' .. items .. ']'
-    return draft[name]
+    return 1
   end},
   touch = {0, function()
     return 1
