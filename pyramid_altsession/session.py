@@ -357,8 +357,7 @@ class AltSession:
         """
         verb = self._login(userid, remember, info)
         with suppress(SessionGone):  # the one thing that it does not stand in the way of
-            self._settle(needed=False)
-            self._carry_out(self._state.choice())
+            self._prepare()
         try:
             (entries,) = self._carry_out(self._state.login(verb))
         except Crowded:
@@ -483,6 +482,12 @@ class AltSession:
         if layer is not None:
             layer.publish()
 
+    def _prepare(self) -> None:
+        """What has to come before a write: the answer of a prefetch, and which token is the right
+        one, where there are several."""
+        self._settle(needed=False)
+        self._carry_out(self._state.choice())
+
     def _begin(self, values: Values) -> None:
         self._carry_out(self._state.create(*self._calls.mset(values).verbs))
 
@@ -517,8 +522,7 @@ class AltSession:
         return fields if layer is None else layer.shown(fields)
 
     def _write(self, *verbs: Verb) -> Sequence[Any]:
-        self._settle(needed=False)
-        self._carry_out(self._state.choice())
+        self._prepare()
         layer = self._state.layer
         if layer is None:
             return self._carry_out(self._state.write(*verbs))

@@ -332,7 +332,7 @@ class SyncSession(MutableMapping[str, Any]):
         who planted the session knows both.
         """
         try:
-            self._session._settle(needed=False)
+            self._session._prepare()
             verbs = self.pending(None)
             if verbs:
                 self._session._write_after(self, verbs, ())

@@ -234,7 +234,7 @@ def losing_tween(handler: Any, registry: Any) -> Any:
 
 def carry_over(session: AltSession) -> SyncSession:
     """request.session, with a change of ann's that is not written yet."""
-    layer = SyncSession(session, None)
+    layer = SyncSession(session, None, ())
     session._state.layer = layer
     layer["orders"] = [*layer.get("orders", []), "ann's"]
     layer["cart"].append("ann's")
@@ -279,7 +279,7 @@ def test_unwritten_changes_stay_behind(api: SessionAPI, books: Books, how: str, 
 def test_changes_of_an_anonymous_session_go_along(visitor: Browser) -> None:
     """A login on a live anonymous session takes along what is not written yet."""
     session = visitor.visit()
-    layer = SyncSession(session, None)
+    layer = SyncSession(session, None, ())
     session._state.layer = layer
     layer["cart"].append(3)
     session.login("ann")
@@ -291,7 +291,7 @@ def test_changes_of_an_anonymous_session_go_along(visitor: Browser) -> None:
 def test_failed_logout_keeps_what_is_not_written(visitor: Browser, watched: Watched) -> None:
     """A logout that fails has ended nothing: the changes are written at the end."""
     session = visitor.visit()
-    layer = SyncSession(session, None)
+    layer = SyncSession(session, None, ())
     session._state.layer = layer
     layer["cart"].append(3)
     watched.before, before = raising, watched.before
