@@ -13,12 +13,12 @@ from pyramid.response import Response
 from pyramid.threadlocal import manager
 from zope.interface import implementer
 
-from .calls import Calls
+from .calls import UNSET, Calls, Unset
 from .codecs import JSONCodec
 from .errors import AltSessionError, CorruptValue, SessionGone, StoreUnavailable
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
-from .keys import Values
+from .keys import Values, encodable
 from .operations import Description, Listing, Read, Timing, Touch, Write
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
@@ -322,14 +322,22 @@ class SessionAPI:
     def sessions_of(self, userid: str) -> list[SessionInfo]:
         """The user's sessions, newest login first; ``current`` marks the one of the request
         that asks, if it has used its session. Two round trips for up to 500 sessions."""
+        encodable("sessions_of", userid)
         return [self._info(known) for known in live_sessions(self._store, userid)]
 
     def invalidate_user(self, userid: str, keep: str | None = None) -> int:
         """End every session of the user, but the one with the id ``keep``; returns how many.
 
+        None keeps none, and ``request.altsession.id`` is None until the session was used: a view
+        that signs a user out everywhere else calls :meth:`AltSession.end_others
+        <pyramid_altsession.AltSession.end_others>`.
+
         Every session that existed when the call began is dead when it returns; a login that
         comes later stays. So after a change of password: change it first, then call this.
         """
+        encodable("invalidate_user", userid)
+        if keep is not None:
+            encodable("invalidate_user", keep)
         entries = [e for e in self._store.carry_out(Listing(userid)).values if e[0] != keep]
         stale = [entry for entry in entries if not self._end(entry[0], userid)]
         prune(self._store, userid, stale)
@@ -338,13 +346,26 @@ class SessionAPI:
     def describe(self, id: str) -> SessionInfo | None:
         """What is known of one session, None when there is none. One round trip."""
         known = None
+        encodable("describe", id)
         if len(id) == ID_LENGTH:  # else it is some other key's name, perhaps an index's
             ((_, known),) = described(self._store, [id])
         return None if known is None else self._info(known)
 
-    def invalidate_id(self, id: str) -> bool:
-        """End one session by its public handle; False when there was none. One round trip."""
-        return len(id) == ID_LENGTH and self._end(id, None)
+    def invalidate_id(self, id: str, userid: str | Unset | None = UNSET) -> bool:
+        """End one session by its public handle; False when there was none. One round trip.
+
+        ``userid``: only if it is this user's, whatever id a visitor's form may name; with None,
+        where nobody is signed in, no session is.
+        """
+        encodable("invalidate_id", id)
+        if len(id) != ID_LENGTH:
+            return False
+        if isinstance(userid, Unset):
+            return self._end(id, None)
+        if not userid:  # an empty one would stand for whichever user it is
+            return False
+        encodable("invalidate_id", userid)
+        return self._end(id, userid)
 
     def scan(self) -> Iterator[SessionInfo]:
         """Every session, by the server's cursor: a long walk that blocks nobody. A session that

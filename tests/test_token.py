@@ -112,8 +112,9 @@ class TestCandidates:
         "header",
         [
             "SID={}", "sid2={}", "xsid={}", "x sid={}", "sid", "sid=", "sid={}x", "sid=x{}",
-            'sid="{}', 'sid={}"', 'sid=""{}""', 'sid=" {}"', "sid='{}'", "sid=={}", "a={}", "{}", "sid={}.", "sid={}\n", "sid=\x00{}",
-            "$sid={}", "sid={}%3B", "sid={} x", "a=b,xsid={}", "a=b,sid={}x", "sid.={}", "sid=sid={}",
+            'sid="{}', 'sid={}"', 'sid=""{}""', 'sid=" {}"', "sid='{}'", "sid=={}", "a={}", "{}",
+            "sid={}.", "sid={}\n", "sid=\x00{}", "$sid={}", "sid={}%3B", "sid={} x",
+            "a=b,xsid={}", "a=b,sid={}x", "sid.={}", "sid=sid={}",
         ],
     )  # fmt: skip
     def test_malformed(self, header: str) -> None:
@@ -452,7 +453,7 @@ class TestSend:
             ('public, x="a, private, b"', "no-store"),
             ('public, x="a\\", private, b"', "no-store"),
             ('public, x="a, private', "no-store"),
-            ("public, x=\"a\\", "no-store"),
+            ('public, x="a\\', "no-store"),
             ("public,private", "public,private"),
             ('x="a, b",\tprivate', 'x="a, b",\tprivate'),
         ],
