@@ -18,6 +18,7 @@ from pyramid.config import Configurator
 from pyramid.interfaces import ICSRFStoragePolicy
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.viewderivers import INGRESS, VIEW
 from zope.interface import implementer
 
 from .errors import FreshLoginRequired
@@ -101,4 +102,5 @@ fresh_login.options = ("fresh_login",)  # type: ignore[attr-defined]
 
 
 def add_view_options(config: Configurator) -> None:
-    config.add_view_deriver(fresh_login, under="secured_view", over="csrf_view")
+    # Under and over nothing else of Pyramid's, which the application may have moved.
+    config.add_view_deriver(fresh_login, under=("secured_view", INGRESS), over=VIEW)

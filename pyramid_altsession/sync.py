@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pyramid.config import PHASE3_CONFIG, Configurator
 from pyramid.interfaces import ISession, ISessionFactory
 from pyramid.request import Request
-from pyramid.tweens import INGRESS
+from pyramid.viewderivers import INGRESS, VIEW
 from zope.interface import implementer
 
 from .errors import CorruptValue
@@ -372,4 +372,4 @@ def add_sync_layer(config: Configurator) -> None:
             config.registry.registerUtility(session_factory, ISessionFactory)
 
     config.action("altsession sync", register, order=PHASE3_CONFIG + 10)
-    config.add_view_deriver(fetch_keys, under=INGRESS, over="secured_view")
+    config.add_view_deriver(fetch_keys, under=INGRESS, over=("csrf_view", "secured_view", VIEW))
