@@ -24,6 +24,7 @@ from .session import AltSession
 from .settings import Settings, from_ini, read_settings
 from .state import Happening, SessionState
 from .stores import open_store
+from .stores.memory import warn_of_processes
 from .stores.sealed import SealedStore
 from .token import ID_LENGTH, SessionCookie, Token
 from .users import all_sessions, described, end_session, live_sessions, prune
@@ -130,6 +131,7 @@ class SessionAPI:
         self._cookie = SessionCookie(settings.session)
         self.has_tween = False
         self._warned = False
+        self._warned_of_memory = False
 
     def __repr__(self) -> str:
         return f"<SessionAPI {self._store!r}>"
@@ -218,7 +220,15 @@ class SessionAPI:
             vary_on_cookie(response)
         if state.cookie is not None:
             self._warn_of_http(request)
+            self._warn_of_memory(request)
             self._cookie.send(response, state.cookie or None, age=state.cookie_age)
+
+    def _warn_of_memory(self, request: Request) -> None:
+        """Workers that load the application each have a store of their own."""
+        several = request.environ.get("wsgi.multiprocess")
+        if several and self.settings.redis.scheme == "memory" and not self._warned_of_memory:
+            self._warned_of_memory = True
+            warn_of_processes()
 
     def _warn_of_http(self, request: Request) -> None:
         if self.settings.session.secure and request.scheme == "http" and not self._warned:

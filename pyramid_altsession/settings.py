@@ -189,11 +189,8 @@ class RedisSettings:
             return self.url or ""
         return self.socket or f"{self.host}:{self.port}"
 
-    @property
-    def configured(self) -> bool:
-        """Whether anybody said where the server is."""
-        names = ("url", "host", "port", "socket")
-        return any(getattr(self, name) != getattr(RedisSettings, name) for name in names)
+    configured: bool = field(default=True, repr=False, compare=False)
+    """Whether anybody said where the server is; else it is taken to be on this host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +297,8 @@ def table() -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
             yield section.name, section
         else:
             for entry in dataclasses.fields(section.default):  # type: ignore[arg-type]
-                yield f"{section.name}.{entry.name}", entry
+                if entry.metadata:
+                    yield f"{section.name}.{entry.name}", entry
 
 
 def from_ini(mapping: Mapping[str, object]) -> dict[str, object]:
@@ -490,6 +488,7 @@ def _from_url(given: Mapping[str, Any]) -> dict[str, Any]:
     """The url taken apart, so that everybody else reads host, port, socket, db."""
     parts = urlsplit(given.get("url", ""))
     values = dict(given)
+    values["configured"] = not {"url", "host", "port", "socket"}.isdisjoint(given)
     if parts.scheme not in _SERVERS and parts.scheme != "unix":
         return values
     if parts.scheme == "unix":

@@ -3,6 +3,8 @@
 ``apply`` is write.lua in Python; the contract suite holds the two together.
 """
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -54,6 +56,9 @@ from ..operations import (
 )
 
 
+log = logging.getLogger("pyramid_altsession")
+
+
 class Hash(dict[str, bytes]):
     """Fields of one key, and when it ends (ms)."""
 
@@ -72,6 +77,13 @@ class Hash(dict[str, bytes]):
         return None if deadline is None or OWN_TTI not in self else deadline - now
 
 
+def warn_of_processes() -> None:
+    log.warning(
+        "sessions: altsession.redis.url = memory:// keeps them in one process, and there are"
+        " several: a visitor's next request may find none; use a server, or embedded://"
+    )
+
+
 class MemoryStore:
     """The store contract on dicts. ``clock`` gives seconds, as ``time.time`` does."""
 
@@ -80,6 +92,7 @@ class MemoryStore:
         self.hashes: dict[str, Hash] = {}
         self.indexes: dict[str, dict[str, int]] = {}
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         return "<MemoryStore>"
@@ -91,6 +104,9 @@ class MemoryStore:
         return Answered(self.carry_out(operation))
 
     def carry_out(self, operation: Operation) -> Reply:
+        if os.getpid() != self._process:
+            self._process = os.getpid()
+            warn_of_processes()
         with self._lock:
             now = round(self.clock() * 1000)
             for id in [id for id, held in self.hashes.items() if held.expires <= now]:
