@@ -120,7 +120,7 @@ def add_view_options(config: Configurator) -> None:
     config.add_view_deriver(fresh_login, under=("secured_view", INGRESS), over=VIEW)
     registry = config.registry
     config.action(
-        "altsession annotate_user", lambda: warn_of_annotation(registry), order=PHASE3_CONFIG + 10
+        "altsession annotate_user", lambda: warn_of_annotation(registry), order=PHASE3_CONFIG + 11
     )
 
 

@@ -55,7 +55,6 @@ from ..operations import (
     stamped,
 )
 
-
 log = logging.getLogger("pyramid_altsession")
 
 
@@ -133,7 +132,7 @@ class MemoryStore:
             state = judge(claim, held.facts, now, timing.window, timing)
             if state is State.LIVE:
                 if operation.fields is None:
-                    values: Any = {n: v for n, v in held.items() if n[0] != "@" or n == CREATED}
+                    values: Any = {n: v for n, v in held.items() if n[:1] != "@" or n == CREATED}
                 else:
                     values = [held.get(name) for name in operation.fields]
                 left = held.expires - now
@@ -278,9 +277,9 @@ class _Change:
                 self.put(verb.name, value)
                 return result
             case Everything():
-                for name in [name for name in draft if name[0] != "@"]:
+                for name in [name for name in draft if name[:1] != "@"]:
                     self.put(name, alive(draft[name], self.now))
-                live = [(n.encode(), raw) for n, raw in draft.items() if n[0] != "@"]
+                live = [(n.encode(), raw) for n, raw in draft.items() if n[:1] != "@"]
                 return [part for both in live for part in both]
             case Touch():
                 login = self.held.number(LOGIN)
