@@ -4,6 +4,7 @@
 """
 
 from pyramid.config import PHASE1_CONFIG, Configurator
+from pyramid.config.actions import action_method
 from pyramid.request import Request
 
 from ._version import VERSION as __version__
@@ -60,9 +61,13 @@ def altsession(request: Request) -> AltSession:
 
 def includeme(config: Configurator) -> None:
     """Register the ISessionAPI utility, ``request.altsession`` and the tween. No network I/O."""
+    _include(config, _backframes=2)  # errors name the line that includes us
 
+
+@action_method
+def _include(config: Configurator) -> None:
     def register() -> None:
-        settings = read_settings(from_ini(config.registry.settings))
+        settings = read_settings(from_ini(config.registry.settings or {}))
         if config.registry.queryUtility(ISessionAPI) is None:  # else config.testing_altsession's
             api = SessionAPI.from_registry(settings, config.registry)
             config.registry.registerUtility(api, ISessionAPI)

@@ -13,20 +13,21 @@ from pyramid.response import Response
 from pyramid.threadlocal import manager
 from zope.interface import implementer
 
-from .calls import Calls
+from .calls import UNSET, Calls, Unset
 from .codecs import JSONCodec
 from .errors import AltSessionError, CorruptValue, SessionGone, StoreUnavailable
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
-from .keys import Values
-from .operations import Description, Read, Revoke, Timing, Touch, Write
+from .keys import Values, encodable
+from .operations import Description, Read, Timing, Touch, Write
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
 from .state import Happening, SessionState
 from .stores import open_store
+from .stores.memory import warn_of_processes
 from .stores.sealed import SealedStore
 from .token import ID_LENGTH, SessionCookie, Token
-from .users import all_sessions, described, end_session, end_sessions, live_sessions, prune
+from .users import all_sessions, described, end_all_sessions, end_session, live_sessions
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -130,6 +131,7 @@ class SessionAPI:
         self._cookie = SessionCookie(settings.session)
         self.has_tween = False
         self._warned = False
+        self._warned_of_memory = False
 
     def __repr__(self) -> str:
         return f"<SessionAPI {self._store!r}>"
@@ -218,7 +220,15 @@ class SessionAPI:
             vary_on_cookie(response)
         if state.cookie is not None:
             self._warn_of_http(request)
+            self._warn_of_memory(request)
             self._cookie.send(response, state.cookie or None, age=state.cookie_age)
+
+    def _warn_of_memory(self, request: Request) -> None:
+        """Workers that load the application each have a store of their own."""
+        several = request.environ.get("wsgi.multiprocess")
+        if several and self.settings.redis.scheme == "memory" and not self._warned_of_memory:
+            self._warned_of_memory = True
+            warn_of_processes()
 
     def _warn_of_http(self, request: Request) -> None:
         if (
@@ -328,32 +338,50 @@ class SessionAPI:
     def sessions_of(self, userid: str) -> list[SessionInfo]:
         """The user's sessions, newest login first; ``current`` marks the one of the request
         that asks, if it has used its session. Two round trips for up to 500 sessions."""
+        encodable("sessions_of", userid)
         return [self._info(known) for known in live_sessions(self._store, userid)]
 
     def invalidate_user(self, userid: str, keep: str | None = None) -> int:
         """End every session of the user, but the one with the id ``keep``; returns how many.
 
+        None keeps none, and ``request.altsession.id`` is None until the session was used: a view
+        that signs a user out everywhere else calls :meth:`AltSession.end_others
+        <pyramid_altsession.AltSession.end_others>`.
+
         Every session that existed when the call began is dead when it returns; a login that
         comes later stays. So after a change of password: change it first, then call this.
         """
-        entries = self._store.carry_out(Revoke(userid, keep)).values
-        ended = end_sessions(self._store, userid, [id for id, _ in entries], self._timing)
+        encodable("invalidate_user", userid)
+        if keep is not None:
+            encodable("invalidate_user", keep)
+        ended = end_all_sessions(self._store, userid, self._timing, keep=keep)
         for id in ended:
             self._tell(Happening("invalidated", id, userid, "administration"))
-        over = set(ended)
-        prune(self._store, userid, [entry for entry in entries if entry[0] not in over])
         return len(ended)
 
     def describe(self, id: str) -> SessionInfo | None:
         """What is known of one session, None when there is none. One round trip."""
         known = None
+        encodable("describe", id)
         if len(id) == ID_LENGTH:  # else it is some other key's name, perhaps an index's
             ((_, known),) = described(self._store, [id])
         return None if known is None else self._info(known)
 
-    def invalidate_id(self, id: str) -> bool:
-        """End one session by its public handle; False when there was none. One round trip."""
-        return len(id) == ID_LENGTH and self._end(id, None)
+    def invalidate_id(self, id: str, userid: str | Unset | None = UNSET) -> bool:
+        """End one session by its public handle; False when there was none. One round trip.
+
+        ``userid``: only if it is this user's, whatever id a visitor's form may name; with None,
+        where nobody is signed in, no session is.
+        """
+        encodable("invalidate_id", id)
+        if len(id) != ID_LENGTH:
+            return False
+        if isinstance(userid, Unset):
+            return self._end(id, None)
+        if not userid:  # an empty one would stand for whichever user it is
+            return False
+        encodable("invalidate_id", userid)
+        return self._end(id, userid)
 
     def scan(self) -> Iterator[SessionInfo]:
         """Every session, by the server's cursor: a long walk that blocks nobody. A session that

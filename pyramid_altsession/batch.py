@@ -33,6 +33,10 @@ class Handle(Generic[T]):
         return self._call.result(self._results)
 
 
+_NOT_ENTERED = "a batch is sent when its block ends: with session.batch() as b: b.get(…)"
+_OVER = "the batch is over: its block has ended"
+
+
 class Batch:
     """The calls of ``with session.batch() as b:``, sent as one packet when the block ends.
 
@@ -50,9 +54,12 @@ class Batch:
         self._session = session
         self._calls = session._calls
         self._handles: list[Handle[Any]] = []
-        self._over = False
+        self._closed = _NOT_ENTERED
 
     def __enter__(self) -> "Batch":
+        if self._closed is not _NOT_ENTERED:
+            raise RuntimeError(_OVER)  # or its calls would be sent twice
+        self._closed = ""
         return self
 
     def __exit__(
@@ -61,7 +68,7 @@ class Batch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over = True
+        self._closed = _OVER
         if error is not None:
             self._settle(RuntimeError("the batch was not sent: its block failed"))
         elif self._handles:
@@ -148,8 +155,8 @@ class Batch:
     # -- the end of the block
 
     def _add(self, call: Call[T]) -> Handle[T]:
-        if self._over:
-            raise RuntimeError("the batch is over: its block has ended")
+        if self._closed:
+            raise RuntimeError(self._closed)
         handle = Handle(call)
         self._handles.append(handle)
         return handle

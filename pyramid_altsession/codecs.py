@@ -188,8 +188,16 @@ def _check(value: object, key: str, path: tuple[object, ...]) -> None:
     elif not isinstance(value, str | int):
         raise TypeError(
             f"{_where(key, path)}: JSON cannot carry {type(value).__qualname__};"
-            " convert it to str, int, float, bool, None, list or dict"
+            f" convert it to str, int, float, bool, None, list or dict{_or_typed(value)}"
         )
+
+
+def _or_typed(value: object) -> str:
+    try:
+        msgspec.to_builtins(value, str_keys=True, enc_hook=plain_value)
+    except (TypeError, ValueError, RecursionError):
+        return ""
+    return ", or give the key its type: a SessionKey carries this"
 
 
 def _culprit(value: object, path: tuple[object, ...]) -> tuple[object, ...]:

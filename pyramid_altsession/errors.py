@@ -95,4 +95,5 @@ class ValueTooLarge(AltSessionError, ValueError):
 
 
 class InvalidKey(AltSessionError, ValueError):
-    """The key is no non-empty str of at most 512 bytes that does not begin with ``@``."""
+    """The key is no non-empty str of at most 512 bytes that does not begin with ``@``; or a user
+    id or session id holds a lone surrogate."""

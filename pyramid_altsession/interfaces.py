@@ -76,8 +76,8 @@ class ISessionAPI(Interface):
     def describe(id):
         """SessionInfo of one session, or None."""
 
-    def invalidate_id(id):
-        """End one session by its public handle."""
+    def invalidate_id(id, userid=...):
+        """End one session by its public handle; with userid, only if it is this user's."""
 
     def scan():
         """SessionInfo of every session."""
@@ -154,6 +154,9 @@ class IAltSession(Interface):
 
     def logout():
         """End the session."""
+
+    def end_others():
+        """End all other sessions of the signed-in user; how many."""
 
     def userid():
         """The user that the session is bound to."""

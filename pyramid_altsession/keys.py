@@ -156,6 +156,16 @@ def field_name(key: object) -> str:
     return key
 
 
+def encodable(call: str, value: object) -> bytes:
+    """A user id or a session id as the server gets it."""
+    if not isinstance(value, str):
+        raise TypeError(f"{call}: the id must be a str, not {value!r}")
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise InvalidKey(f"{call}: the id must be encodable as UTF-8: {value!r}") from None
+
+
 def milliseconds(name: str, ttl: float) -> int:
     """A value's time to live, given in seconds."""
     if isinstance(ttl, bool) or not isinstance(ttl, int | float):

@@ -114,6 +114,11 @@ class Verb(Protocol):
         """Update what the request remembers."""
 
 
+def is_key(name: str) -> bool:
+    """Whether it is a key's field, neither one of ours nor one without a name."""
+    return name[:1] not in ("", "@")
+
+
 class Memo:
     """Raw bytes of the fields that one request has seen."""
 
@@ -131,8 +136,8 @@ class Memo:
         return tuple([name for name in names if name not in self.fields])
 
     def present(self) -> dict[str, bytes]:
-        """What the application stored."""
-        return {n: raw for n, raw in self.fields.items() if raw is not None and n[0] != "@"}
+        """What the application stored; a field without a name, another program's, is no key."""
+        return {n: raw for n, raw in self.fields.items() if raw is not None and is_key(n)}
 
     def forget(self, *names: str) -> None:
         for name in names:
@@ -395,15 +400,15 @@ class Everything:
         return []
 
     def note(self, memo: Memo, result: Any) -> None:
-        ours = {name: raw for name, raw in memo.fields.items() if name[0] == "@"}
+        ours = {name: raw for name, raw in memo.fields.items() if name[:1] == "@"}
         memo.fields = ours | pairs(result)
         memo.complete = CREATED in ours
 
 
 def pairs(flat: Sequence[bytes]) -> dict[str, Raw]:
-    """A flat list of names and bytes as a dict."""
+    """A flat list of names and bytes as a dict of keys."""
     names = [name.decode(errors="replace") for name in flat[::2]]
-    return dict(zip(names, flat[1::2], strict=True))
+    return {n: raw for n, raw in zip(names, flat[1::2], strict=True) if is_key(n)}
 
 
 class LifeVerb:

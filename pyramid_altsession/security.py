@@ -10,18 +10,33 @@ class Policy:
 """
 
 import hmac
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyramid.config import Configurator
-from pyramid.interfaces import ICSRFStoragePolicy
+from pyramid.authentication import SessionAuthenticationHelper
+from pyramid.config import PHASE3_CONFIG, Configurator
+from pyramid.interfaces import (
+    IAuthenticationPolicy,
+    ICSRFStoragePolicy,
+    ISecurityPolicy,
+    ISessionFactory,
+    ITweens,
+)
+from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.settings import asbool
+from pyramid.viewderivers import INGRESS, VIEW
 from zope.interface import implementer
 
 from .errors import FreshLoginRequired
 from .operations import CSRF_TOKEN
+from .sync import session_factory
+from .tween import TM
+
+log = logging.getLogger("pyramid_altsession")
 
 View = Callable[[Any, Request], Response]
 
@@ -101,4 +116,38 @@ fresh_login.options = ("fresh_login",)  # type: ignore[attr-defined]
 
 
 def add_view_options(config: Configurator) -> None:
-    config.add_view_deriver(fresh_login, under="secured_view", over="csrf_view")
+    # Under and over nothing else of Pyramid's, which the application may have moved.
+    config.add_view_deriver(fresh_login, under=("secured_view", INGRESS), over=VIEW)
+    registry = config.registry
+    config.action(
+        "altsession annotate_user", lambda: warn_of_annotation(registry), order=PHASE3_CONFIG + 11
+    )
+
+
+def warn_of_annotation(registry: Registry) -> None:
+    """pyramid_tm asks who is signed in before every view, for the transaction's note."""
+    tweens = registry.queryUtility(ITweens)
+    present = {name for name, _ in tweens.explicit or tweens.implicit()}
+    if TM not in present or not asbool(registry.settings.get("tm.annotate_user", True)):
+        return
+    policies = [registry.queryUtility(kind) for kind in (ISecurityPolicy, IAuthenticationPolicy)]
+    helpers: tuple[type, ...] = (AltSessionAuthenticationHelper,)
+    if registry.queryUtility(ISessionFactory) is session_factory:
+        helpers += (SessionAuthenticationHelper,)
+    if any(_asks_session(policy, helpers) for policy in policies):
+        log.warning(
+            "pyramid_tm reads authenticated_userid before every view, and this security policy"
+            " reads it from the session: every request, static files too, costs a round trip and"
+            " is a 503 while the server is away; set tm.annotate_user = false"
+        )
+
+
+def _asks_session(policy: object, helpers: tuple[type, ...]) -> bool:
+    """As far as it shows: one of the helpers in the policy, or ``request.altsession`` in it."""
+    held = [policy, *getattr(policy, "__dict__", {}).values()]
+    held += [value for kind in type(policy).__mro__ for value in vars(kind).values()]
+    if any(isinstance(getattr(one, "__self__", one), helpers) for one in held):
+        return True
+    calls = [getattr(policy, name, None) for name in ("authenticated_userid", "identity")]
+    codes = [getattr(call, "__code__", None) for call in calls]
+    return any("altsession" in code.co_names for code in codes if code is not None)

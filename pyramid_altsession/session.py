@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Never, TypeVar, overload
 
 from .batch import Batch
 from .calls import UNSET, Call, Calls, several
 from .errors import SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
 from .frame import framed
-from .keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, field_name
+from .keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, encodable, field_name
 from .operations import (
     CREATED,
     LOGIN,
@@ -35,7 +35,7 @@ from .operations import (
 from .settings import SessionSettings
 from .state import Happening, Layer, SessionState, Status
 from .token import new_verifier
-from .users import end_sessions, live_sessions, prune_some, survey
+from .users import end_all_sessions, end_sessions, live_sessions, prune_some, survey
 
 if TYPE_CHECKING:
     from .interfaces import Store
@@ -50,6 +50,10 @@ MAX_STEPS = 16
 """Operations that one call may need; a server whose answers ask for more makes no sense."""
 PRUNE_EACH = 16
 """Entries of one user's index by which it has to grow until a login looks for ended sessions."""
+
+
+def _no_dict(call: str) -> TypeError:
+    return TypeError(f"an AltSession is no dict: use {call}")
 
 
 class AltSession:
@@ -91,6 +95,24 @@ class AltSession:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._state.status.name.lower()} {self.id}>"
+
+    # Nothing is loaded or saved unasked, so it is no dict; who takes it for one is told the call.
+    # Never: a type checker tells it too.
+
+    def __getitem__(self, key: Never) -> Never:
+        raise _no_dict(f'get("{key}")')
+
+    def __setitem__(self, key: Never, value: Never) -> Never:
+        raise _no_dict(f'set("{key}", …)')
+
+    def __delitem__(self, key: Never) -> Never:
+        raise _no_dict(f'remove("{key}")')
+
+    def __contains__(self, key: Never) -> Never:
+        raise _no_dict(f'exists("{key}")')
+
+    def __iter__(self) -> Never:
+        raise _no_dict("keys()")
 
     @property
     def id(self) -> str | None:
@@ -378,10 +400,26 @@ class AltSession:
         """The same as :meth:`invalidate`."""
         return self.invalidate()
 
+    def end_others(self) -> int:
+        """End all other sessions of the user who is signed in here; returns how many. This one
+        stays, whether it was used before in this request or not.
+
+        0 without a login. :exc:`SessionGone` when this session ended meanwhile: then none is.
+        After a change of password: change it first, then call this.
+        """
+        self._fetch((USER,), True)
+        user, timing = self._state.user, Timing.of(self._settings)
+        if user is None:
+            return 0
+        ended = end_all_sessions(self._store, user, timing, keep=self.id)
+        for id in ended:
+            self._notify(Happening("invalidated", id, user, "end_others"))
+        return len(ended)
+
     def _login(self, userid: str, remember: float | None, info: Mapping[str, Any] | None) -> Login:
         if not isinstance(userid, str) or not userid:
             raise TypeError(f"login: the user id must be a non-empty str, not {userid!r}")
-        if len(userid.encode()) > MAX_KEY_BYTES:
+        if len(encodable("login", userid)) > MAX_KEY_BYTES:
             raise ValueTooLarge(f"login: a user id must have at most {MAX_KEY_BYTES} bytes")
         if isinstance(remember, bool) or not isinstance(remember, int | float | None):
             raise TypeError(f"login: remember must be a number of seconds, not {remember!r}")
@@ -573,4 +611,4 @@ class AltSession:
         self._ask(None, fresh=fresh)
         if layer is not None:
             layer.publish()
-        return {n: raw for n, raw in self._shown().items() if raw is not None and n[0] != "@"}
+        return {n: raw for n, raw in self._shown().items() if raw is not None and n[:1] != "@"}

@@ -28,7 +28,28 @@ Converter = Callable[[object], Any]
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a non-empty text")
+    if not _encodable(value):
+        raise ValueError("a text that can be encoded as UTF-8")
     return value.strip()
+
+
+def _encodable(text: str) -> bool:
+    """A lone surrogate stands for a byte of the environment that was no UTF-8."""
+    return not re.search(r"[\ud800-\udfff]", text)
+
+
+def _host(value: object) -> str:
+    text = _text(value)
+    if re.search(r"[/@\s]", text):
+        raise ValueError(f"a host name or address; a URL goes into {PREFIX}redis.url")
+    return text
+
+
+def _path(value: object) -> str:
+    text = _text(value)
+    if "://" in text:
+        raise ValueError(f"a path; a URL goes into {PREFIX}redis.url")
+    return text
 
 
 def _number(minimum: float, unit: str, *, above: bool = False) -> Converter:
@@ -89,7 +110,7 @@ def _secrets(value: object) -> tuple[str, ...]:
         found = _texts(value)
     except ValueError:
         raise ValueError(wanted) from None
-    if any(len(secret) < 16 for secret in found):
+    if any(len(secret) < 16 or not _encodable(secret) for secret in found):
         raise ValueError(wanted)
     return found
 
@@ -162,9 +183,9 @@ class RedisSettings:
         "redis://, rediss://, valkey://, valkeys://, unix://, embedded:// or memory://",
         secret=True,
     )
-    host: str = setting("localhost", _text, "host name or address")
+    host: str = setting("localhost", _host, "host name or address")
     port: int = setting(6379, _port, "TCP port")
-    socket: str | None = setting(None, _text, "path of a unix socket, instead of host and port")
+    socket: str | None = setting(None, _path, "path of a unix socket, instead of host and port")
     username: str | None = setting(None, _text, "user of the server's access list")
     password: str | None = setting(None, _text, "password of the server", secret=True)
     db: int = setting(0, _whole(0, 10**6), "number of the database")
@@ -189,11 +210,8 @@ class RedisSettings:
             return self.url or ""
         return self.socket or f"{self.host}:{self.port}"
 
-    @property
-    def configured(self) -> bool:
-        """Whether anybody said where the server is."""
-        names = ("url", "host", "port", "socket")
-        return any(getattr(self, name) != getattr(RedisSettings, name) for name in names)
+    configured: bool = field(default=True, repr=False, compare=False)
+    """Whether anybody said where the server is; else it is taken to be on this host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +308,13 @@ class Settings:
     log_events: bool = setting(False, _flag, "log every event: session id, user id, reason")
 
 
+DEEPEST = 8
+"""Sections within each other at most: a mapping may hold itself."""
+
 _MAPPINGS = ("", "redis", "session", "sync")
+
+OTHER_NAMES = {"session.timeout": "session.tti", "timeout": "session.tti"}
+"""What other packages of sessions call it, where a similar name of ours is something else."""
 
 ANCESTOR_NAMES = {"redis.auth_pass": "redis.password", "session.dbIndex": "redis.db"}
 """The spellings of npm ``alt-session``, and ours."""
@@ -303,7 +327,8 @@ def table() -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
             yield section.name, section
         else:
             for entry in dataclasses.fields(section.default):  # type: ignore[arg-type]
-                yield f"{section.name}.{entry.name}", entry
+                if entry.metadata:
+                    yield f"{section.name}.{entry.name}", entry
 
 
 def from_ini(mapping: Mapping[str, object]) -> dict[str, object]:
@@ -321,7 +346,7 @@ def from_ini(mapping: Mapping[str, object]) -> dict[str, object]:
 
 def _flat(prefix: str, mapping: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     for name, value in mapping.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and prefix.count(".") < DEEPEST:
             yield from _flat(f"{prefix}{name}.", value)
         else:
             yield f"{prefix}{name}", value
@@ -346,7 +371,7 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
         found.faults + _redis_faults(redis, found.title) + _session_faults(session, found.title)
     )
     if config is not None and not isinstance(config, str):
-        faults.append(f"{PREFIX}config: must be the path of a YAML file, not {config!r}")
+        faults.append(f"{PREFIX}config: must be the path of a YAML file{_shown(config)}")
     if faults:
         raise ConfigurationError("altsession settings:\n  " + "\n  ".join(faults))
     return Settings(
@@ -375,10 +400,18 @@ def _file(config: str) -> Source:
     if ":" not in config:
         return read_yaml(os.path.abspath(config))
     try:
+        if "://" in config:
+            raise ValueError(config)
         return read_yaml(AssetResolver(None).resolve(config).abspath())
     except (ImportError, ValueError):
-        fault = f"{PREFIX}config: must be a path or package:path, not {config!r}"
+        fault = f"{PREFIX}config: must be a path or package:path{_shown(config)}"
         return Source({}, faults=(fault,))
+
+
+def _shown(value: object) -> str:
+    """What was found, for a message; not where it may be a URL, which may hold a password."""
+    text = repr(value)
+    return "" if "@" in text else f", not {text}"
 
 
 class _Found:
@@ -402,21 +435,32 @@ class _Found:
                 if value is not None:  # else its settings are all commented out
                     self.faults.append(f"{title}: must be a mapping with settings in it")
             elif name not in self.known:
-                near = difflib.get_close_matches(given, [*self.known, *ANCESTOR_NAMES], 1, 0.5)
-                hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-                self.faults.append(f"{title}: there is no such setting{hint}")
+                self.faults.append(self.unknown(given, source.places.get(given, "")))
             elif name in spelled:
                 self.faults.append(f"{title}: also given as {PREFIX}{spelled[name]}; keep one")
             elif not (value is None or value == ""):
                 spelled[name] = given
                 self.convert(name, title, value)
 
+    def unknown(self, given: str, place: str) -> str:
+        for name in self.known:
+            if given.startswith(name + "."):  # what looks like a name may be a part of a secret
+                return f"{place}{PREFIX}{name}: must be one value, without settings below it"
+        if "@" in given:  # a URL in the place of a name
+            return f"{place}{PREFIX}…: there is no such setting"
+        last = given.rpartition(".")[2]
+        near = [OTHER_NAMES[given]] if given in OTHER_NAMES else []
+        near = near or [name for name in self.known if name.rpartition(".")[2] == last]
+        near = near or difflib.get_close_matches(given, [*self.known, *ANCESTOR_NAMES], 1, 0.5)
+        hint = "; did you mean " + " or ".join([PREFIX + name for name in near]) + "?"
+        return f"{place}{PREFIX}{given}: there is no such setting{hint if near else ''}"
+
     def convert(self, name: str, title: str, value: object) -> None:
         metadata = self.known[name].metadata
         try:
             converted = metadata["convert"](value)
         except ValueError as wanted:
-            got = "" if metadata["secret"] else f", not {value!r}"
+            got = "" if metadata["secret"] else _shown(value)
             self.faults.append(f"{title}: must be {wanted}{got}")
         else:
             self.values.setdefault(name, converted)
@@ -439,23 +483,56 @@ _SERVERS = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
 
 def _redis_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:
     faults = []
-    name = title("redis.url")
-    if given.get("url"):
-        both = {"host", "port", "socket", "username", "password", "db", "ssl"} & set(given)
+    name, url = title("redis.url"), given.get("url")
+    if url:
+        both = {"host", "port", "socket", "username", "password", "db"} & set(given)
         if both:
             named = ", ".join(title(f"redis.{n}") for n in sorted(both))
             faults.append(f"{name}: says where the server is; remove {named}")
-        wish = _url_fault(given["url"])
+        wish = _url_fault(url)
         if wish:
             # The found text stays out: a URL may hold a password.
             faults.append(f"{name}: must be {wish}")
+            return faults
     elif "socket" in given and {"host", "port", "ssl"} & set(given):
         faults.append(f"{title('redis.socket')}: excludes redis.host, redis.port and redis.ssl")
-    return faults
+        return faults
+    return faults + _tls_faults(given, title)
+
+
+def _tls_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:
+    """A setting about TLS beside a connection that has none: it would be plaintext, silently."""
+    wanted = given.get("ssl")
+    tls = _SERVERS.get(urlsplit(given["url"]).scheme, False) if "url" in given else bool(wanted)
+    if tls:
+        no = f"{title('redis.ssl')}: false, and {PREFIX}redis.url has TLS"
+        return [no] if wanted is False else []
+    cure = f"set {PREFIX}redis.ssl = true"
+    if "url" in given:
+        cure = f"begin {PREFIX}redis.url with rediss://"
+    elif "socket" in given:
+        cure = "remove it"
+    names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
+    plain = RedisSettings()
+    idle = [name for name in names if given.get(name, getattr(plain, name)) != getattr(plain, name)]
+    if wanted and "url" in given:
+        idle.insert(0, "ssl")
+    return [
+        f"{title(f'redis.{n}')}: is for TLS, and this connection has none; {cure}" for n in idle
+    ]
+
+
+_ENCODED = (
+    "a URL whose password is percent-encoded: # is %23, / is %2F, ? is %3F (in an .ini file % is"
+    " doubled: %%23)"
+)
 
 
 def _url_fault(url: str) -> str | None:
     """What a well-formed url would be, or None when this one is."""
+    special = re.search(r"[][#/?]", url.partition("://")[2].rpartition("@")[0])
+    if special and not url.startswith(("unix:///", "embedded:", "memory:")):
+        return _ENCODED
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -493,6 +570,7 @@ def _from_url(given: Mapping[str, Any]) -> dict[str, Any]:
     """The url taken apart, so that everybody else reads host, port, socket, db."""
     parts = urlsplit(given.get("url", ""))
     values = dict(given)
+    values["configured"] = not {"url", "host", "port", "socket"}.isdisjoint(given)
     if parts.scheme not in _SERVERS and parts.scheme != "unix":
         return values
     if parts.scheme == "unix":

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pyramid.config import PHASE3_CONFIG, Configurator
 from pyramid.interfaces import ISession, ISessionFactory
 from pyramid.request import Request
-from pyramid.tweens import INGRESS
+from pyramid.viewderivers import INGRESS, VIEW
 from zope.interface import implementer
 
 from .errors import CorruptValue
@@ -502,13 +502,22 @@ def fetch_keys(view: Any, info: Any) -> Any:
 fetch_keys.options = ("altsession",)  # type: ignore[attr-defined]
 
 
+def not_enabled(request: Request) -> SyncSession:
+    """In place of Pyramid's own message, which does not know that we could serve it."""
+    raise AttributeError(
+        "request.session is not served: set altsession.sync.enabled = true, or register a session"
+        " factory; request.altsession needs neither"
+    )
+
+
 def add_sync_layer(config: Configurator) -> None:
     """Serve ``request.session``, if the settings say so and the application does not."""
 
     def register() -> None:
         settings: Settings = config.registry.getUtility(ISessionAPI).settings
-        if settings.sync.enabled and config.registry.queryUtility(ISessionFactory) is None:
-            config.registry.registerUtility(session_factory, ISessionFactory)
+        if config.registry.queryUtility(ISessionFactory) is None:
+            factory = session_factory if settings.sync.enabled else not_enabled
+            config.registry.registerUtility(factory, ISessionFactory)
 
     config.action("altsession sync", register, order=PHASE3_CONFIG + 10)
-    config.add_view_deriver(fetch_keys, under=INGRESS, over="secured_view")
+    config.add_view_deriver(fetch_keys, under=INGRESS, over=("csrf_view", "secured_view", VIEW))

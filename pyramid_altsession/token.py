@@ -8,7 +8,7 @@ import base64
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -20,7 +20,10 @@ from .settings import SessionSettings
 MAX_CANDIDATES = 3
 ID_LENGTH = 22
 
-_TOKEN = re.compile(r"([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{43})(?:\.([A-Za-z0-9_-]{43}))?")
+_SHAPE = r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"
+_SIGNED_SHAPE = _SHAPE + r"\.[A-Za-z0-9_-]{43}"
+_CHECKED_BY_BROWSERS = ("__host-", "__secure-", "__http-")
+_QUOTED = re.compile(r'"(?:\\.?|[^"\\])*(?:"|$)')
 
 
 def new_verifier() -> str:
@@ -61,10 +64,19 @@ class SessionCookie:
 
     def __init__(self, settings: SessionSettings) -> None:
         self._name = settings.cookie_name
+        shape = _SIGNED_SHAPE if settings.secret else _SHAPE
+        self._shape = re.compile(shape)
         # Blanks as browsers trim them: with other white space it is another cookie, one that a
         # neighbouring host may set in spite of __Host-. One way to match: the time is linear.
+        # Quotes around a value are no part of it (RFC 6265, 4.1.1). A comma ends a value: servers
+        # join several Cookie lines with it.
         name = re.escape(settings.cookie_name)
-        self._values = re.compile(rf"(?:^|;)[ \t]*{name}[ \t]*=[ \t]*([^;]*)").findall
+        cookie = rf'[ \t]*{name}[ \t]*=[ \t]*("?)({shape})\1[ \t]*(?=[;,]|\Z)'
+        self._by_semicolon = re.compile(rf"(?:\A|;){cookie}")
+        # A neighbouring host can put a comma into a cookie of its own, and behind it a name that
+        # browsers would not let it set.
+        checked = settings.cookie_name.lower().startswith(_CHECKED_BY_BROWSERS)
+        self._by_comma = None if checked else re.compile(rf",{cookie}")
         # The signature covers where the cookie is valid, so that it is worth nothing elsewhere.
         context = f"{settings.cookie_name}\0{settings.prefix}\0".encode()
         self._signers = [hmac.new(s.encode(), context, sha256) for s in settings.secret]
@@ -79,30 +91,36 @@ class SessionCookie:
         self._partitioned = "; Partitioned" if settings.partitioned else ""
 
     def candidates(self, environ: Mapping[str, Any]) -> tuple[Token, ...]:
-        """Well-formed (and, with secrets, well-signed) tokens of a request in header order.
+        """Well-formed (and, with secrets, well-signed) tokens of a request in header order, each
+        session's once.
 
         A browser may send one name several times (another path or domain); at most three
-        values are looked at, so that a hostile header costs no more than that.
+        well-formed values are looked at, so that a hostile header costs no more than that. Those
+        behind a comma come last: an application may have put a visitor's text into a cookie.
         """
         header: str = environ.get("HTTP_COOKIE", "")
         if self._name not in header:
             return ()
-        values = [value.rstrip(" \t") for value in self._values(header)[:MAX_CANDIDATES]]
-        tokens = [token for value in dict.fromkeys(values) if (token := self.parse(value))]
-        return tuple(tokens)
+        found = self._by_semicolon.findall(header)
+        if self._by_comma is not None and "," in header:
+            found += self._by_comma.findall(header)
+        values = list(dict.fromkeys([value for _, value in found]))[:MAX_CANDIDATES]
+        tokens: dict[Claim, Token] = {}
+        for value in values:
+            token = self.parse(value)
+            if token is not None:  # two secrets may have signed the same
+                tokens.setdefault(token.claim, token)
+        return tuple(tokens.values())
 
     def parse(self, value: str) -> Token | None:
         """The token in a cookie's value, or None when it is malformed or forged."""
-        match = _TOKEN.fullmatch(value)
-        if match is None:
+        if self._shape.fullmatch(value) is None:
             return None
-        id, verifier, signature = match.groups()
-        if bool(self._signers) != (signature is not None):
-            return None
-        if signature is not None:
+        id, verifier, *signature = value.split(".")
+        if signature:
             # No early end: the time taken does not tell which secret came how close.
             checks = [
-                hmac.compare_digest(self._sign(signer, id, verifier), signature)
+                hmac.compare_digest(self._sign(signer, id, verifier), signature[0])
                 for signer in self._signers
             ]
             if not any(checks):
@@ -135,7 +153,16 @@ class SessionCookie:
             **self._attributes,
         )
         response.headers.add("Set-Cookie", cookie + self._partitioned)
-        said = response.headers.get("Cache-Control", "").lower()
-        if not re.search(r"\b(private|no-store|no-cache)\b", said):
+        if not _PRIVATE & directives(response.headers.getall("Cache-Control")):
             response.headers["Cache-Control"] = "no-store"
             response.headers.pop("Expires", None)
+
+
+_PRIVATE = frozenset({"private", "no-store", "no-cache"})
+
+
+def directives(lines: Iterable[str]) -> set[str]:
+    """The directives of Cache-Control that stand without an argument: ``private="x-name"`` is
+    about that header alone, and so is ``no-cache="x-name"`` (RFC 9111, 5.2.2)."""
+    said = ",".join([_QUOTED.sub('""', line) for line in lines])
+    return {directive.strip(" \t").lower() for directive in said.split(",")}

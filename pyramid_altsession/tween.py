@@ -5,14 +5,14 @@ import logging
 import time
 from collections.abc import Callable
 
-from pyramid.config import PHASE3_CONFIG, Configurator
+from pyramid.config import PHASE1_CONFIG, PHASE3_CONFIG, Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPException
 from pyramid.interfaces import ITweens
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.tweens import EXCVIEW, INGRESS
+from pyramid.tweens import EXCVIEW, INGRESS, MAIN
 
 from .api import BEGAN, RECORD, SessionAPI
 from .errors import AltSessionError
@@ -126,7 +126,7 @@ def transaction_tween_factory(handler: Handler, registry: Registry) -> Handler:
     """With ``altsession.transactional``: next below pyramid_tm's tween."""
     api = registry.getUtility(ISessionAPI)
     if not api.settings.transactional:
-        return handler
+        return handler  # it is in an explicit pyramid.tweens
 
     def transaction_tween(request: Request) -> Response:
         if "tm.active" not in request.environ:
@@ -156,10 +156,15 @@ def add_tween(config: Configurator) -> None:
     config.add_tween(
         NAME,
         under=("pyramid_debugtoolbar.toolbar_tween_factory", INGRESS),
-        over=(TM, EXCVIEW),
+        over=(TM, EXCVIEW, MAIN),
     )
-    config.add_tween(TRANSACTION, under=(TM, NAME), over=EXCVIEW)
     registry = config.registry
+
+    def add_transaction() -> None:
+        if registry.getUtility(ISessionAPI).settings.transactional:
+            config.add_tween(TRANSACTION, under=(TM, NAME), over=(EXCVIEW, MAIN))
+
+    config.action("altsession transaction", add_transaction, order=PHASE1_CONFIG + 1)
     config.action("altsession tweens", lambda: check(registry), order=PHASE3_CONFIG + 10)
 
 

@@ -11,6 +11,7 @@ from .operations import (
     Invalidate,
     Listing,
     Prune,
+    Revoke,
     Scan,
     State,
     Timing,
@@ -92,6 +93,15 @@ def end_sessions(store: "Store", user: str, ids: list[str], timing: Timing) -> l
         part = tuple(ids[start : start + MANY])
         done = store.carry_out(End(user, part, nonce, timing)).values
         ended += [id for id, over in zip(part, done, strict=True) if over]
+    return ended
+
+
+def end_all_sessions(store: "Store", user: str, timing: Timing, *, keep: str | None) -> list[str]:
+    """End all sessions of a user but the one with the id ``keep``; those that were ended."""
+    entries = store.carry_out(Revoke(user, keep)).values
+    ended = end_sessions(store, user, [id for id, _ in entries], timing)
+    over = set(ended)
+    prune(store, user, [entry for entry in entries if entry[0] not in over])
     return ended
 
 

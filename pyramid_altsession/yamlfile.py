@@ -27,7 +27,7 @@ def read_yaml(path: str, environ: Mapping[str, str] = os.environ) -> Source:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         try:
             root = loader.get_single_node()
             return _Reader(path, loader, environ).read(root)
@@ -39,9 +39,56 @@ def read_yaml(path: str, environ: Mapping[str, str] = os.environ) -> Source:
         return Source({}, faults=(f"altsession.config: {path}: must be UTF-8 text",))
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        return Source({}, faults=(f"{path}{line}: not YAML: {error.problem}",))
+        return Source({}, faults=(f"{path}{line}: not YAML: {_told(error)}",))
     except yaml.YAMLError:
         return Source({}, faults=(f"{path}: not YAML",))
+    except RecursionError:
+        return Source(
+            {}, faults=(f"{path}: must be a mapping with sections, not nested so deeply",)
+        )
+
+
+def _told(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong, without what was found: that may be a part of a secret."""
+    if isinstance(error, yaml.composer.ComposerError):
+        return "it holds several documents"
+    wanted, found, _ = str(error.problem).partition(", but ")
+    if isinstance(error, yaml.parser.ParserError) and found:
+        return wanted
+    if error.problem in _FIXED:
+        return str(error.problem)
+    return "a sign of YAML's in a value; put the value in quotes"
+
+
+_FIXED = (
+    "mapping values are not allowed here",
+    "could not find expected ':'",
+    "found unexpected end of stream",
+)
+
+
+_NULL = "tag:yaml.org,2002:null"
+
+
+class _Loader(yaml.SafeLoader):
+    """A password may begin with a sign of YAML's, and would be something else, without a word."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.signs: list[tuple[int, str]] = []
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        parser: Any = self
+        event = parser.peek_event()
+        sign = "*" if isinstance(event, yaml.AliasEvent) else "&" if event.anchor else ""
+        sign = sign or ("!" if event.tag is not None else "")
+        if sign:
+            self.signs.append((event.start_mark.line, sign))
+        if sign == "*":
+            parser.get_event()
+            return yaml.ScalarNode(_NULL, "", event.start_mark, event.end_mark)
+        event.anchor = event.tag = None
+        return super().compose_node(parent, index)
 
 
 def variable_in(value: object) -> str | None:
@@ -51,8 +98,15 @@ def variable_in(value: object) -> str | None:
     return f"${{{found[0]}}}" if found else None
 
 
+_SIGNS = {
+    "*": "* in front of a value is an alias of YAML's, and there are none here",
+    "&": "& in front of a value is an anchor of YAML's, and there are none here",
+    "!": "! in front of a value is a tag of YAML's, and there are none here",
+}
+
+
 class _Reader:
-    def __init__(self, path: str, loader: yaml.SafeLoader, environ: Mapping[str, str]) -> None:
+    def __init__(self, path: str, loader: _Loader, environ: Mapping[str, str]) -> None:
         self.path = path
         self.loader = loader
         self.environ = environ
@@ -61,6 +115,8 @@ class _Reader:
     def read(self, root: yaml.Node | None) -> Source:
         values: dict[str, object] = {}
         places: dict[str, str] = {}
+        for line, sign in self.loader.signs:
+            self.faults.append(f"{self.path}:{line + 1}: {_SIGNS[sign]}; put the value in quotes")
         if isinstance(root, yaml.MappingNode):
             for name, node in self.leaves("", root):
                 place = self.place(node) + ": "
@@ -69,7 +125,7 @@ class _Reader:
                 places[name] = place
                 try:
                     value = self.loader.construct_object(node, deep=True)
-                except ValueError:  # a date or number that is none
+                except (ValueError, yaml.YAMLError):  # a date or number that is none
                     self.faults.append(f"{place}altsession.{name}: not a value of YAML")
                 else:
                     values[name] = self.expand(value, place)
@@ -81,12 +137,24 @@ class _Reader:
 
     def leaves(self, prefix: str, mapping: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
         for key, node in mapping.value:
-            if not isinstance(key, yaml.ScalarNode):
+            if self.outer(prefix, key, node):
+                yield from self.leaves("", node)
+            elif not isinstance(key, yaml.ScalarNode):
                 self.faults.append(f"{self.place(key)}: a setting's name must be a text")
             elif isinstance(node, yaml.MappingNode):
                 yield from self.leaves(f"{prefix}{key.value}.", node)
             else:
                 yield f"{prefix}{key.value}", node
+
+    def outer(self, prefix: str, key: yaml.Node, node: yaml.Node) -> bool:
+        """Whether this is a section around all the others, as in the settings of an application."""
+        if prefix or key.value != "altsession" or not isinstance(node, yaml.MappingNode):
+            return False
+        self.faults.append(
+            f"{self.place(key)}: altsession: the file is about nothing else; remove this line, and"
+            " begin with its sections"
+        )
+        return True
 
     def place(self, node: yaml.Node) -> str:
         return f"{self.path}:{node.start_mark.line + 1}"

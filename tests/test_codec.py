@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.errors import CorruptValue
+from pyramid_altsession.keys import SessionKey
 
 codec = JSONCodec()
 
@@ -231,7 +232,28 @@ def test_what_json_cannot_carry(value: object, name: str) -> None:
     ]:
         with pytest.raises(TypeError) as caught:
             codec.encode("k", whole)
-        assert str(caught.value) == f"{where}: {says.format(name)}"
+        refused, _, cure = str(caught.value).partition(", or ")
+        assert refused == f"{where}: {says.format(name)}"
+        assert cure in ("", "give the key its type: a SessionKey carries this")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [datetime.datetime(2026, 1, 1), decimal.Decimal("1.5"), Point(1), uuid.UUID(int=1), {1, 2}],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_typed_key_can_carry(value: object) -> None:
+    """Where a SessionKey of its type would carry the value, the message says so; and it does."""
+    with pytest.raises(TypeError, match=r"or give the key its type: a SessionKey carries this$"):
+        codec.encode("k", [value])
+    assert codec.decode("k", codec.encode("k", SessionKey("k", type(value)).plain(value)))
+
+
+@pytest.mark.parametrize("value", [object(), int, iter([]), {}.keys(), 1j], ids=repr)
+def test_what_no_key_can_carry(value: object) -> None:
+    """Elsewhere it does not."""
+    with pytest.raises(TypeError, match=r"None, list or dict$"):
+        codec.encode("k", value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, Fraction("nan")], ids=repr)

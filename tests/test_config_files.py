@@ -97,6 +97,21 @@ def test_production(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (session.secure, session.tti, session.lifetime) == (True, 1800, 43200)
 
 
+@pytest.mark.parametrize("authorities", [None, ""])
+@pytest.mark.parametrize("url", ["redis://:canary@db", "unix:///run/s", "embedded://"])
+def test_production_without_tls(
+    monkeypatch: pytest.MonkeyPatch, url: str, authorities: str | None
+) -> None:
+    """It insists on TLS, whatever the variables say."""
+    monkeypatch.setenv("REDIS_URL", url)
+    monkeypatch.setenv("SESSION_SECRET", SECRET)
+    if authorities is not None:
+        monkeypatch.setenv("REDIS_CA", authorities)
+    with pytest.raises(ConfigurationError, match=r"redis\.ssl: is for TLS") as caught:
+        read_settings({"config": str(PRODUCTION)})
+    assert "canary" not in str(caught.value)
+
+
 def test_production_with_two_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new secret in front of the old one, as the comment says."""
     monkeypatch.setenv("REDIS_URL", URL)

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -628,6 +629,7 @@ def test_hint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
     """With no server configured the log line names what to set."""
     monkeypatch.setattr(module, "connections", lambda settings, embedded: refuse)
     store = open_store(read_settings({}))
+    caplog.clear()
     with pytest.raises(StoreUnavailable) as caught:
         store.carry_out(Read((Token.new().claim,), (), TIMING))
     assert str(caught.value) == "localhost:6379 does not serve: refused"
@@ -912,3 +914,26 @@ def test_closed_store_opens_again(session: Session) -> None:
 def test_log_is_ours() -> None:
     """Lines go to the package's own logger."""
     assert module.log is logging.getLogger("pyramid_altsession")
+
+
+def test_memory_of_packed_names() -> None:
+    """Reads of ever other keys, however many and long, leave a bounded amount of memory behind."""
+    module._cached_names.cache_clear()
+    tracemalloc.start()
+    claim = Token.new().claim
+    for number in range(1_000):
+        for length in (1, 16, 17, 200):
+            names = tuple([f"{number}-{place}-".ljust(512, "x") for place in range(length)])
+            module.pack_read(Read((claim,), names, TIMING), b"sess:")
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    module._cached_names.cache_clear()
+    assert kept < 8_000_000
+
+
+def test_packed_names_are_kept() -> None:
+    """The names of a usual read are packed once."""
+    module._cached_names.cache_clear()
+    read = Read((Token.new().claim,), ("cart", "user"), TIMING)
+    packets = {module.pack_read(read, b"sess:") for _ in range(3)}
+    assert (len(packets), module._cached_names.cache_info().hits) == (1, 2)

@@ -121,6 +121,8 @@ def test_from_text(name: str, text: str, value: object) -> None:
     ini = {"pyramid.reload": "true", f"altsession.{name}": text, "altsessions.tti": "x"}
     if name == "session.codec_secret":
         ini["altsession.session.codec"] = "pyramid_altsession.codecs.encrypted"
+    if name.startswith("redis.ssl_"):
+        ini["altsession.redis.ssl"] = "true"
     assert found(read_settings(from_ini(ini)), name) == value
 
 
@@ -343,6 +345,11 @@ WISH_URL = (
     "redis.url: must be a URL that begins with redis://, valkey://, rediss://,"
     " valkeys://, unix://, embedded://, memory://"
 )
+WISH_ENCODED = (
+    "redis.url: must be a URL whose password is percent-encoded: # is %23, / is %2F, ? is %3F (in"
+    " an .ini file % is doubled: %%23)"
+)
+WISH_HOST = "redis.host: must be a host name or address; a URL goes into altsession.redis.url"
 WISH_PORT = "redis.url: must be a URL whose port is a whole number from 1 to 65535"
 WISH_PREFIX = (
     "session.prefix: must be 1 to 64 letters, digits or any of . : _ - / (no braces:"
@@ -410,6 +417,18 @@ REFUSED: list[tuple[str, object, str]] = [
     # texts
     ("redis.host", "  ", "redis.host: must be a non-empty text, not '  '"),
     ("redis.host", 5, "redis.host: must be a non-empty text, not 5"),
+    ("redis.host", "redis://:canary@db", WISH_HOST),
+    ("redis.host", "app:canary@db", WISH_HOST),
+    ("redis.host", "redis://db", f"{WISH_HOST}, not 'redis://db'"),
+    ("redis.socket", "redis://:canary@db",
+     "redis.socket: must be a path; a URL goes into altsession.redis.url"),
+    ("session.domain", "redis://:canary@db", "session.domain: must be a domain name"),
+    ("session.prefetch", ["", "redis://:canary@db"], "session.prefetch: must be a list of texts"),
+    ("config", "redis://:canary@db", "config: must be a path or package:path"),
+    ("config", ["redis://:canary@db"], "config: must be the path of a YAML file"),
+    ("redis.password", "canary\udcff",
+     "redis.password: must be a text that can be encoded as UTF-8"),
+    ("session.secret", "canary of sixteen characters \udcff", WISH_SECRET),
     ("redis.password", 12345678, "redis.password: must be a non-empty text"),
     ("redis.auth_pass", ["canary"], "redis.auth_pass: must be a non-empty text"),
     ("redis.url", 7, "redis.url: must be a non-empty text"),
@@ -448,7 +467,14 @@ REFUSED: list[tuple[str, object, str]] = [
     ("redis.url", "redis://db/canary", "redis.url: must be redis://user:password@host:port/db"),
     ("redis.url", "redis://db/0/1", "redis.url: must be redis://user:password@host:port/db"),
     ("redis.url", "redis://db?timeout=5", "redis.url: must be redis://user:password@host:port/db"),
-    ("redis.url", "redis://:can#ary@db", WISH_PORT),
+    *[
+        ("redis.url", url, WISH_ENCODED)
+        for url in (
+            "redis://:can#ary@db", "redis://app:can/ary@db", "redis://app:12/canary@db?db=3",
+            "rediss://app:can?ary@db", "redis://app:can[ary@db", "valkey://app:can]ary@db/1",
+            "redis://:can#ar@y@db", "unix://app:can#ary@/run/s",
+        )
+    ],
     ("redis.url", "redis://db/#canary", "redis.url: must be redis://user:password@host:port/db"),
     ("redis.url", "unix://", "redis.url: must be unix:///path?db=0"),
     ("redis.url", "unix://run/canary.sock", "redis.url: must be unix:///path?db=0"),
@@ -470,7 +496,18 @@ REFUSED: list[tuple[str, object, str]] = [
     ("redis.dbIndex", 1, f"redis.dbIndex: {MEANT}redis.db?"),
     ("session.Secure", "true", f"session.Secure: {MEANT}session.secure?"),
     ("zzzzzzzzzzzzzzzz", "canary", f"zzzzzzzzzzzzzzzz: {NONE_SUCH}"),
-    ("session.secret.a", "canary", f"session.secret.a: {MEANT}session.secret?"),
+    ("session.timeout", 300, f"session.timeout: {MEANT}session.tti?"),
+    ("timeout", 300, f"timeout: {MEANT}session.tti?"),
+    ("tti", 300, f"tti: {MEANT}session.tti?"),
+    ("secret", "canary", f"secret: {MEANT}session.secret?"),
+    ("redis.cookie_name", "sid", f"redis.cookie_name: {MEANT}session.cookie_name?"),
+    ("url", "canary", f"url: {MEANT}redis.url?"),
+    ("enabled", True, f"enabled: {MEANT}sync.enabled?"),
+    ("redis.connect_timeout.canary", 1,
+     "redis.connect_timeout: must be one value, without settings below it"),
+    ("session.secret.canary", "x",
+     "session.secret: must be one value, without settings below it"),
+    ("redis.redis://:canary@h", "x", "…: there is no such setting"),
     ("config", 5, "config: must be the path of a YAML file, not 5"),
 ]  # fmt: skip
 
@@ -485,6 +522,8 @@ def test_refused(name: str, value: object, message: str) -> None:
     assert faults({name: value}) == [f"altsession.{message}"]
 
 
+NO_TLS = "is for TLS, and this connection has none"
+SET_TLS = "set altsession.redis.ssl = true"
 CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     (
         {"redis.url": "redis://:canary@h", "redis.host": "h"},
@@ -496,9 +535,9 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         " altsession.redis.auth_pass",
     ),
     (
-        {"redis": {"url": "redis://h", "port": 1, "socket": "/s", "username": "u", "ssl": True}},
-        "redis.url: says where the server is; remove altsession.redis.port,"
-        " altsession.redis.socket, altsession.redis.ssl, altsession.redis.username",
+        {"redis": {"url": "redis://h", "port": 1, "socket": "/s", "username": "u", "db": 1}},
+        "redis.url: says where the server is; remove altsession.redis.db, altsession.redis.port,"
+        " altsession.redis.socket, altsession.redis.username",
     ),
     (
         {"redis.socket": "/s", "redis.host": "h"},
@@ -507,6 +546,33 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     (
         {"redis.socket": "/s", "redis.ssl": False},
         "redis.socket: excludes redis.host, redis.port and redis.ssl",
+    ),
+    *[
+        ({**where, f"redis.{name}": value}, f"redis.{name}: {NO_TLS}; {cure}")
+        for name, value in (
+            ("ssl_ca_certs", "ca.pem"),
+            ("ssl_certfile", "c"),
+            ("ssl_keyfile", "k"),
+            ("ssl_check_hostname", False),
+        )
+        for where, cure in (
+            ({}, SET_TLS),
+            ({"redis.host": "db"}, SET_TLS),
+            ({"redis.host": "db", "redis.ssl": False}, SET_TLS),
+            ({"redis.socket": "/run/s"}, "remove it"),
+            *[
+                ({"redis.url": url}, "begin altsession.redis.url with rediss://")
+                for url in ("redis://db", "valkey://db", "unix:///s", "embedded://", "memory://")
+            ],
+        )
+    ],
+    (
+        {"redis.url": "redis://db", "redis.ssl": True},
+        f"redis.ssl: {NO_TLS}; begin altsession.redis.url with rediss://",
+    ),
+    (
+        {"redis.url": "rediss://db", "redis.ssl": False},
+        "redis.ssl: false, and altsession.redis.url has TLS",
     ),
     (
         {"session.tti": 60, "session.touch_interval": 61},
@@ -578,6 +644,10 @@ def test_contradictions(given: dict[str, Any], message: str) -> None:
         {"session.prefix": "users"},
         {"redis.socket": "/s", "redis.password": "p", "redis.db": 1},
         {"redis.url": "", "redis.host": "h"},
+        {"redis.url": "rediss://h", "redis.ssl": True, "redis.ssl_ca_certs": "ca.pem"},
+        {"redis.url": "redis://h", "redis.ssl": False},
+        {"redis.url": "redis://h", "redis.ssl_check_hostname": True, "redis.ssl_keyfile": ""},
+        {"redis.host": "h", "redis.ssl": True, "redis.ssl_certfile": "c"},
         {"redis.auth_pass": "", "redis.password": "p"},
     ],
     ids=str,

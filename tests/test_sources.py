@@ -102,6 +102,10 @@ BESIDE = {
     "session.codec": {"session.codec_secret": "a-secret-of-sixteen"},
     "session.codec_secret": {"session.codec": CODEC},
     "transactional": {"sync.enabled": True},
+    "redis.ssl_ca_certs": {"redis.ssl": True},
+    "redis.ssl_certfile": {"redis.ssl": True},
+    "redis.ssl_keyfile": {"redis.ssl": True},
+    "redis.ssl_check_hostname": {"redis.ssl": True},
 }
 """What some settings want beside them."""
 

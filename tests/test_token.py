@@ -99,7 +99,8 @@ class TestCandidates:
         [
             "sid={}", " sid={}", "sid={} ", "a=b; sid={}", "sid={};a=b", "sid = {}", "sid=\t{}\t",
             ";;sid={};;", "a;sid={}", "=;sid={}", "sid2=x; sid={}", "xsid=x;sid={}",
-            "a=sid; sid={}",
+            "a=sid; sid={}", 'sid="{}"', 'a=b; sid= "{}" ;c=d', "a=b, sid={}", "a=b,sid={}",
+            "sid={},a=b", 'a=b,sid="{}", c=d', "sid={},",
         ],
     )  # fmt: skip
     def test_among_others(self, header: str) -> None:
@@ -111,8 +112,9 @@ class TestCandidates:
         "header",
         [
             "SID={}", "sid2={}", "xsid={}", "x sid={}", "sid", "sid=", "sid={}x", "sid=x{}",
-            'sid="{}"', "sid={},", "sid=={}", "a={}", "{}", "sid={}.", "sid={}\n", "sid=\x00{}",
-            "$sid={}", "sid={}%3B", "a=b, sid={}", "sid={} x", "sid.={}", "sid=sid={}",
+            'sid="{}', 'sid={}"', 'sid=""{}""', 'sid=" {}"', "sid='{}'", "sid=={}", "a={}", "{}",
+            "sid={}.", "sid={}\n", "sid=\x00{}", "$sid={}", "sid={}%3B", "sid={} x",
+            "a=b,xsid={}", "a=b,sid={}x", "sid.={}", "sid=sid={}",
         ],
     )  # fmt: skip
     def test_malformed(self, header: str) -> None:
@@ -168,10 +170,46 @@ class TestCandidates:
         header = "; ".join(f"sid={reader.value(token)}" for token in tokens)
         assert candidates(reader, header) == [pair(token) for token in tokens[:3]]
 
-    def test_malformed_ones_count(self) -> None:
-        """What is looked at counts, so that a hostile header costs no more."""
+    def test_malformed_ones_do_not_count(self) -> None:
+        """However many malformed ones stand in front, they hide no good one."""
         reader = cookie()
-        assert candidates(reader, f"sid=x; sid=; sid=y; sid={reader.value(TOKEN)}") == []
+        header = "sid=x; sid=; sid=y; " * 20 + f"sid={reader.value(TOKEN)}"
+        assert candidates(reader, header) == [pair(TOKEN)]
+
+    def test_forged_ones_count(self) -> None:
+        """A signature is checked three times at most, so that a hostile header costs no more."""
+        reader, forger = cookie(secret=(NEW,)), cookie(secret=(OTHER,))
+        header = "; ".join(f"sid={forger.value(Token.new())}" for _ in range(3))
+        assert candidates(reader, f"{header}; sid={reader.value(TOKEN)}") == []
+
+    def test_unsigned_ones_do_not_count(self) -> None:
+        """Where cookies are signed, those of the time before are malformed."""
+        reader = cookie(secret=(NEW,))
+        header = f"sid={cookie().value(TOKEN)}; " * 3 + f"sid={reader.value(TOKEN)}"
+        assert candidates(reader, header) == [pair(TOKEN)]
+
+    def test_two_signatures(self) -> None:
+        """A session whose cookie came under two secrets is one candidate, in the first place."""
+        reader, other = cookie(secret=(NEW, OLD)), Token.new()
+        values = [reader.value(TOKEN), reader.value(other), cookie(secret=(OLD,)).value(TOKEN)]
+        header = "; ".join(f"sid={value}" for value in values)
+        assert candidates(reader, header) == [pair(TOKEN), pair(other)]
+
+    def test_joined_lines_come_last(self) -> None:
+        """What stands behind a comma may be a visitor's text in another cookie."""
+        reader, planted = cookie(), Token.new()
+        header = f"theme=x,sid={reader.value(planted)}; sid={reader.value(TOKEN)}"
+        assert candidates(reader, header) == [pair(TOKEN), pair(planted)]
+
+    @pytest.mark.parametrize("name", ["__Host-sid", "__HOST-sid", "__Secure-sid", "__Http-sid"])
+    def test_browsers_check_the_name(self, name: str) -> None:
+        """Where browsers keep other hosts from setting the cookie, a comma in a cookie of another
+        name is no way around that; where ours begins the line, it ends at the comma."""
+        reader = cookie(cookie_name=name)
+        value = reader.value(TOKEN)
+        assert candidates(reader, f"theme=x,{name}={value}; a=b") == []
+        assert candidates(reader, f"theme=x, {name}={value}") == []
+        assert candidates(reader, f"a=b; {name}={value},c=d,{name}={value}") == [pair(TOKEN)]
 
     def test_same_value_twice(self) -> None:
         """The same value sent twice is one candidate."""
@@ -181,7 +219,8 @@ class TestCandidates:
     @pytest.mark.parametrize(
         "header",
         ["sid=a" + " " * 200_000 + "b", "; " * 100_000 + "sid=", ";" + " " * 200_000 + "sid",
-         "sid=" * 50_000, "sid" + " " * 200_000 + "x", "sid=a;" * 40_000, "\t" * 200_000],
+         "sid=" * 50_000, "sid" + " " * 200_000 + "x", "sid=a;" * 40_000, "\t" * 200_000,
+         "sid=a," * 40_000, "," + " " * 200_000 + "sid", "," * 200_000, 'sid="' * 40_000],
         ids=lambda header: repr(header[:8]),
     )  # fmt: skip
     def test_long_headers_cost_little(self, header: str) -> None:
@@ -404,6 +443,19 @@ class TestSend:
             ("max-age=60, Private", "max-age=60, Private"),
             ("no-store", "no-store"),
             ("NO-CACHE", "NO-CACHE"),
+            ('public, private="x-debug"', "no-store"),
+            ('private="x-debug"', "no-store"),
+            ('no-cache="x", max-age=60', "no-store"),
+            ("private=x", "no-store"),
+            ("public, x-no-private", "no-store"),
+            ("x-private", "no-store"),
+            ("no-store-x=1, x1private", "no-store"),
+            ('public, x="a, private, b"', "no-store"),
+            ('public, x="a\\", private, b"', "no-store"),
+            ('public, x="a, private', "no-store"),
+            ('public, x="a\\', "no-store"),
+            ("public,private", "public,private"),
+            ('x="a, b",\tprivate', 'x="a, b",\tprivate'),
         ],
     )
     @pytest.mark.parametrize("token", [TOKEN, None], ids=["set", "drop"])
@@ -414,6 +466,18 @@ class TestSend:
             response.headers["Cache-Control"] = said
         cookie().send(response, token)
         assert response.headers.getall("Cache-Control") == [says]
+
+    def test_several_lines(self) -> None:
+        """Of several Cache-Control lines all count."""
+        for lines, says in (
+            (["private", "max-age=60"], ["private", "max-age=60"]),
+            (["max-age=60", "public"], ["no-store"]),
+        ):
+            response = Response()
+            for line in lines:
+                response.headers.add("Cache-Control", line)
+            cookie().send(response, TOKEN)
+            assert response.headers.getall("Cache-Control") == says
 
     def test_expires(self) -> None:
         """``http_cache=…`` of a view goes, Expires included; with private both stay."""

@@ -11,6 +11,10 @@ from pyramid_altsession.yamlfile import read_yaml
 ENVIRON = {"SECRET": "canary-of-the-environment", "EMPTY": ""}
 
 
+IN_QUOTES = "a sign of YAML's in a value; put the value in quotes"
+NOT_HERE = "of YAML's, and there are none here; put the value in quotes"
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "a.yaml"
@@ -43,19 +47,41 @@ def test_values(path: Path, text: str, values: dict[str, object]) -> None:
     [
         ("- a\n- b\n", "{p}:1: must be a mapping with sections such as redis: and session:"),
         ("just text", "{p}:1: must be a mapping with sections such as redis: and session:"),
-        ("a: [1\nb: canary", "{p}:2: not YAML: expected ',' or ']', but got ':'"),
-        ("\tx: canary", "{p}:1: not YAML: found character '\\t' that cannot start any token"),
+        ("a: [1\nb: canary", "{p}:2: not YAML: expected ',' or ']'"),
+        ("\tx: canary", "{p}:1: not YAML: " + IN_QUOTES),
         ("a: \x01canary", "{p}: not YAML"),
-        ("a: 1\n---\nb: 2\n", "{p}:2: not YAML: but found another document"),
+        ("a: 1\n---\nb: 2\n", "{p}:2: not YAML: it holds several documents"),
         ("session:\n  tti: 1\n  tti: 2\n", "{p}:3: altsession.session.tti: given twice"),
         ("redis:\n  url: ${NONE}\n", "{p}:2: the environment has no variable NONE"),
         ("? [a]\n: 1\n", "{p}:1: a setting's name must be a text"),
         ("session:\n  tti: 2026-13-45\n", "{p}:2: altsession.session.tti: not a value of YAML"),
         (
-            "session:\n  tti: !!python/name:os.system\n",
-            "{p}:2: not YAML: could not determine a constructor for the tag"
-            " 'tag:yaml.org,2002:python/name:os.system'",
+            "session:\n  tti: !!python/name:os.canary\n",
+            f"{{p}}:2: ! in front of a value is a tag {NOT_HERE}",
         ),
+        ("redis:\n  password: *canary\n", f"{{p}}:2: * in front of a value is an alias {NOT_HERE}"),
+        (
+            "redis:\n  password: &canary\n",
+            f"{{p}}:2: & in front of a value is an anchor {NOT_HERE}",
+        ),
+        ("session:\n  secret: !canary\n", f"{{p}}:2: ! in front of a value is a tag {NOT_HERE}"),
+        ("session:\n  secret: ! canary\n", f"{{p}}:2: ! in front of a value is a tag {NOT_HERE}"),
+        ("a:\n  - !!str canary\n", f"{{p}}:2: ! in front of a value is a tag {NOT_HERE}"),
+        ("*canary : 1\n", f"{{p}}:1: * in front of a value is an alias {NOT_HERE}"),
+        ("a: &canary\n  b: 1\n", f"{{p}}:1: & in front of a value is an anchor {NOT_HERE}"),
+        ("a: *canary-b/c\n", "{p}:1: not YAML: " + IN_QUOTES),
+        ("a: !canary!b\n", "{p}:1: not YAML: " + IN_QUOTES),
+        ("a: %canary\n", "{p}:1: not YAML: " + IN_QUOTES),
+        ("a: @canary\n", "{p}:1: not YAML: " + IN_QUOTES),
+        ("a: |canary\n", "{p}:1: not YAML: " + IN_QUOTES),
+        ('a: "\\canary"\n', "{p}:1: not YAML: " + IN_QUOTES),
+        ("a: }canary\n", "{p}:1: not YAML: expected the node content"),
+        ("a: 'b'canary\n", "{p}:1: not YAML: expected <block end>"),
+        ("a: b: canary\n", "{p}:1: not YAML: mapping values are not allowed here"),
+        ("a: 'canary\n", "{p}:2: not YAML: found unexpected end of stream"),
+        ("a: =\n", "{p}:1: altsession.a: not a value of YAML"),
+        ("%YAML 3.0\n---\na: canary\n", "{p}:1: not YAML: " + IN_QUOTES),
+        ("[" * 5000, "{p}: must be a mapping with sections, not nested so deeply"),
     ],
 )
 def test_faults(path: Path, text: str, fault: str) -> None:
@@ -64,6 +90,61 @@ def test_faults(path: Path, text: str, fault: str) -> None:
     (found,) = read_yaml(str(path), {}).faults
     assert found == fault.format(p=path)
     assert "canary" not in found.replace(str(path), "")
+
+
+def test_signs_with_every_other_fault(path: Path) -> None:
+    """Aliases, anchors and tags are told together with all else, each with its line; what holds
+    itself does no harm."""
+    path.write_text("redis: &canary\n  url: *canary\n  password: !canary\nsession:\n  ttl: 1\n")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings({"config": str(path)})
+    lines = str(caught.value).replace(str(path), "").split("\n  ")[1:]
+    assert lines == [
+        f":1: & in front of a value is an anchor {NOT_HERE}",
+        f":2: * in front of a value is an alias {NOT_HERE}",
+        f":3: ! in front of a value is a tag {NOT_HERE}",
+        ":5: altsession.session.ttl: there is no such setting;"
+        " did you mean altsession.session.tti?",
+    ]
+
+
+@pytest.mark.parametrize("value", ["'*hunter2'", '"&hunter2"', "'!hunter2'", '"%hunter2"'])
+def test_quoted_signs(path: Path, value: str) -> None:
+    """In quotes each of them is a part of the value, as the message says."""
+    path.write_text(f"redis:\n  password: {value}\n")
+    assert read_settings({"config": str(path)}).redis.password == value[1:-1]
+
+
+def test_braces_around_a_secret(path: Path) -> None:
+    """A value in braces is a mapping of YAML's, whose key is not shown."""
+    path.write_text("redis:\n  password: {canary}\nsession:\n  secret: {canary: {more: 1}}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings({"config": str(path)})
+    assert "canary" not in str(caught.value)
+    assert str(caught.value).count("must be one value, without settings below it") == 2
+
+
+def test_outer_section(path: Path) -> None:
+    """The section of an application's settings around the others is told once, with the faults
+    within it."""
+    path.write_text("altsession:\n  redis:\n    url: memory://\n  session:\n    ttl: 1\n")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings({"config": str(path)})
+    assert str(caught.value).replace(str(path), "").split("\n  ")[1:] == [
+        ":1: altsession: the file is about nothing else; remove this line, and begin with its"
+        " sections",
+        ":5: altsession.session.ttl: there is no such setting;"
+        " did you mean altsession.session.tti?",
+    ]
+
+
+def test_mapping_that_holds_itself() -> None:
+    """So is a mapping that holds itself, as ``pserve app.yaml`` makes it of a recursive alias."""
+    mapping: dict[str, object] = {"url": "memory://"}
+    mapping["redis"] = mapping
+    for given in ({"redis": mapping}, from_ini({"altsession": {"redis": mapping}})):
+        with pytest.raises(ConfigurationError, match=r"redis\.redis: there is no such setting"):
+            read_settings(given)
 
 
 def test_no_utf8(path: Path) -> None:

@@ -156,18 +156,17 @@ def account(request: Request) -> Page:
 
 @view_config(route_name="end", request_method="POST", permission="account")
 def end(request: Request) -> HTTPSeeOther:
-    """End one session: one's own alone, whatever id the form names."""
-    api, id = sessions_api(request), request.matchdict["id"]
-    others = [s.id for s in api.sessions_of(request.authenticated_userid) if not s.current]
-    ended = id in others and api.invalidate_id(id)
+    """End another session of the same user, whatever id the form names."""
+    id, userid = request.matchdict["id"], request.authenticated_userid
+    here = id == request.altsession.id
+    ended = not here and sessions_api(request).invalidate_id(id, userid=userid)
     request.session.flash({"text": "ended" if ended else "ended_before"})
     return see_other(request, request.route_path("account"))
 
 
 @view_config(route_name="end_others", request_method="POST", permission="account")
 def end_others(request: Request) -> HTTPSeeOther:
-    userid, keep = request.authenticated_userid, request.altsession.id
-    number = sessions_api(request).invalidate_user(userid, keep=keep)
+    number = request.altsession.end_others()
     request.session.flash({"text": "ended_others", "number": number})
     return see_other(request, request.route_path("account"))
 
@@ -175,8 +174,7 @@ def end_others(request: Request) -> HTTPSeeOther:
 @view_config(route_name="end_all", request_method="POST", permission="account")
 def end_all(request: Request) -> HTTPSeeOther:
     """This one last: whoever is told that it failed can try again."""
-    userid, keep = request.authenticated_userid, request.altsession.id
-    sessions_api(request).invalidate_user(userid, keep=keep)
+    request.altsession.end_others()
     forget(request)
     return see_other(request, request.route_path("catalogue"))
 

@@ -1,13 +1,23 @@
 """Where sessions live."""
 
+import logging
+
 from ..interfaces import Store
 from ..settings import Settings
 from .memory import MemoryStore
 from .redis import RedisStore
 
+log = logging.getLogger("pyramid_altsession")
+
 
 def open_store(settings: Settings) -> Store:
     """The store that ``redis.url`` names. No network I/O."""
+    if not settings.redis.configured:
+        log.warning(
+            "sessions: no server is configured, so they go to localhost:6379; set"
+            " altsession.redis.url (a misspelt name or section is overlooked), for development to"
+            " embedded://"
+        )
     if settings.redis.scheme == "memory":
         return MemoryStore()
     return RedisStore.from_settings(settings.redis, settings.session.prefix)

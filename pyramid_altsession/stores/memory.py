@@ -3,6 +3,8 @@
 ``apply`` is write.lua in Python; the contract suite holds the two together.
 """
 
+import logging
+import os
 import random
 import threading
 import time
@@ -57,6 +59,8 @@ from ..operations import (
     stamped,
 )
 
+log = logging.getLogger("pyramid_altsession")
+
 
 class Hash(dict[str, bytes]):
     """Fields of one key, and when it ends (ms)."""
@@ -76,6 +80,13 @@ class Hash(dict[str, bytes]):
         return None if deadline is None or OWN_TTI not in self else deadline - now
 
 
+def warn_of_processes() -> None:
+    log.warning(
+        "sessions: altsession.redis.url = memory:// keeps them in one process, and there are"
+        " several: a visitor's next request may find none; use a server, or embedded://"
+    )
+
+
 class MemoryStore:
     """The store contract on dicts. ``clock`` gives seconds, as ``time.time`` does."""
 
@@ -84,6 +95,7 @@ class MemoryStore:
         self.hashes: dict[str, Hash] = {}
         self.indexes: dict[str, dict[str, int]] = {}
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         return "<MemoryStore>"
@@ -95,6 +107,9 @@ class MemoryStore:
         return Answered(self.carry_out(operation))
 
     def carry_out(self, operation: Operation) -> Reply:
+        if os.getpid() != self._process:
+            self._process = os.getpid()
+            warn_of_processes()
         with self._lock:
             now = round(self.clock() * 1000)
             for id in [id for id, held in self.hashes.items() if held.expires <= now]:
@@ -133,7 +148,7 @@ class MemoryStore:
             state = judge(claim, held.facts, now, timing.window, timing)
             if state is State.LIVE:
                 if operation.fields is None:
-                    values: Any = {n: v for n, v in held.items() if n[0] != "@" or n == CREATED}
+                    values: Any = {n: v for n, v in held.items() if n[:1] != "@" or n == CREATED}
                 else:
                     values = [held.get(name) for name in operation.fields]
                 left = held.expires - now
@@ -317,9 +332,9 @@ class _Change:
                 self.put(verb.name, value)
                 return result
             case Everything():
-                for name in [name for name in draft if name[0] != "@"]:
+                for name in [name for name in draft if name[:1] != "@"]:
                     self.put(name, alive(draft[name], self.now))
-                live = [(n.encode(), raw) for n, raw in draft.items() if n[0] != "@"]
+                live = [(n.encode(), raw) for n, raw in draft.items() if n[:1] != "@"]
                 return [part for both in live for part in both]
             case Renew():
                 self.successor = verb.proof

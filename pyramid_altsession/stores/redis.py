@@ -323,12 +323,18 @@ _TIMES = b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n*1\r\n$4\r\nTIME\r\n"
 _HMGET = b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n%b" + _TIMES
 
 
-@lru_cache(1024)
+MOST_CACHED = 16
+"""Fields of a read whose packed names are kept: 256 reads of so many long names are 5 MB."""
+
+
 def _names(fields: tuple[str, ...]) -> tuple[int, bytes]:
     """How many arguments HMGET has for these fields, and those after the key, packed."""
     names = [*_OURS, *[name.encode() for name in fields]]
     packed = b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in names])
     return 2 + len(names), packed
+
+
+_cached_names = lru_cache(256)(_names)
 
 
 def pack_read(operation: Read, prefix: bytes) -> tuple[bytes, int]:
@@ -341,7 +347,8 @@ def pack_read(operation: Read, prefix: bytes) -> tuple[bytes, int]:
         if operation.fields is None:
             packet += pack_command((b"HGETALL", key)) + _TIMES % (size, key)
         else:
-            count, names = _names(operation.fields)
+            pack = _cached_names if len(operation.fields) <= MOST_CACHED else _names
+            count, names = pack(operation.fields)
             packet += _HMGET % (count, size, key, names, size, key)
     return packet, 3 * len(operation.claims)
 

@@ -5,7 +5,7 @@ from typing import Any, assert_type
 
 import msgspec
 
-from pyramid_altsession import AltSession, Handle, SessionKey
+from pyramid_altsession import AltSession, Handle, SessionAPI, SessionKey
 from pyramid_altsession.keys import Key
 
 
@@ -73,6 +73,29 @@ def batches(session: AltSession) -> None:
         assert_type(batch.mget(["a"]), Handle[dict[str, Any]])
         assert_type(batch.all().result(), dict[str, Any])
         assert_type(batch.compare_and_set("a", 1, 2).result(), bool)
+
+
+def no_dict_to_write(session: AltSession) -> None:
+    session["cart"] = 1  # type: ignore[assignment, index]
+
+
+def no_dict_to_read(session: AltSession) -> None:
+    session["cart"]  # type: ignore[index]
+
+
+def no_dict_to_remove_from(session: AltSession) -> None:
+    del session["cart"]  # type: ignore[arg-type]
+
+
+def no_dict_to_look_into(session: AltSession) -> bool:
+    return "cart" in session  # type: ignore[operator]
+
+
+def users(session: AltSession, api: SessionAPI) -> None:
+    assert_type(session.end_others(), int)
+    assert_type(api.invalidate_id("id"), bool)
+    assert_type(api.invalidate_id("id", userid=session.userid()), bool)
+    api.invalidate_id("id", userid=7)  # type: ignore[arg-type]
 
 
 def definitions() -> None:
