@@ -149,6 +149,8 @@ class MemoryStore:
             held.expires,
             held.number(LOGIN),
             info,
+            held.facts,
+            now,
         )
 
 
