@@ -69,10 +69,14 @@ def leave(request):
     session.logout()
     return user
 
+def connection(request):
+    lease = request.registry.getUtility(ISessionAPI)._store._lease
+    return [os.getpid(), *lease.exchange(b"*2\\r\\n$6\\r\\nCLIENT\\r\\n$2\\r\\nID\\r\\n", 1)]
+
 def main(global_config=None, **settings):
     with Configurator(settings=settings) as config:
         config.include("pyramid_altsession")
-        for view in (write, read, enter, count, leave):
+        for view in (write, read, enter, count, leave, connection):
             config.add_route(view.__name__, "/" + view.__name__)
             config.add_view(view, route_name=view.__name__, renderer="json")
         app = config.make_wsgi_app()
@@ -292,3 +296,18 @@ def test_crowd(server: Server, name: str) -> None:
     with served(case, "embedded://" if case.embedded else server.url) as port:
         seen = asyncio.run(crowd(port))
     assert seen == {"requests": VISITORS * ROUNDS * REQUESTS}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].used_before_the_fork])
+def test_connections_after_a_fork(server: Server, name: str) -> None:
+    """Workers that were forked after the session was used each have a connection of their own."""
+    found: dict[int, int] = {}
+    with served(CASES[name], server.url) as port:
+        wait_for(lambda: found.update([asyncio.run(connection(port))]) or len(found) == 2)
+    assert len(set(found.values())) == 2
+
+
+async def connection(port: int) -> tuple[int, int]:
+    """The process that answers, and the number that its connection has on the server."""
+    process, number = json.loads((await ask(port, "/connection", ""))[2])
+    return process, number
