@@ -173,7 +173,7 @@ class SessionAPI:
     def _shared(self, environ: dict[str, Any], known: Visit | None) -> Visit | None:
         """A visit of the same visitor that this environ belongs to: it carries the same token, or
         it was made from that one's and carries none either. No cookie is nobody's."""
-        around = list(under_way(self._key))
+        around = under_way(self._key)
         if known is None and not around:
             return None
         claims = self._claims(environ)
@@ -400,10 +400,8 @@ class SessionAPI:
 
     def _current(self, found: Iterable[Description]) -> str | None:
         """Which of these is the session of the request that is being served."""
-        for visit in under_way(self._key):
-            self.session(visit.request)
-            return None if visit.state is None else visit.state.among(found)
-        return None
+        around = under_way(self._key)
+        return self.session(around[0].request)._state.among(found) if around else None
 
     def _info(self, known: Description, current: str | None) -> SessionInfo:
         return SessionInfo(

@@ -4,7 +4,6 @@ Found by a context variable: threads, greenlets and tasks each have one of their
 them. A thread-local is shared by greenlets where gevent patches after Pyramid was imported.
 """
 
-from collections.abc import Iterator
 from contextvars import ContextVar, Token
 
 from pyramid.request import Request
@@ -20,15 +19,15 @@ class Visit:
     ``request`` is the attempt that the tween has in hand, None before and after.
     """
 
-    __slots__ = ("began", "home", "key", "outer", "request", "state")
+    # Made for every request: what most never change stays in the class.
+    request: Request | None = None
+    outer: "Visit | None" = None
+    state: SessionState | None = None
 
     def __init__(self, key: str, home: int, began: float) -> None:
         self.key = key
         self.home = home  # the id of the environ that it was made for, to tell it from copies
         self.began = began  # monotonic seconds
-        self.request: Request | None = None
-        self.outer: Visit | None = None
-        self.state: SessionState | None = None
 
     def open(self, request: Request) -> "Token[Visit | None]":
         """The tween begins; :meth:`close` takes what this returns."""
@@ -52,10 +51,12 @@ class Visit:
 _innermost: ContextVar[Visit | None] = ContextVar("pyramid_altsession.visit", default=None)
 
 
-def under_way(key: str) -> Iterator[Visit]:
+def under_way(key: str) -> list[Visit]:
     """What this context serves for one application, the innermost first."""
+    found: list[Visit] = []
     visit = _innermost.get()
     while visit is not None:
         if visit.key == key and visit.request is not None:
-            yield visit
+            found.append(visit)
         visit = visit.outer
+    return found

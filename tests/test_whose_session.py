@@ -196,7 +196,7 @@ def test_what_thread_locals_did(monkeypatch: pytest.MonkeyPatch, path: str) -> N
 
 
 def stranger(api: SessionAPI) -> Any:
-    return next(visits.under_way(api._key), None)
+    return next(iter(visits.under_way(api._key)), None)
 
 
 # -- subrequests
@@ -658,6 +658,21 @@ def test_current_of_another_request(url: str) -> None:
         return own == request.altsession.id
 
     assert {seen for _, seen, _ in visited(site(url, {"view": view}), "view")} == {True}
+
+
+def test_current_of_a_session_that_the_application_chose(url: str) -> None:
+    """Where the application puts another session in the place of the request's, that one is
+    current."""
+
+    def view(request: Request) -> Any:
+        api = request.registry.getUtility(ISessionAPI)
+        request.altsession = api.open(request.params["token"])
+        return currents(request)
+
+    app = site(url, LISTS | {"page": view})
+    app.get("/in")
+    own = [id_in(app.token)]
+    assert ask(app, f"/page?token={app.token}").json == [[own] * 3] * 2
 
 
 def test_current_without_a_request(url: str) -> None:
