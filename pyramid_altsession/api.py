@@ -2,15 +2,18 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.threadlocal import manager
 from zope.interface import implementer
 
 from .calls import UNSET, Calls, Unset
@@ -26,17 +29,11 @@ from .state import Happening, SessionState
 from .stores import open_store
 from .stores.memory import warn_of_processes
 from .stores.sealed import SealedStore
-from .token import ID_LENGTH, SessionCookie, Token
+from .token import ID_LENGTH, Claim, SessionCookie, Token
 from .users import all_sessions, described, end_all_sessions, end_session, live_sessions
+from .visits import Visit, under_way
 
 log = logging.getLogger("pyramid_altsession")
-
-RECORD = "pyramid_altsession"
-"""environ: the SessionState, shared by pyramid_retry's attempts and by subrequests."""
-BEGAN = "pyramid_altsession.began"
-"""environ: when the request reached the tween (monotonic seconds)."""
-ANSWERED = "_altsession_answered"
-"""request.__dict__: its response callbacks have run. Of the request, as each attempt is one."""
 
 Notify = Callable[[object], None]
 
@@ -45,7 +42,7 @@ class SessionInfo(NamedTuple):
     """What may be shown of a session: nothing in it opens it. Times are UTC.
 
     ``last_seen`` is exact to ``session.touch_interval``; ``info`` is what the login
-    noted, empty where that cannot be read.
+    noted, empty where that cannot be read. ``login`` is the time of it, None without one.
     """
 
     id: str
@@ -55,6 +52,7 @@ class SessionInfo(NamedTuple):
     expires: datetime
     current: bool
     info: Mapping[str, Any]
+    login: datetime | None = None
 
 
 def become(
@@ -129,7 +127,10 @@ class SessionAPI:
         self._notify = notify
         self._timing = Timing.of(settings.session)
         self._cookie = SessionCookie(settings.session)
-        self.has_tween = False
+        # What is kept with a request has a name of its own for each application: one may be
+        # mounted in another, and see its environ or a copy of it.
+        self._key = f"pyramid_altsession.{secrets.token_hex(8)}"
+        self._answered = f"{self._key}.answered"
         self._warned = False
         self._warned_of_memory = False
 
@@ -158,39 +159,77 @@ class SessionAPI:
             known = request.__dict__["altsession"] = self.attach(request)
         return known
 
+    def visit(self, request: Request) -> Visit:
+        """What the request is a part of: the browser's request to this application. Its attempts
+        share that, and so do subrequests for the same visitor."""
+        known: Visit | None = request.environ.get(self._key)
+        if known is not None and known.request is request:
+            return known
+        visit = self._shared(request.environ, known)
+        if visit is None:
+            began = time.monotonic() if known is None else known.began
+            visit = Visit(self._key, id(request.environ), began)
+        request.environ[self._key] = visit
+        return visit
+
+    def _shared(self, environ: dict[str, Any], known: Visit | None) -> Visit | None:
+        """A visit of the same visitor that this environ belongs to: it carries the same token, or
+        it was made from that one's and carries none either. No cookie is nobody's."""
+        around = under_way(self._key)
+        if known is None and not around:
+            return None
+        claims = self._claims(environ)
+        for visit in around:
+            if (claims or visit is known) and self._sent_with(visit) == claims:
+                return visit
+        if known is None or known.state is None or not known.over(environ):
+            return None
+        if known.state.claims != claims:
+            return None
+        known.home = id(environ)
+        return known
+
+    def _claims(self, environ: Mapping[str, Any]) -> list[Claim]:
+        return [token.claim for token in self._cookie.candidates(environ)]
+
+    def _sent_with(self, visit: Visit) -> list[Claim]:
+        """What the browser sent, whatever became of it since."""
+        if visit.state is not None:
+            return visit.state.claims
+        assert visit.request is not None  # it is under way
+        return self._claims(visit.request.environ)
+
+    def state_of(self, request: Request) -> SessionState | None:
+        """What is known of the request's session; None when it was not used."""
+        visit: Visit | None = request.environ.get(self._key)
+        return None if visit is None else visit.state
+
     def attach(self, request: Request) -> AltSession:
         """A view of the request's session; its cookie goes with the outermost answer.
 
-        The record in the environ outlives an attempt that pyramid_retry discards, and a
-        subrequest with the same cookie shares it: a session made there is not lost.
+        What is known of it outlives an attempt that pyramid_retry discards, and is shared with
+        subrequests: a session made there is not lost.
         """
-        environ = request.environ
-        state = self._outer(request) if len(manager.stack) > 1 else None
-        if state is None:
-            state = environ.get(RECORD)
-            if state is None:
-                began = environ.get(BEGAN)
-                state = SessionState(self._cookie.candidates(environ), self._timing, began=began)
-                state.wanted = self.settings.session.prefetch
-            state.begin_attempt(id(request), ANSWERED in request.__dict__)
-            if BEGAN not in environ:  # no tween of ours
-                request.add_response_callback(self.answer)
-        environ[RECORD] = state
-        return self._make(RequestSession, state, self._tell_request)
+        visit = self.visit(request)
+        outermost = request if visit.request is None else visit.request
+        if outermost is not request:
+            self.session(outermost)
+        state = visit.state
+        if state is None or outermost is request:
+            state = self._begin_attempt(visit, outermost)
+        # A weak reference: the request holds its session, and a circle would outlive both.
+        return self._make(RequestSession, state, partial(self._tell, of=weakref.ref(request)))
 
-    def _outer(self, request: Request) -> SessionState | None:
-        """The record of the request that this one is a subrequest of, for the same cookie."""
-        for frame in manager.stack[-2::-1]:
-            outer = frame["request"]
-            if outer is None or outer is request or frame["registry"] is not request.registry:
-                continue
-            if self.has_tween and BEGAN not in outer.environ:
-                continue  # prepared by pyramid.scripting or a test: no answer carries its cookie
-            same = request.environ.get(RECORD) is not None
-            if same or outer.environ.get("HTTP_COOKIE") == request.environ.get("HTTP_COOKIE"):
-                self.session(outer)
-                return outer.environ[RECORD]
-        return None
+    def _begin_attempt(self, visit: Visit, request: Request) -> SessionState:
+        state = visit.state
+        if state is None:
+            tokens = self._cookie.candidates(request.environ)
+            state = visit.state = SessionState(tokens, self._timing, began=visit.began)
+            state.wanted = self.settings.session.prefetch
+        state.begin_attempt(id(request), self._answered in request.__dict__)
+        if visit.request is not request:  # no tween of ours has it in hand
+            request.add_response_callback(self.answer)
+        return state
 
     def answer(self, request: Request, response: Response) -> None:
         """The response callback: what the answer has to say about the session.
@@ -203,10 +242,10 @@ class SessionAPI:
             if self.answer not in waiting:
                 request.add_response_callback(self.answer)
             return
-        if ANSWERED in request.__dict__:  # a view handed its own request on
+        if self._answered in request.__dict__:  # a view handed its own request on
             return
-        request.__dict__[ANSWERED] = True
-        state: SessionState | None = request.environ.get(RECORD)
+        request.__dict__[self._answered] = True
+        state = self.state_of(request)
         if state is None or state.root != id(request):
             return
         state.abandon()
@@ -254,7 +293,7 @@ class SessionAPI:
     def write_back(self, request: Request, response: Response) -> None:
         """Write what changed in ``request.session``, unless the answer is a failure, or says
         already that the session is gone."""
-        state: SessionState | None = request.environ.get(RECORD)
+        state = self.state_of(request)
         if state is None or state.layer is None or state.root != id(request):
             return
         if response.status_int >= 500 or isinstance(
@@ -272,13 +311,13 @@ class SessionAPI:
     def report(self, request: Request) -> None:
         """The answer is made. Where it tells of a failure of ours, reading ``request.session``
         finds what is known, and does not fail once more."""
-        state: SessionState | None = request.environ.get(RECORD)
+        state = self.state_of(request)
         if state is not None and state.root == id(request):
             state.reported = state.reported or isinstance(request.exception, AltSessionError)
 
     def abandon(self, request: Request) -> None:
         """There is no answer: what a prefetch brings is nobody's."""
-        state: SessionState | None = request.environ.get(RECORD)
+        state = self.state_of(request)
         if state is not None and state.root == id(request):
             state.abandon()
 
@@ -297,16 +336,12 @@ class SessionAPI:
             self._store, self._calls, state, settings=self.settings.session, notify=notify
         )
 
-    def _tell_request(self, happening: Happening) -> None:
-        # The current request: a session that held its own would be a reference cycle.
-        self._tell(happening, manager.get()["request"])
-
-    def _tell(self, happening: Happening, request: Request | None = None) -> None:
+    def _tell(self, happening: Happening, of: "weakref.ref[Request] | None" = None) -> None:
         kind, id, userid, reason = happening
         if self.settings.log_events:
             log.info("session %s %s: user %r, %s", id, kind, userid, reason)
         if self._notify is not None:
-            self._notify(BY_KIND[kind](id, request, userid, reason))
+            self._notify(BY_KIND[kind](id, None if of is None else of(), userid, reason))
 
     # -- sessions without a request
 
@@ -337,9 +372,14 @@ class SessionAPI:
 
     def sessions_of(self, userid: str) -> list[SessionInfo]:
         """The user's sessions, newest login first; ``current`` marks the one of the request
-        that asks, if it has used its session. Two round trips for up to 500 sessions."""
+        that asks. Two round trips for up to 500 sessions.
+
+        The tween tells which request asks: without it ``current`` is False.
+        """
         encodable("sessions_of", userid)
-        return [self._info(known) for known in live_sessions(self._store, userid)]
+        found = live_sessions(self._store, userid)
+        current = self._current(found)
+        return [self._info(known, current) for known in found]
 
     def invalidate_user(self, userid: str, keep: str | None = None) -> int:
         """End every session of the user, but the one with the id ``keep``; returns how many.
@@ -365,7 +405,7 @@ class SessionAPI:
         encodable("describe", id)
         if len(id) == ID_LENGTH:  # else it is some other key's name, perhaps an index's
             ((_, known),) = described(self._store, [id])
-        return None if known is None else self._info(known)
+        return None if known is None else self._info(known, self._current([known]))
 
     def invalidate_id(self, id: str, userid: str | Unset | None = UNSET) -> bool:
         """End one session by its public handle; False when there was none. One round trip.
@@ -386,7 +426,8 @@ class SessionAPI:
     def scan(self) -> Iterator[SessionInfo]:
         """Every session, by the server's cursor: a long walk that blocks nobody. A session that
         begins or ends meanwhile may be missing, and one may come twice."""
-        return map(self._info, all_sessions(self._store))
+        for known in all_sessions(self._store):
+            yield self._info(known, self._current([known]))
 
     def _end(self, id: str, userid: str | None) -> bool:
         ended = end_session(self._store, id, self._timing, userid)
@@ -394,17 +435,21 @@ class SessionAPI:
             self._tell(Happening("invalidated", id, userid, "administration"))
         return ended
 
-    def _info(self, known: Description) -> SessionInfo:
-        request = manager.get()["request"]
-        session = None if request is None else request.__dict__.get("altsession")
+    def _current(self, found: Iterable[Description]) -> str | None:
+        """Which of these is the session of the request that is being served."""
+        around = under_way(self._key)
+        return self.session(around[0].request)._state.among(found) if around else None
+
+    def _info(self, known: Description, current: str | None) -> SessionInfo:
         return SessionInfo(
             known.id,
             known.user,
             _time(known.created),
             _time(known.seen),
             _time(known.expires),
-            session is not None and session.id == known.id,
+            known.id == current,
             self._noted(known.info),
+            None if known.login is None else _time(known.login),
         )
 
     def _noted(self, info: bytes) -> Mapping[str, Any]:

@@ -678,7 +678,8 @@ FACTS = (PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI, PREDECESSOR, USER, LO
 
 
 class Description(NamedTuple):
-    """A session as administration sees it; times in milliseconds."""
+    """A session as administration sees it; times in milliseconds. ``facts`` are not complete:
+    those that a live session's verifier is judged by."""
 
     id: str
     user: str | None
@@ -687,6 +688,12 @@ class Description(NamedTuple):
     expires: int
     login: int | None
     info: bytes
+    facts: Facts
+    now: int
+
+    def opens(self, claim: Claim, timing: Timing) -> bool:
+        """Whether a read with this claim would find the session. In constant time."""
+        return judge(claim, self.facts, self.now, timing.window, timing) is State.LIVE
 
 
 class Reply(NamedTuple):

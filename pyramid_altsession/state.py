@@ -6,7 +6,7 @@ so that every driver (plain, awaitable, the tests' scheduler) shares these decis
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from .operations import (
     USER,
     Crowded,
     DataVerb,
+    Description,
     Invalidate,
     Login,
     Memo,
@@ -156,6 +157,23 @@ class SessionState:
         if self.status is Status.UNSEEN:
             return self._tokens[0]
         return self.token if self.status is Status.ALIVE else None
+
+    @property
+    def claims(self) -> list[Claim]:
+        """What the request was sent with."""
+        return [token.claim for token in self._tokens]
+
+    def among(self, found: Iterable[Description]) -> str | None:
+        """The id of this request's session, if it is one of these. A cookie that was not looked at
+        yet is judged as a read would do it."""
+        if self.status is not Status.UNSEEN:
+            seen = self.status in (Status.ALIVE, Status.GONE)
+            return self.token.id if seen and self.token else None
+        live = {known.id: known for known in found}
+        for claim in self.claims:
+            if claim.id in live and live[claim.id].opens(claim, self._timing):
+                return claim.id
+        return None
 
     def begin_attempt(self, root: int, answered: bool) -> None:
         """A new attempt at the same request: what is true stays, what was read does not."""

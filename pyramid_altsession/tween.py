@@ -2,7 +2,6 @@
 renders our errors that were raised above the exception views."""
 
 import logging
-import time
 from collections.abc import Callable
 
 from pyramid.config import PHASE1_CONFIG, PHASE3_CONFIG, Configurator
@@ -14,10 +13,10 @@ from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.tweens import EXCVIEW, INGRESS, MAIN
 
-from .api import BEGAN, RECORD, SessionAPI
+from .api import SessionAPI
 from .errors import AltSessionError
 from .interfaces import ISessionAPI
-from .state import Layer, SessionState
+from .state import Layer
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -30,20 +29,16 @@ Handler = Callable[[Request], Response]
 
 def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
     api = registry.getUtility(ISessionAPI)
-    api.has_tween = True
     answer = api.answer
-    monotonic = time.monotonic
 
     def altsession_tween(request: Request) -> Response:
-        environ = request.environ
-        if BEGAN in environ:  # another attempt of pyramid_retry's, with what the last one made
-            if RECORD in environ:
-                api.session(request)
-        else:
-            environ[BEGAN] = monotonic()
+        visit = api.visit(request)
+        token = visit.open(request) if visit.request is None else None  # else a part of another
         try:
+            if visit.state is not None:  # another attempt of pyramid_retry's
+                api.session(request)
             response = handler(request)
-            return finish(request, response) if RECORD in environ else response
+            return response if visit.state is None else finish(request, response)
         except AltSessionError:
             response = render(request)
             api.report(request)
@@ -53,6 +48,8 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
             raise
         finally:  # a tween above may still make an answer of an exception
             request.response_callbacks.append(answer)
+            if token is not None:
+                visit.close(token)
 
     def finish(request: Request, response: Response) -> Response:
         try:
@@ -83,7 +80,7 @@ class WriteBack:
 
     @property
     def layer(self) -> Layer | None:
-        state: SessionState | None = self.request.environ.get(RECORD)
+        state = self.api.state_of(self.request)
         return None if state is None else state.layer
 
     def tpc_vote(self, transaction: object) -> None:
@@ -188,6 +185,7 @@ def check(registry: Registry) -> None:
     elif NAME not in present:
         log.warning(
             "pyramid.tweens does not list %s: what changes in request.session is written after"
-            " everything else, and errors above the exception views are not rendered",
+            " everything else, errors above the exception views are not rendered, subrequests have"
+            " sessions of their own, and SessionInfo.current is never true",
             NAME,
         )

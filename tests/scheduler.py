@@ -26,7 +26,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_altsession import AltSession, SessionGone
-from pyramid_altsession.api import RECORD, SessionAPI
+from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.operations import (
     Invalidate,
@@ -96,7 +96,8 @@ class Actor:
         request = Request.blank("/", headers=headers)
         request.registry = world.registry
         session = world.api.session(request)
-        state = request.environ[RECORD]
+        state = world.api.state_of(request)
+        assert state is not None
         state.clock, state.began = (lambda: world.now), world.now
         self.sent = state._tokens[0].claim if state._tokens else None
         try:

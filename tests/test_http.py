@@ -717,20 +717,20 @@ def sub(path: str, how: str, use_tweens: bool) -> View:
 
 SUBREQUESTS = [
     pytest.param(how, tweens, id=f"{how}-{'tweens' if tweens else 'bare'}")
-    for how in ("cookie", "copy", "none")
+    for how in ("cookie", "copy")
     for tweens in (True, False)
 ]
 subrequests = pytest.mark.parametrize(("how", "use_tweens"), SUBREQUESTS)
 
 
-@subrequests
+@pytest.mark.parametrize("use_tweens", [True, False])
 @pytest.mark.parametrize("first", ["", "?first=get", "?first=set"])
 def test_session_made_in_a_subrequest(
-    make: Make, server: Server, how: str, use_tweens: bool, first: str
+    make: Make, server: Server, use_tweens: bool, first: str
 ) -> None:
-    """A session made in a subrequest of a visitor without a cookie is carried by the outermost
-    answer, once, and by that alone."""
-    app = make(BASIC | {"page": sub("/put", how, use_tweens)})
+    """A session made in a copy of the request of a visitor without a cookie is carried by the
+    outermost answer, once, and by that alone."""
+    app = make(BASIC | {"page": sub("/put", "copy", use_tweens)})
     response = app.get(f"/page{first}")
     assert response.json == [None, 0]
     assert len(set_cookies(response)) == 1
@@ -739,7 +739,19 @@ def test_session_made_in_a_subrequest(
     assert app.get("/get").json == "Ann"
 
 
-@pytest.mark.parametrize(("how", "use_tweens"), SUBREQUESTS[:4])
+@pytest.mark.parametrize("use_tweens", [True, False])
+@pytest.mark.parametrize("first", ["", "?first=get", "?first=set"])
+def test_subrequest_without_a_cookie(make: Make, use_tweens: bool, first: str) -> None:
+    """A subrequest without a cookie has no part in the session of a visitor without one: what it
+    makes goes with its own answer."""
+    app = make(BASIC | {"page": sub("/put?name=Bob", "cookie", use_tweens)})
+    response = app.get(f"/page{first}")
+    made = len(set_cookies(response))
+    assert (response.json, made) == ([None, 1], first == "?first=set")
+    assert app.get("/get").json is None
+
+
+@subrequests
 @pytest.mark.parametrize("first", ["", "?first=get", "?first=set"])
 def test_session_used_in_a_subrequest(make: Make, how: str, use_tweens: bool, first: str) -> None:
     """A subrequest with the same cookie has the same session; renewed there, the outermost answer
@@ -754,7 +766,7 @@ def test_session_used_in_a_subrequest(make: Make, how: str, use_tweens: bool, fi
     assert app.get("/get").json == "Ann"
 
 
-@pytest.mark.parametrize(("how", "use_tweens"), SUBREQUESTS[:4])
+@subrequests
 def test_login_and_logout_in_a_subrequest(make: Make, how: str, use_tweens: bool) -> None:
     """A subrequest that signs in, or out, does so for the visitor: the outermost answer carries
     the new cookie, or drops it, once, and that alone."""
@@ -791,7 +803,9 @@ def test_subrequest_that_fails(make: Make, use_tweens: bool) -> None:
 
     def view(request: Request) -> Any:
         with suppress(ZeroDivisionError):
-            request.invoke_subrequest(Request.blank("/failing"), use_tweens=use_tweens)
+            inner = request.copy()
+            inner.path_info = "/failing"
+            request.invoke_subrequest(inner, use_tweens=use_tweens)
         return get(request)
 
     app = make(BASIC | {"failing": failing, "page": view})
@@ -856,11 +870,13 @@ def test_explicit_tweens(make: Make, tweens: dict[str, object]) -> None:
 
 
 def test_explicit_tweens_and_subrequests(make: Make, tweens: dict[str, object]) -> None:
-    """With pyramid.tweens listed without ours a subrequest's session is the outermost answer's."""
-    app = make(BASIC | {"page": sub("/put", "cookie", False)}, settings=tweens)
+    """With pyramid.tweens listed without ours a subrequest's session is one of its own, which
+    goes with its own answer."""
+    app = make(BASIC | {"page": sub("/put?name=Bob", "cookie", False)}, settings=tweens)
     response = app.get("/page")
-    assert (response.json, len(set_cookies(response))) == ([None, 0], 1)
-    assert app.get("/get").json == "Ann"
+    assert (response.json, set_cookies(response)) == ([None, 1], [])
+    app.get("/put")
+    assert (app.get("/page").json, app.get("/get").json) == ([None, 0], "Bob")
 
 
 # -- errors as pages

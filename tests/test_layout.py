@@ -24,7 +24,7 @@ LAYERS = [
     {"_version", "errors", "interfaces", "events"},
     {"settings", "yamlfile", "codecs", "frame", "keys", "token", "operations", "state"},
     {"stores"} | {f"stores.{name}" for name in ("lease", "redis", "memory", "sealed", "embedded")},
-    {"calls", "batch", "session", "users", "api", "tween"},
+    {"calls", "batch", "session", "users", "visits", "api", "tween"},
     {"sync", "security", "testing"},
     {"", "demo"},
 ]

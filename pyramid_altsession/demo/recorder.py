@@ -7,15 +7,17 @@ page that follows shows it as ``request.previous_trace``.
 
 import secrets
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from pyramid.config import PHASE1_CONFIG, Configurator
+from pyramid.events import NewRequest
 from pyramid.httpexceptions import HTTPSeeOther
 from pyramid.request import Request
-from pyramid.threadlocal import get_current_request
 
 from ..api import SessionAPI
 from ..interfaces import ISessionAPI, Store
@@ -37,6 +39,19 @@ from ..stores import open_store
 
 KEPT = "pyramid_altsession.demo.traces"
 """registry: traces of requests that were answered with a redirect, newest last."""
+
+_request: ContextVar[Callable[[], Request | None]] = ContextVar(
+    "pyramid_altsession.demo", default=lambda: None
+)
+"""The request that is served here: each greenlet, as each thread, has one of its own."""
+
+
+def current_request() -> Request | None:
+    return _request.get()()
+
+
+def begin(event: NewRequest) -> None:
+    _request.set(weakref.ref(event.request))
 
 
 @dataclass
@@ -127,7 +142,7 @@ class Recorder:
 def begun(operation: Operation) -> Step:
     """A step of the current request, or of none."""
     step = Step.of(operation)
-    request = get_current_request()
+    request = current_request()
     if request is not None:
         request.trace.steps.append(step)
     return step
@@ -174,7 +189,7 @@ class MeteredLease:
 
     def send(self, packet: bytes, replies: int) -> Any:
         sent = self._lease.send(packet, replies)
-        request = get_current_request()
+        request = current_request()
         if request is None:
             return sent
         step = request.trace.steps[-1]
@@ -257,5 +272,6 @@ def includeme(config: Configurator) -> None:
     # In the phase of the package's own action, and after it, as it was included before.
     config.action("altsession-recorder", register, order=PHASE1_CONFIG)
     registry[KEPT] = deque(maxlen=100)
+    config.add_subscriber(begin, NewRequest)
     config.add_request_method(trace, reify=True)
     config.add_request_method(previous_trace, reify=True)

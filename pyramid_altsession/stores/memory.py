@@ -184,6 +184,8 @@ class MemoryStore:
             held.expires,
             held.number(LOGIN),
             info,
+            held.facts,
+            now,
         )
 
 

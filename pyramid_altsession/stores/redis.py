@@ -30,6 +30,7 @@ from ..operations import (
     FACTS,
     INFO,
     LOGIN,
+    PREDECESSOR,
     PROOF,
     PRUNE_AGE,
     REVOKED,
@@ -64,7 +65,9 @@ PRUNE_SCRIPT = resources.files(__package__).joinpath("prune.lua").read_bytes()
 REVOKE_SCRIPT = resources.files(__package__).joinpath("revoke.lua").read_bytes()
 
 _OURS = tuple(name.encode() for name in FACTS)
-_DESCRIBED = tuple(name.encode() for name in (PROOF, USER, CREATED, SEEN, LOGIN, *INFO))
+_DESCRIBED = tuple(
+    name.encode() for name in (PROOF, PREDECESSOR, USER, CREATED, SEEN, LOGIN, *INFO)
+)
 
 # Bytes only: with numbers it can crash when a signal handler raises.
 pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
@@ -488,7 +491,7 @@ def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> 
 
 
 def _description(id: str, held: Sequence[Any], left: int, now: int) -> Description | None:
-    proof, user, created, seen, login, *info = held
+    proof, predecessor, user, created, seen, login, *info = held
     if proof is None or left < 0:
         return None
     return Description(
@@ -499,6 +502,8 @@ def _description(id: str, held: Sequence[Any], left: int, now: int) -> Descripti
         now + left,
         None if login is None else int(login),
         b"".join([part or b"" for part in info]),
+        Facts(proof, None, None, None, None, predecessor, user, login),
+        now,
     )
 
 
