@@ -139,8 +139,7 @@ class SessionState:
         began: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        # By claim: the same token may have come under two signatures.
-        self._tokens = list({token.claim: token for token in tokens}.values())
+        self._tokens = tokens
         self._timing = timing
         self._detached = detached
         self.clock = clock
