@@ -92,8 +92,10 @@ class Timed(AbstractConnection):
         return reply
 
     def _read(self) -> None:
-        if time.monotonic() >= self.end:
+        if self.end == -math.inf:
             raise redis.TimeoutError("the replies did not come in time")
+        if time.monotonic() >= self.end:
+            self.end = -math.inf  # one last look: this process may have been held up, not they
         try:
             self._sock.settimeout(self.socket_timeout)
             data = self._sock.recv(65536)

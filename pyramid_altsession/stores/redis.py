@@ -69,6 +69,9 @@ _OUR_MISTAKES = (
 )
 """How error replies begin (without ERR) that no server, proxy or plan is to blame for."""
 
+_FORBIDDEN = re.compile(r"The user executing the script can't .* on @user_script:(\d+)")
+_CALL = re.compile(rb"redis\.call\('(\w+)'")
+
 LULL = 5.0
 """Seconds in which an outage that begins again is not logged again."""
 
@@ -244,7 +247,7 @@ class RedisStore:
         An outage is logged once for each change of state, and at most once in LULL: connections
         that fail beside others that serve would fill the log.
         """
-        said = str(error)
+        said = str(error) + _command_of(str(error), operation)
         if said.startswith("WRONGTYPE"):
             return CorruptValue("the session's key on the server holds no hash")
         if isinstance(error, redis.ResponseError) and said.startswith(_OUR_MISTAKES):
@@ -269,6 +272,16 @@ class RedisStore:
         if need >= self._trouble if self._trouble else need is _Need.READ:
             self._trouble = None
             log.warning("sessions: %s serves again", self._name)
+
+
+def _command_of(said: str, operation: Operation) -> str:
+    """Which command of a script the server's user may not run: Redis 7.0 tells the line alone."""
+    at = _FORBIDDEN.match(said)
+    if at is None:
+        return ""
+    script = PRUNE_SCRIPT if isinstance(operation, Prune) else SCRIPT
+    command = _CALL.search(script.splitlines()[int(at[1]) - 1])
+    return f" ({command[1].decode()})" if command else ""
 
 
 class SentRead:
