@@ -25,6 +25,10 @@ PAUSE = 0.25
 """Seconds after a failure to connect in which nobody tries it again."""
 
 
+TURNED_AWAY = "max number of clients reached"
+"""What a server says to a new connection that is one too many, before it reads anything of it."""
+
+
 class NotConnected(redis.ConnectionError):
     """Nothing was sent: there was no connection to be had."""
 
@@ -42,6 +46,7 @@ class Timed(AbstractConnection):
     """
 
     end = math.inf  # in the seconds of time.monotonic()
+    proven = False  # whether a reply has come; a server may accept and then turn away
     _reader: Any
     _sock: Any
     _socket_timeout: float
@@ -62,7 +67,7 @@ class Timed(AbstractConnection):
 
     @property
     def socket_timeout(self) -> float:
-        return min(self._socket_timeout, left(self.end))
+        return self._socket_timeout if self.end == math.inf else left(self.end)
 
     @socket_timeout.setter
     def socket_timeout(self, value: float) -> None:
@@ -70,6 +75,7 @@ class Timed(AbstractConnection):
 
     def _connect(self) -> Any:
         sock = super()._connect()  # type: ignore[no-untyped-call, safe-super]
+        self.proven = False
         self._reader = hiredis.Reader(
             protocolError=redis.exceptions.InvalidResponse, replyError=DefaultParser.parse_error
         )
@@ -81,6 +87,8 @@ class Timed(AbstractConnection):
                 self._sock.settimeout(self.socket_timeout)
                 self._sock.sendall(packet)
             except OSError as error:
+                with suppress(redis.ResponseError):
+                    self.read_response()  # raises what the server said before it hung up, if it did
                 raise _translated(error) from error
 
     def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
@@ -158,7 +166,16 @@ class Lease:
         redis.ConnectionError or redis.TimeoutError when it is not known what was carried out; the
         connection is closed then.
         """
-        return self.send(packet, replies, end).receive()
+        end = self.until() if end is None else end
+        while True:
+            try:
+                return self.send(packet, replies, end).receive()
+            except NotConnected:
+                raise
+            except redis.ConnectionError as error:
+                if TURNED_AWAY not in str(error) or time.monotonic() > end:
+                    raise
+                # Nothing was carried out, and an older connection may come free.
 
     def send(self, packet: bytes, replies: int, end: float | None = None) -> "Sent":
         """Send one packet and go on; the connection is taken until its replies are read."""
@@ -166,11 +183,17 @@ class Lease:
         pid, idle = self._pid, self._idle
         try:
             connection.send_packed_command([packet], check_health=False)
-        except BaseException:
+        except BaseException as error:
+            self._note(connection, error)
             connection.disconnect()
             idle.appendleft(connection)
             raise
-        return Sent(connection, idle, replies, pid)
+        return Sent(self, connection, idle, replies, pid)
+
+    def _note(self, connection: Timed, error: BaseException) -> None:
+        """A connection that breaks before its first reply was not really made."""
+        if isinstance(error, redis.ConnectionError) and not connection.proven:
+            self._away = time.monotonic() + PAUSE, str(error)
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
@@ -269,9 +292,12 @@ class Sent:
     read is nobody's.
     """
 
-    __slots__ = ("_connection", "_idle", "_pid", "_replies")
+    __slots__ = ("_connection", "_idle", "_lease", "_pid", "_replies")
 
-    def __init__(self, connection: Timed, idle: deque[Timed], replies: int, pid: int) -> None:
+    def __init__(
+        self, lease: Lease, connection: Timed, idle: deque[Timed], replies: int, pid: int
+    ) -> None:
+        self._lease = lease
         self._connection = connection
         self._idle = idle
         self._pid = pid
@@ -289,11 +315,13 @@ class Sent:
                 answers.append(_reply(connection))
             self._check_process()
         except BaseException as error:
+            self._lease._note(connection, error)
             self.close()
             said = [answer for answer in answers if isinstance(answer, redis.ResponseError)]
             if said and isinstance(error, redis.ConnectionError):
                 raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
             raise
+        connection.proven = True
         self._idle.append(connection)
         return answers
 
