@@ -22,14 +22,24 @@ from .errors import AltSessionError, CorruptValue, SessionGone, StoreUnavailable
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
 from .keys import Values, encodable
-from .operations import Description, Read, Timing, Touch, Write
+from .operations import (
+    Description,
+    Invalidate,
+    Login,
+    Prune,
+    Read,
+    Remove,
+    Set,
+    Timing,
+    Write,
+)
 from .session import AltSession
 from .settings import Settings, from_ini, read_settings
 from .state import Happening, SessionState
 from .stores import open_store
 from .stores.memory import warn_of_processes
 from .stores.sealed import SealedStore
-from .token import ID_LENGTH, Claim, SessionCookie, Token
+from .token import ID_LENGTH, Claim, SessionCookie, Token, new_verifier
 from .users import all_sessions, described, end_all_sessions, end_session, live_sessions
 from .visits import Visit, under_way
 
@@ -461,13 +471,26 @@ class SessionAPI:
     # -- the server
 
     def check(self) -> None:
-        """Raise :exc:`StoreUnavailable` unless the server answers and lets us do what we need.
+        """Raise :exc:`StoreUnavailable` unless the server answers and lets us do what we need; a
+        right that the server's user lacks is named.
 
-        Two round trips that change nothing; what a health check wants.
+        What a health check wants. Six round trips: a session of its own begins, signs in and ends,
+        which no list of sessions shows and which is gone by itself after five seconds at most.
         """
-        claim = Token.new().claim
-        self._store.carry_out(Read((claim,), (), self._timing))
-        self._store.carry_out(Write(claim, (Touch(),), self._timing))
+        token = Token.new()
+        user = f"check-{token.id}"
+        claim = Claim(user, token.claim.proof)
+        timing = self._timing._replace(tti=5_000, interval=0, lifetime=5_000, window=1)
+        login = Login(new_verifier(), user, None, timing.lifetime, limit=1)
+        for operation in (
+            Read((claim,), None, timing),
+            Write(claim, (Set("key", b"1"), Remove("other")), timing, create=True),
+            Write(claim, (login,), timing, user=user),
+            Listing(user),
+            Prune(user, ((claim.id, 0),)),
+            Write(claim, (Invalidate(b"check", user),), timing, user=user, anybody=True),
+        ):
+            self._store.carry_out(operation)
 
     def close(self) -> None:
         """Give the connections back. The sessions stay; a later use connects again."""

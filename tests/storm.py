@@ -139,6 +139,7 @@ class Careless(Lease):
     def exchange(self, packet: bytes, replies: int) -> list[Any]:
         connection = self._idle.pop() if self._idle else self._build()
         try:
+            connection.connect()
             connection.send_packed_command([packet], check_health=False)
             return [connection.read_response(disable_decoding=True) for _ in range(replies)]
         finally:

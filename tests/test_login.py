@@ -127,9 +127,9 @@ def test_login_costs_one_round_trip(
     trips = []
     exchange = Lease.exchange
 
-    def counted(lease: Lease, packet: bytes, replies: int) -> list[Any]:
+    def counted(lease: Lease, packet: bytes, replies: int, *end: float) -> list[Any]:
         trips.append(replies)
-        return exchange(lease, packet, replies)
+        return exchange(lease, packet, replies, *end)
 
     monkeypatch.setattr(Lease, "exchange", counted)
     browser.does(login)

@@ -855,7 +855,7 @@ def test_connection_over_tcp() -> None:
     connection = built(
         host="db", port=7000, db=3, username="u", password="p", timeout=2, connect_timeout=3
     )
-    assert type(connection) is Connection
+    assert isinstance(connection, Connection)
     assert (connection.host, connection.port, connection.db) == ("db", 7000, 3)
     assert (connection.username, connection.password) == ("u", "p")
     assert (connection.socket_timeout, connection.socket_connect_timeout) == (2, 3)
@@ -865,7 +865,7 @@ def test_connection_over_tcp() -> None:
 def test_connection_over_tls() -> None:
     """TLS checks certificate and host name unless told otherwise."""
     connection = built(host="db", ssl=True, ssl_ca_certs="ca.pem", ssl_check_hostname=True)
-    assert type(connection) is SSLConnection
+    assert isinstance(connection, SSLConnection)
     assert (connection.ca_certs, connection.check_hostname) == ("ca.pem", True)
     assert connection.cert_reqs.name == "CERT_REQUIRED"
 

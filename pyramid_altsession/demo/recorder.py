@@ -183,12 +183,15 @@ class MeteredLease:
     def __init__(self, lease: Any) -> None:
         self._lease = lease
 
-    def exchange(self, packet: bytes, replies: int) -> list[Any]:
-        answers: list[Any] = self.send(packet, replies).receive()
+    def until(self) -> float:
+        return float(self._lease.until())
+
+    def exchange(self, packet: bytes, replies: int, end: float | None = None) -> list[Any]:
+        answers: list[Any] = self.send(packet, replies, end).receive()
         return answers
 
-    def send(self, packet: bytes, replies: int) -> Any:
-        sent = self._lease.send(packet, replies)
+    def send(self, packet: bytes, replies: int, end: float | None = None) -> Any:
+        sent = self._lease.send(packet, replies, end)
         request = current_request()
         if request is None:
             return sent
@@ -208,8 +211,8 @@ class MeteredSent:
         self._step = step
         self._sent = sent
 
-    def receive(self) -> list[Any]:
-        answers: list[Any] = self._sent.receive()
+    def receive(self, end: float | None = None) -> list[Any]:
+        answers: list[Any] = self._sent.receive(end)
         self._step.received += sum(map(wire_size, answers))
         return answers
 

@@ -16,9 +16,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -51,28 +51,59 @@ def server_binary() -> str:
     )
 
 
+def python() -> str:
+    """Path of an interpreter that runs this file, `ConfigurationError` without.
+
+    `sys.executable` is not always one: where an application server embeds Python (uWSGI), it is
+    that server.
+    """
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    places = [sys.executable, getattr(sys, "_base_executable", None)]
+    places += [os.path.join(prefix, "bin", name) for prefix in (sys.exec_prefix, sys.base_prefix)]
+    for path in places:
+        named_so = os.path.basename(path or "").startswith(("python", "pypy"))
+        if path and named_so and os.access(path, os.X_OK):
+            return path
+    raise _misconfigured(
+        f"embedded:// wanted a Python to start its server with, found none: sys.executable is"
+        f" {sys.executable!r}, and there is no {name} in {sys.exec_prefix!r}"
+    )
+
+
 class EmbeddedServer:
     """A private Valkey server on a unix socket, shared by every process that names the directory.
 
     Its data live until no process has been connected for `grace` seconds.  Nothing is started or
     touched before `socket` is called.  Thread-safe; a forked child joins by itself.
-    `ConfigurationError` without the wheel, or when no socket can have the path.
+    `ConfigurationError` without the wheel or a Python, when no socket can have the path, or when
+    the directory cannot be made.
+
+    The lock is the directory's, which every attempt opens anew.  One of `threading` would stop all
+    greenlets where gevent patches after this object was made, and be locked for ever in a child
+    that was forked meanwhile.
     """
 
     def __init__(self, directory: str | None = None, *, grace: float = 15.0) -> None:
         self._directory = os.path.abspath(directory or _default_directory())
         self._path = os.path.join(self._directory, _SOCKET)
         self._grace = grace
-        self._lock = threading.Lock()
-        self._kept: Connection | None = None
+        # One as a rule; for a moment more, when several threads join at once.
+        self._kept: deque[Connection] = deque()
+        self._pid = os.getpid()
+        weakref.finalize(self, _close, self._kept)
         size = len(os.fsencode(self._path))
         if size > _PATH_BYTES:
             raise _misconfigured(
                 f"wanted a socket path of at most {_PATH_BYTES} bytes, found {size}: {self._path!r}"
             )
-        server_binary()  # without one the application does not start, rather than fail when used
-        forked = weakref.WeakMethod(self._forked)
-        os.register_at_fork(after_in_child=lambda: (method := forked()) and method())
+        parent = os.path.dirname(self._directory)
+        if not os.path.isdir(parent):
+            raise _misconfigured(
+                f"embedded:// wanted a place in a directory that exists, found no {parent!r}"
+            )
+        # Without these the application does not start, rather than fail when used.
+        server_binary()
+        self._python = python()
 
     def socket(self) -> str:
         """Path of the socket of a server that answers: joined, or started.  Cheap once joined.
@@ -80,25 +111,17 @@ class EmbeddedServer:
         `ConfigurationError` when the directory or the wheel cannot be used, `OSError` when no
         server answers within ten seconds.
         """
-        with self._lock:
-            if self._kept is None or not _open(self._kept):
-                self._drop()
-                self._kept = self._join()
-            return self._path
+        if self._pid != os.getpid():  # forked: these are copies of the parent's
+            self.release()
+            self._pid = os.getpid()
+        if not any(_open(connection) for connection in list(self._kept)):
+            self._kept.append(self._join())
+            _close(self._kept, keep=1)
+        return self._path
 
     def release(self) -> None:
         """Give this process's kept connection back, so that the server may end."""
-        with self._lock:
-            self._drop()
-
-    def _drop(self) -> None:
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
-
-    def _forked(self) -> None:
-        self._lock = threading.Lock()  # a thread that only the parent has may hold the old one
-        self._drop()  # closes the child's copy, not the parent's connection
+        _close(self._kept)
 
     def _join(self) -> Connection:
         binary = server_binary()
@@ -118,7 +141,7 @@ class EmbeddedServer:
 
     def _start(self, binary: str, lock: int, deadline: float) -> None:
         # -I -S: the standard library is all it needs, and it starts in half the time.
-        script = [sys.executable, "-I", "-S", __file__]
+        script = [self._python, "-I", "-S", __file__]
         command = [*script, self._directory, str(self._grace), binary, str(lock)]
         ours, theirs = socket.socketpair()
         started = False
@@ -158,7 +181,14 @@ def _default_directory() -> str:
     parent = os.environ.get("XDG_RUNTIME_DIR", "")
     if not os.path.isdir(parent) or os.stat(parent).st_uid != os.geteuid():
         parent = tempfile.gettempdir()
-    place = hashlib.sha256(os.fsencode(os.getcwd())).hexdigest()[:8]
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as exc:
+        raise _misconfigured(
+            "embedded:// wanted the working directory, by which the server is known, found that"
+            " it was deleted; name a place: embedded:///path"
+        ) from exc
+    place = hashlib.sha256(os.fsencode(here)).hexdigest()[:8]
     return os.path.join(parent, f"altsession-{os.geteuid()}-{place}")
 
 
@@ -167,6 +197,13 @@ def _misconfigured(message: str) -> Exception:
 
     error: Exception = ConfigurationError(f"altsession.redis.url: {message}")
     return error
+
+
+def _close(kept: deque[Connection], keep: int = 0) -> None:
+    """Close all but the newest; others may do so at the same time."""
+    with suppress(IndexError):
+        while len(kept) > keep:
+            kept.popleft().close()
 
 
 def _open(connection: Connection) -> bool:

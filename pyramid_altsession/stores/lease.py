@@ -1,72 +1,201 @@
 """Connections, leased one packet at a time.
 
-redis-py builds connections (TLS, AUTH, unix sockets); this hands them out itself, because a pool
-that takes back a connection with an unread reply hands one visitor's data to another. The rule:
-a connection whose replies were not all read is closed before anybody can get it again.
+redis-py builds and opens connections (TLS, AUTH, unix sockets); this hands them out itself, because
+a pool that takes back a connection with an unread reply hands one visitor's data to another. The
+rule: a connection whose replies were not all read is closed before anybody can get it again, and
+a process never speaks on one that another process opened.
 """
 
 import itertools
+import math
 import os
+import select
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+import hiredis
 import redis
-from redis.connection import AbstractConnection
+from redis.connection import AbstractConnection, DefaultParser
 
-PAUSE = 1.0
-"""Seconds after a failure to connect in which nobody waits for another try."""
+PAUSE = 0.25
+"""Seconds after a failure to connect in which nobody tries it again."""
+
+
+TURNED_AWAY = "max number of clients reached"
+"""What a server says to a new connection that is one too many, before it reads anything of it."""
 
 
 class NotConnected(redis.ConnectionError):
     """Nothing was sent: there was no connection to be had."""
 
 
-class Lease:
-    """At most ``limit`` connections of one process; the last one used is the first one taken."""
+def left(end: float) -> float:
+    """Seconds until then; never none, as a socket would take that for "do not wait"."""
+    return max(end - time.monotonic(), 0.001)
 
-    def __init__(self, build: Callable[[], AbstractConnection], *, limit: int, wait: float) -> None:
+
+class Timed(AbstractConnection):
+    """A connection of redis-py's, but whatever it does is over at one moment, ``end``.
+
+    redis-py bounds each step by a timeout of its own: each address that it tries, each part of a
+    reply. Mix this in before its class. What it cannot bound is the resolver of host names.
+    """
+
+    end = math.inf  # in the seconds of time.monotonic()
+    proven = False  # whether a reply has come; a server may accept and then turn away
+    _reader: Any
+    _sock: Any
+    _socket_timeout: float
+    _socket_connect_timeout: float
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds that connecting may take, as it is configured."""
+        return self._socket_connect_timeout
+
+    @property
+    def socket_connect_timeout(self) -> float:
+        return min(self._socket_connect_timeout, left(self.end))
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value: float) -> None:
+        self._socket_connect_timeout = value
+
+    @property
+    def socket_timeout(self) -> float:
+        return self._socket_timeout if self.end == math.inf else left(self.end)
+
+    @socket_timeout.setter
+    def socket_timeout(self, value: float) -> None:
+        self._socket_timeout = value
+
+    def _connect(self) -> Any:
+        sock = super()._connect()  # type: ignore[no-untyped-call, safe-super]
+        self.proven = False
+        self._reader = hiredis.Reader(
+            protocolError=redis.exceptions.InvalidResponse, replyError=DefaultParser.parse_error
+        )
+        return sock
+
+    def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
+        for packet in command:
+            try:
+                self._sock.settimeout(self.socket_timeout)
+                self._sock.sendall(packet)
+            except OSError as error:
+                with suppress(redis.ResponseError):
+                    self.read_response()  # raises what the server said before it hung up, if it did
+                raise _translated(error) from error
+
+    def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
+        """The next reply; an error reply is raised."""
+        while (reply := self._reader.gets()) is False:
+            self._read()
+        if isinstance(reply, redis.RedisError):
+            raise reply
+        return reply
+
+    def _read(self) -> None:
+        if self.end == -math.inf:
+            raise redis.TimeoutError("the replies did not come in time")
+        if time.monotonic() >= self.end:
+            self.end = -math.inf  # one last look: this process may have been held up, not they
+        try:
+            self._sock.settimeout(self.socket_timeout)
+            data = self._sock.recv(65536)
+        except OSError as error:
+            raise _translated(error) from error
+        if not data:
+            raise redis.ConnectionError("the server closed the connection")
+        self._reader.feed(data)
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Whether something unread waits in it, or its end: without waiting."""
+        if self._reader.has_data():
+            return True
+        sock = self._sock
+        if hasattr(sock, "pending") and sock.pending():  # decrypted already
+            return True
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+
+def _translated(error: OSError) -> redis.RedisError:
+    """redis-py's error for one of a socket's."""
+    if isinstance(error, TimeoutError):
+        return redis.TimeoutError("no answer in time")
+    return redis.ConnectionError(f"the connection broke: {error}")
+
+
+class Lease:
+    """At most ``limit`` connections of one process; the last one used is the first one taken.
+
+    A call has ``wait`` seconds for all that it does, from waiting for a connection to the last
+    reply. One that has to connect has the connection's ``connect_timeout``, where that is longer.
+    """
+
+    def __init__(self, build: Callable[[], Timed], *, limit: int, wait: float) -> None:
         self._build = build
         self._limit = limit
         self._wait = wait
         self._reset()
-        _leases.add(self)
 
     def _reset(self) -> None:
-        self._idle: deque[AbstractConnection] = deque()
+        # Those that are not connected lie below those that are.
+        self._idle: deque[Timed] = deque()
         # By number, in the order of their making. Weak: a connection that an exception tore out of
         # our hands frees its place by itself.
-        self._places: dict[int, weakref.ref[AbstractConnection]] = {}
+        self._places: dict[int, weakref.ref[Timed]] = {}
         self._numbers = itertools.count()
-        self._away: tuple[float, Exception] | None = None
-        # Who forgets an application leaves no open socket to the garbage collector.
-        self._end = weakref.finalize(self, _disconnect, self._idle)
-        self._end.atexit = False
+        self._away: tuple[float, str] | None = None
+        self._pid = os.getpid()
+        # An application that is dropped leaves no open socket to the garbage collector.
+        weakref.finalize(self, _disconnect, self._idle).atexit = False
 
-    def exchange(self, packet: bytes, replies: int) -> list[Any]:
+    def until(self) -> float:
+        """When a call that begins now has to be over."""
+        return time.monotonic() + self._wait
+
+    def exchange(self, packet: bytes, replies: int, end: float | None = None) -> list[Any]:
         """Send one packet, read so many replies. Error replies are returned, not raised.
 
-        Raises NotConnected when nothing was sent, redis.ConnectionError or redis.TimeoutError
-        when it is not known what was carried out; the connection is closed then.
+        ``end``: of the call, where it has begun before. Raises NotConnected when nothing was sent,
+        redis.ConnectionError or redis.TimeoutError when it is not known what was carried out; the
+        connection is closed then.
         """
-        return self.send(packet, replies).receive()
+        end = self.until() if end is None else end
+        while True:
+            try:
+                return self.send(packet, replies, end).receive()
+            except NotConnected:
+                raise
+            except redis.ConnectionError as error:
+                if TURNED_AWAY not in str(error) or time.monotonic() > end:
+                    raise
+                # Nothing was carried out, and an older connection may come free.
 
-    def send(self, packet: bytes, replies: int) -> "Sent":
+    def send(self, packet: bytes, replies: int, end: float | None = None) -> "Sent":
         """Send one packet and go on; the connection is taken until its replies are read."""
-        connection = self._take()
-        idle = self._idle  # a child that was forked meanwhile looks into another one
+        connection = self._take(self.until() if end is None else end)
+        pid, idle = self._pid, self._idle
         try:
-            if not connection.is_connected:
-                self._connect(connection)
             connection.send_packed_command([packet], check_health=False)
-        except BaseException:
+        except BaseException as error:
+            self._note(connection, error)
             connection.disconnect()
-            idle.append(connection)
+            idle.appendleft(connection)
             raise
-        return Sent(self, connection, idle, replies)
+        return Sent(self, connection, idle, replies, pid)
+
+    def _note(self, connection: Timed, error: BaseException) -> None:
+        """A connection that breaks before its first reply was not really made."""
+        if isinstance(error, redis.ConnectionError) and not connection.proven:
+            self._away = time.monotonic() + PAUSE, str(error)
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
@@ -74,29 +203,33 @@ class Lease:
             for _ in range(len(self._idle)):
                 self._idle.pop().disconnect()
 
-    def _take(self) -> AbstractConnection:
-        """A connection with nothing unread in it."""
-        deadline = 0.0
+    def _take(self, end: float = math.inf) -> Timed:
+        """A connection with nothing unread in it. ``end``: of the call."""
+        if self._pid != os.getpid():  # whatever forked, and whether or not it runs hooks
+            self._reset()
         while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                fresh = self._another()
-                if fresh is not None:
-                    return fresh
-            else:
-                if connection.is_connected and _unusable(connection):
-                    connection.disconnect()
-                return connection
-            now = time.monotonic()
-            deadline = deadline or now + self._wait
-            if now > deadline:
-                raise NotConnected(
-                    f"all {self._limit} connections (redis.max_connections) are in use"
-                )
+            connection = self._free()
+            if connection is not None:
+                if connection.is_connected:
+                    connection.end = end
+                    return connection
+                if self._connect(connection, end):
+                    return connection
+            if time.monotonic() > end:
+                raise NotConnected(self._reason())
             time.sleep(0.001)
 
-    def _another(self) -> AbstractConnection | None:
+    def _free(self) -> Timed | None:
+        """An idle connection, or a new one, if there is a place for it."""
+        try:
+            while (connection := self._idle.pop()).is_connected and _unusable(connection):
+                connection.disconnect()
+                self._idle.appendleft(connection)  # connecting may fail: others serve first
+        except IndexError:
+            return self._another()
+        return connection
+
+    def _another(self) -> Timed | None:
         """A new connection, if there is a place for it. Without a lock, which an exception from
         outside could leave locked, and a fork too: each step is whole, in any order of threads."""
         places = self._places
@@ -112,16 +245,46 @@ class Lease:
         del places[number]  # somebody else was faster
         return None
 
-    def _connect(self, connection: AbstractConnection) -> None:
-        away = self._away
-        if away is not None and time.monotonic() < away[0]:
-            raise NotConnected(str(away[1]))
+    def _connect(self, connection: Timed, end: float) -> bool:
+        """Whether it is connected now. Else it is put back, and one that is may come free;
+        NotConnected where there is none."""
+        idle, away, cause = self._idle, self._away, None
         try:
-            connection.connect()
+            if away is None or time.monotonic() >= away[0]:
+                if away is not None:  # one call finds out whether the trouble is over, not all
+                    self._away = time.monotonic() + PAUSE, away[1]
+                self._open(connection, end)
+                self._away = None
+                return True
         except redis.RedisError as error:
-            self._away = (time.monotonic() + PAUSE, error)
-            raise NotConnected(str(error)) from error
-        self._away = None
+            cause = error
+            self._away = time.monotonic() + PAUSE, str(error)
+        except BaseException:
+            connection.disconnect()
+            idle.appendleft(connection)
+            raise
+        idle.appendleft(connection)
+        if self._any_connected():
+            return False
+        raise NotConnected(self._reason()) from cause
+
+    def _open(self, connection: Timed, end: float) -> None:
+        allowed = connection.connect_timeout
+        last = max(end, end - self._wait + allowed)
+        connection.end = min(last, time.monotonic() + allowed)
+        connection.connect()
+        connection.end = max(last, connection.end)
+
+    def _any_connected(self) -> bool:
+        known = [place() for place in list(self._places.values())]
+        return any(each is not None and each.is_connected for each in known)
+
+    def _reason(self) -> str:
+        """Why there is no connection to be had."""
+        away = self._away
+        if away is not None and self._idle:  # those that are not connected
+            return away[1]
+        return f"all {self._limit} connections (redis.max_connections) are in use"
 
 
 class Sent:
@@ -131,42 +294,47 @@ class Sent:
     read is nobody's.
     """
 
-    __slots__ = ("_connection", "_idle", "_lease", "_replies")
+    __slots__ = ("_connection", "_idle", "_lease", "_pid", "_replies")
 
     def __init__(
-        self,
-        lease: Lease,
-        connection: AbstractConnection,
-        idle: deque[AbstractConnection],
-        replies: int,
+        self, lease: Lease, connection: Timed, idle: deque[Timed], replies: int, pid: int
     ) -> None:
         self._lease = lease
         self._connection = connection
         self._idle = idle
+        self._pid = pid
         self._replies = replies
 
-    def receive(self) -> list[Any]:
-        """The replies; once."""
+    def receive(self, end: float | None = None) -> list[Any]:
+        """The replies; once. ``end``: of the call that asks for them now."""
         answers: list[Any] = []
         connection = self._connection
         try:
-            if self._lease._idle is not self._idle:
-                raise redis.ConnectionError("sent before a fork: the replies are the parent's")
+            self._check_process()
+            if end is not None:
+                connection.end = end
             for _ in range(self._replies):
                 answers.append(_reply(connection))
+            self._check_process()
         except BaseException as error:
+            self._lease._note(connection, error)
             self.close()
             said = [answer for answer in answers if isinstance(answer, redis.ResponseError)]
             if said and isinstance(error, redis.ConnectionError):
                 raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
             raise
+        connection.proven = True
         self._idle.append(connection)
         return answers
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise redis.ConnectionError("sent before a fork: the replies are the parent's")
 
     def close(self) -> None:
         """Nobody wants the replies."""
         self._connection.disconnect()
-        self._idle.append(self._connection)
+        self._idle.appendleft(self._connection)
 
     @property
     def arrived(self) -> bool:
@@ -174,34 +342,21 @@ class Sent:
         return _unusable(self._connection)
 
 
-def _disconnect(idle: deque[AbstractConnection]) -> None:
+def _disconnect(idle: deque[Timed]) -> None:
     for connection in idle:
         connection.disconnect()
 
 
-def _reply(connection: AbstractConnection) -> Any:
+def _reply(connection: Timed) -> Any:
     try:
         return connection.read_response(disable_decoding=True)
     except redis.ResponseError as error:
         return error
 
 
-def _unusable(connection: AbstractConnection) -> bool:
+def _unusable(connection: Timed) -> bool:
     """Whether the peer closed it or unread bytes wait in it."""
     try:
         return connection.can_read(0)
-    except redis.RedisError:
+    except (redis.RedisError, OSError, ValueError):
         return True
-
-
-_leases: "weakref.WeakSet[Lease]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """A child must not speak on its parent's sockets."""
-    for lease in list(_leases):
-        lease._end.detach()
-        lease._reset()
-
-
-os.register_at_fork(after_in_child=_after_fork)

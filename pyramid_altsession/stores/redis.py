@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import logging
+import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import IntEnum
@@ -15,12 +17,7 @@ from urllib.parse import urlsplit
 import hiredis
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import (
-    AbstractConnection,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
 
 from ..errors import AltSessionError, CorruptValue, StoreFull, StoreUnavailable
@@ -54,7 +51,7 @@ from ..operations import (
 from ..settings import RedisSettings
 from ..token import ID_LENGTH
 from .embedded import EmbeddedServer
-from .lease import Lease, NotConnected, Sent
+from .lease import Lease, NotConnected, Sent, Timed
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -72,28 +69,24 @@ _DESCRIBED = tuple(
 # Bytes only: with numbers it can crash when a signal handler raises.
 pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
-_UNABLE = (
-    redis.ConnectionError,
-    redis.TimeoutError,
-    redis.exceptions.InvalidResponse,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.NoPermissionError,
-    redis.exceptions.ClusterDownError,
-    redis.exceptions.TryAgainError,
+_OUR_MISTAKES = (
+    "user_script:",  # an error within a script
+    "Error compiling script",
+    "wrong number of arguments",
+    "syntax error",
 )
-_UNABLE_CODES = (
-    "MISCONF",
-    "NOREPLICAS",
-    "BUSY",
-    "Protocol error: unauthenticated",  # NOAUTH for a command of more than ten arguments
-    "ACL failure in script",  # NOPERM for a command of the script's
-    "The user executing the script can't",  # the same in Redis 7.0
-)
+"""How error replies begin (without ERR) that no server, proxy or plan is to blame for."""
+
+_FORBIDDEN = re.compile(r"The user executing the script can't .* on @user_script:(\d+)")
+_CALL = re.compile(rb"redis\.call\('(\w+)'")
+
+LULL = 5.0
+"""Seconds in which an outage that begins again is not logged again."""
 
 
 def connections(
     settings: RedisSettings, embedded: EmbeddedServer | None = None
-) -> Callable[[], AbstractConnection]:
+) -> Callable[[], Timed]:
     """What builds an unconnected connection, with all of redis-py's own extras switched off.
 
     Its retries would execute a command several times; RESP3, driver names and maintenance
@@ -117,18 +110,27 @@ def connections(
         return lambda: UnixConnection(lambda: path, **common)
     common |= {"host": settings.host, "port": settings.port}
     if not settings.ssl:
-        return lambda: Connection(**common)
+        return lambda: TCPConnection(**common)
     common |= {
         "ssl_ca_certs": settings.ssl_ca_certs,
         "ssl_certfile": settings.ssl_certfile,
         "ssl_keyfile": settings.ssl_keyfile,
         "ssl_check_hostname": settings.ssl_check_hostname,
     }
-    return lambda: SSLConnection(**common)
+    return lambda: TLSConnection(**common)
 
 
-class UnixConnection(UnixDomainSocketConnection):
-    """A connection to the socket that ``find`` gives each time it connects."""
+class TCPConnection(Timed, Connection):
+    """A connection over TCP."""
+
+
+class TLSConnection(Timed, SSLConnection):
+    """A connection over TLS."""
+
+
+class UnixConnection(Timed, UnixDomainSocketConnection):
+    """A connection to the socket that ``find`` gives each time it connects. The time that takes,
+    as an embedded server may have to be started, is not counted."""
 
     host = ""  # redis-py forgot this one
 
@@ -137,19 +139,23 @@ class UnixConnection(UnixDomainSocketConnection):
         self._find = find
 
     def _connect(self) -> Any:
-        self.path = self._find()
         try:
-            return super()._connect()  # type: ignore[no-untyped-call]
+            return self._connect_there()
         except (ConnectionRefusedError, FileNotFoundError):
-            self.path = self._find()  # the server went away since: another one may be there
-            return super()._connect()  # type: ignore[no-untyped-call]
+            return self._connect_there()  # the server went away since: another one may be there
+
+    def _connect_there(self) -> Any:
+        began = time.monotonic()
+        self.path = self._find()
+        self.end += time.monotonic() - began
+        return super()._connect()
 
 
 class RedisStore:
     """The store contract on one server. Thread-safe and fork-safe; connects when first used."""
 
     def __init__(
-        self, build: Callable[[], AbstractConnection], *, prefix: str, name: str, limit: int,
+        self, build: Callable[[], Timed], *, prefix: str, name: str, limit: int,
         wait: float, hint: str = "", embedded: EmbeddedServer | None = None,
     ) -> None:  # fmt: skip
         self._embedded = embedded
@@ -158,6 +164,7 @@ class RedisStore:
         self._hint = hint
         self._lease = Lease(build, limit=limit, wait=wait)
         self._trouble: _Need | None = None
+        self._told = -math.inf
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, prefix: str) -> "RedisStore":
@@ -177,21 +184,23 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"<RedisStore {self._name}>"
 
-    def carry_out(self, operation: Operation) -> Reply:
-        """One round trip; a second one when a connection broke or the script was not loaded."""
+    def carry_out(self, operation: Operation, end: float | None = None) -> Reply:
+        """One round trip; a second one when a connection broke or the script was not loaded.
+        Both are over by ``end``, or within the time that a call has."""
+        end = self._lease.until() if end is None else end
         try:
             match operation:
                 case Read():
                     packet, count = pack_read(operation, self._prefix)
-                    replies = self._exchange(operation, packet, count)
+                    replies = self._exchange(operation, packet, count, end)
                     reply = unpack_read(operation, _no_errors(replies))
                 case Write():
-                    reply = self._write(operation)
+                    reply = self._write(operation, end)
                 case End():
-                    reply = self._end(operation)
+                    reply = self._end(operation, end)
                 case _:
                     packet, count = pack_many(operation, self._prefix)
-                    replies = self._exchange(operation, packet, count)
+                    replies = self._exchange(operation, packet, count, end)
                     reply = unpack_many(operation, self._prefix, _no_errors(replies))
         except redis.RedisError as error:
             raise self._failure(operation, error) from error
@@ -209,27 +218,28 @@ class RedisStore:
 
     def _receive(self, operation: Read, sent: Sent) -> Reply:
         """Its reply; a read that the connection lost is carried out once more."""
+        end = self._lease.until()
         try:
-            return unpack_read(operation, _no_errors(sent.receive()))
+            return unpack_read(operation, _no_errors(sent.receive(end)))
         except redis.ConnectionError:
-            return self.carry_out(operation)
+            return self.carry_out(operation, end)
         except redis.RedisError as error:
             raise self._failure(operation, error) from error
 
-    def _write(self, operation: Write) -> Reply:
-        (answer,) = self._exchange(operation, pack_write(operation, self._prefix), 1)
+    def _write(self, operation: Write, end: float) -> Reply:
+        (answer,) = self._exchange(operation, pack_write(operation, self._prefix), 1, end)
         if isinstance(answer, redis.exceptions.NoScriptError):
             packet = pack_write(operation, self._prefix, load=True)
-            (answer,) = self._exchange(operation, packet, 1)
+            (answer,) = self._exchange(operation, packet, 1, end)
         return unpack_write(answer)
 
-    def _end(self, operation: End) -> Reply:
+    def _end(self, operation: End, end: float) -> Reply:
         """As for single writes; the first one of the packet brings the script along."""
         writes = operation.writes()
         packet = b"".join([pack_write(w, self._prefix, load=w is writes[0]) for w in writes])
-        answers = self._exchange(operation, packet, len(writes))
+        answers = self._exchange(operation, packet, len(writes), end)
         if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
-            answers = self._exchange(operation, packet, len(writes))
+            answers = self._exchange(operation, packet, len(writes), end)
         replies = [unpack_write(answer) for answer in answers]
         return Reply(State.LIVE, [r.state is State.LIVE and r.values == [1] for r in replies])
 
@@ -239,33 +249,38 @@ class RedisStore:
         if self._embedded is not None:
             self._embedded.release()
 
-    def _exchange(self, operation: Operation, packet: bytes, replies: int) -> list[Any]:
+    def _exchange(self, operation: Operation, packet: bytes, replies: int, end: float) -> list[Any]:
         try:
-            return self._lease.exchange(packet, replies)
+            return self._lease.exchange(packet, replies, end)
         except NotConnected:
             raise
         except redis.ConnectionError:
             # The server closed an idle connection, or restarted. What is harmless is repeated.
             if not operation.repeatable:
                 raise
-            return self._lease.exchange(packet, replies)
+            return self._lease.exchange(packet, replies, end)
 
     def _failure(self, operation: Operation, error: redis.RedisError) -> Exception:
-        """Our error for one of redis-py's; a mistake of ours is to be seen as it is.
+        """Our error for one of redis-py's; a mistake of ours is to be seen as it is, and whatever
+        else the server, or what stands before it, says instead of an answer is an outage.
 
-        An outage is logged once for each change of state.
+        An outage is logged once for each change of state, and at most once in LULL: connections
+        that fail beside others that serve would fill the log.
         """
-        if isinstance(error, redis.exceptions.OutOfMemoryError):
-            failure: AltSessionError = StoreFull(f"{self._name} is full: {error}")
-        elif isinstance(error, _UNABLE) or str(error).startswith(_UNABLE_CODES):
-            failure = StoreUnavailable(f"{self._name} does not serve: {error}")
-            if isinstance(error, redis.exceptions.ReadOnlyError):
-                self._lease.close()  # a replica by now: connect anew, perhaps to the new primary
-        elif str(error).startswith("WRONGTYPE"):
+        said = str(error) + _command_of(str(error), operation)
+        if said.startswith("WRONGTYPE"):
             return CorruptValue("the session's key on the server holds no hash")
-        else:
+        if isinstance(error, redis.ResponseError) and said.startswith(_OUR_MISTAKES):
             raise error
-        if self._trouble is None:
+        if isinstance(error, redis.exceptions.OutOfMemoryError):
+            failure: AltSessionError = StoreFull(f"{self._name} is full: {said}")
+        else:
+            failure = StoreUnavailable(f"{self._name} does not serve: {said}")
+        if isinstance(error, redis.exceptions.ReadOnlyError):
+            self._lease.close()  # a replica by now: connect anew, perhaps to the new primary
+        now = time.monotonic()
+        if self._trouble is None and now - self._told >= LULL:
+            self._told = now
             self._trouble = _Need.of(operation)
             log.error("sessions: %s%s", failure, self._hint)
         return failure
@@ -277,6 +292,16 @@ class RedisStore:
         if need >= self._trouble if self._trouble else need is _Need.READ:
             self._trouble = None
             log.warning("sessions: %s serves again", self._name)
+
+
+def _command_of(said: str, operation: Operation) -> str:
+    """Which command of a script the server's user may not run: Redis 7.0 tells the line alone."""
+    at = _FORBIDDEN.match(said)
+    if at is None:
+        return ""
+    script = PRUNE_SCRIPT if isinstance(operation, Prune) else SCRIPT
+    command = _CALL.search(script.splitlines()[int(at[1]) - 1])
+    return f" ({command[1].decode()})" if command else ""
 
 
 class SentRead:
@@ -297,7 +322,7 @@ class SentRead:
             self._sent.close()
             return
         with suppress(redis.RedisError):
-            self._sent.receive()
+            self._sent.receive(self._store._lease.until())
 
 
 class _Need(IntEnum):

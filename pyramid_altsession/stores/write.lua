@@ -71,9 +71,20 @@ local function stamped(text, at)
   return struct.unpack('>I5', text, at) * 10
 end
 
+-- No key of ours may be left without an end: who has no right to set one is told so before
+-- anything is written. (To try it would be a write, after which a full server refuses no data.)
+local function can_end(command, name)
+  if not redis.acl_check_cmd(command, name, now) then
+    error({err = 'NOPERM this user has no permissions to run the \'' .. command .. '\' command'})
+  end
+end
+
 -- owed: nil where an answer tells the browser; else the mark of the request that may start the
 -- session that follows, '' for the first one that asks.
 local function finish(nonce, owed)
+  if tombstone_ms > 0 then
+    can_end('PEXPIRE', key)
+  end
   -- Deleting first makes this work on a full server.
   redis.call('DEL', key)
   if tombstone_ms > 0 then
@@ -388,6 +399,13 @@ end
 -- A sign-in has to work on a full server.
 grows = grows and first ~= 'login'
 
+if create then
+  can_end('PEXPIREAT', key)
+end
+if entered then
+  can_end('PEXPIREAT', index)
+end
+
 local function also(name, value)
   sets[#sets + 1] = name
   sets[#sets + 1] = value
@@ -439,15 +457,17 @@ local function restart()
 end
 
 -- At a login the entry comes first: a signed-in session must never be one that its user cannot
--- find. The ZREM lets the ZADD work on a full server, which refuses only the first write of a script.
+-- find. The ZREM, of no member, lets the ZADD work on a full server, which refuses only the first
+-- write of a script.
 local function enter(score)
+  local lasts = redis.call('PTTL', index)
   redis.call('ZADD', index, score, id)
-  if redis.call('PTTL', index) < deadline - now then
+  if lasts < deadline - now then
     redis.call('PEXPIREAT', index, deadline)
   end
 end
 if entered then
-  redis.call('ZREM', index, id)
+  redis.call('ZREM', index, '@')
   enter(entered[2])
   results[1] = entries()
 end
@@ -461,11 +481,11 @@ end
 for start = 1, #sets, 4000 do
   redis.call('HSET', key, unpack(sets, start, math.min(start + 3999, #sets)))
 end
+if grows or create then
+  left = restart()  -- at once: who may not HDEL leaves no key without an end
+end
 for start = 1, #removals, 4000 do
   redis.call('HDEL', key, unpack(removals, start, math.min(start + 3999, #removals)))
-end
-if grows or create then
-  left = restart()
 end
 if not listed and deadline then
   enter(login)
