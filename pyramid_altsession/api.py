@@ -25,6 +25,7 @@ from .keys import Values, encodable
 from .operations import (
     Description,
     Invalidate,
+    Listing,
     Login,
     Prune,
     Read,
