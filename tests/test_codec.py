@@ -249,7 +249,9 @@ def test_what_a_typed_key_can_carry(value: object) -> None:
     assert codec.decode("k", codec.encode("k", SessionKey("k", type(value)).plain(value)))
 
 
-@pytest.mark.parametrize("value", [object(), int, iter([]), {}.keys(), 1j], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [object(), int, iter([]), {}.keys(), 1j], ids=lambda value: type(value).__name__
+)
 def test_what_no_key_can_carry(value: object) -> None:
     """Elsewhere it does not."""
     with pytest.raises(TypeError, match=r"None, list or dict$"):
