@@ -43,7 +43,8 @@ class Proxy:
     def _run(self) -> None:
         while not self._closing.is_set():
             for key, _ in self._selector.select():
-                if key.data is not None and key.fileobj in self._selector.get_map():
+                known = self._selector.get_map().values()  # one end's turn may close the other
+                if key.data is not None and key in known:
                     key.data()
 
     def _accept(self) -> None:

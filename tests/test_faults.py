@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -246,7 +246,13 @@ def test_a_server_that_takes_no_more_connections_fails_in_time(own_server: Serve
     with quick_to_fail():
         api.create()
     own_server.client.config_set("maxclients", 100)
-    assert api.create({"k": "v"}).get("k", fresh=True) == "v"
+
+    def recovered() -> bool:
+        with suppress(StoreUnavailable):
+            return bool(api.create({"k": "v"}).get("k", fresh=True) == "v")
+        return False
+
+    assert eventually(recovered)
     api.close()
 
 
@@ -414,6 +420,6 @@ def test_a_creation_whose_reply_is_lost_holds_the_values_once(server: Server, pr
     api.check()
     proxy.lose = 1
     session = api.create({"k": "v"})
-    assert server.client.dbsize() == 1
+    assert len(list(api.scan())) == 1
     assert session.get("k", fresh=True) == "v"
     api.close()

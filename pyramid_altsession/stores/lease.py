@@ -46,7 +46,6 @@ class Timed(AbstractConnection):
     """
 
     end = math.inf  # in the seconds of time.monotonic()
-    proven = False  # whether a reply has come; a server may accept and then turn away
     _reader: Any
     _sock: Any
     _socket_timeout: float
@@ -75,7 +74,6 @@ class Timed(AbstractConnection):
 
     def _connect(self) -> Any:
         sock = super()._connect()  # type: ignore[no-untyped-call, safe-super]
-        self.proven = False
         self._told = 0.0
         self._reader = hiredis.Reader(
             protocolError=redis.exceptions.InvalidResponse, replyError=DefaultParser.parse_error
@@ -195,15 +193,15 @@ class Lease:
         try:
             connection.send_packed_command([packet], check_health=False)
         except BaseException as error:
-            self._note(connection, error)
+            self._note(error)
             connection.disconnect()
             idle.appendleft(connection)
             raise
         return Sent(self, connection, idle, replies, pid)
 
-    def _note(self, connection: Timed, error: BaseException) -> None:
-        """A connection that breaks before its first reply was not really made."""
-        if isinstance(error, redis.ConnectionError) and not connection.proven:
+    def _note(self, error: BaseException) -> None:
+        """A connection that was turned away counts as one that could not be made."""
+        if isinstance(error, redis.ConnectionError) and TURNED_AWAY in str(error):
             self._away = time.monotonic() + PAUSE, str(error)
 
     def close(self) -> None:
@@ -319,20 +317,19 @@ class Sent:
         answers: list[Any] = []
         connection = self._connection
         try:
+            self._check_process()
             if end is not None:
-                self._check_process()
                 connection.end = end
             for _ in range(self._replies):
                 answers.append(_reply(connection))
             self._check_process()
         except BaseException as error:
-            self._lease._note(connection, error)
+            self._lease._note(error)
             self.close()
             said = [answer for answer in answers if isinstance(answer, redis.ResponseError)]
             if said and isinstance(error, redis.ConnectionError):
                 raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
             raise
-        connection.proven = True
         self._idle.append(connection)
         return answers
 
