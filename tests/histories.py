@@ -11,7 +11,7 @@ A call is a tuple too, ``("login", "ann")`` or ``("set", "a")``, and some hold o
     ("lost", what, which, call)     what: "request", "reply" or "repeat"; of the operation no. which
     ("crossed", step, call)         the step comes before the call's second operation
     ("meanwhile", step)             the step comes between two calls
-    ("sub", cookie, tweens, calls)  a subrequest, with the "same" cookie or with "none"
+    ("sub", cookie, tweens, calls)  a subrequest: "same" cookie, "none", or the same "environ"
 
 Every value that a request stores is a text of its own, which tells whose it is: ``ann#17``.
 """
@@ -339,6 +339,8 @@ def play(request: Request) -> Response:
     played: Played = request.environ["histories.played"]
     attempt = request.environ.get("retry.attempt", 0)
     last = len(played.attempts) - 1
+    if attempt:
+        played.machine.check()  # what the attempt before has stored is stored
     visit = played.visit = Visit(played, request, played.outer)
     for call in played.attempts[min(attempt, last)]:
         visit.perform(call)
@@ -459,6 +461,7 @@ class Machine:
         def run() -> None:
             try:
                 self.step(step)
+                self.check()
             except BaseException as error:
                 failed.append(error)
 
@@ -620,6 +623,7 @@ class Visit:
         self.crossed = False
         self.held: list[str] | None = None
         self.signed_in: str | None = None
+        self.renews_at_the_end = False
         # Acknowledged, and to be found when the answer is 200: written at once, and at the end.
         self.done: dict[str, Any] = {} if outer is None else outer.done
         self.later: dict[str, Any] = {} if outer is None else outer.later
@@ -678,6 +682,8 @@ class Visit:
         self.later.pop(key, None)
         if self.crossed:
             self.done.pop(key, None)
+            if self.id is not None:
+                self.machine.check_session(self.id)
             return
         if self.id is None:
             raise self.machine.fail("not done", f"{key} was written, and there is no session")
@@ -1027,7 +1033,7 @@ class Visit:
 
     def do_session_user(self, user: str) -> None:
         """A sign-in of Pyramid's own helper, which renews the cookie at the end."""
-        self.signed_in = None
+        self.renews_at_the_end = True
         self.request.session[AUTH_USERID] = user
         self.expect_later(AUTH_USERID, user)
 
@@ -1055,15 +1061,17 @@ class Visit:
     # -- subrequests
 
     def subrequest(self, cookie: str, tweens: bool, calls: tuple[Call, ...]) -> None:
-        headers = {}
         sent = self.request.environ.get("HTTP_COOKIE")
-        if cookie == "same" and sent:
-            headers["Cookie"] = sent
-        inner = Request.blank("https://localhost/", headers=headers)
+        shared = cookie == "environ" or (cookie == "same" and bool(sent))
+        if cookie == "environ":
+            inner = Request(self.request.environ.copy())
+        else:
+            headers = {"Cookie": sent} if shared else {}
+            inner = Request.blank("https://localhost/", headers=headers)
         outer = self.id
-        if not headers:
+        if not shared:
             calls = (("nobody", outer), *calls)
-        played = Subrequest(self, shared=bool(headers), calls=calls)
+        played = Subrequest(self, shared=shared, calls=calls)
         inner.environ["histories.played"] = played
         try:
             self.request.invoke_subrequest(inner, use_tweens=tweens)
@@ -1077,32 +1085,32 @@ class Visit:
             raise self.machine.fail("untyped", f"a subrequest: {error!r}") from error
         if self.machine.violation is not None:
             raise self.machine.violation
-        if headers and self.state.status is not Status.ALIVE:
-            self.done.clear()
+        if self.state.status is not Status.ALIVE:
             self.later.clear()
-        if headers:
-            self.signed_in = None
+        if not shared or self.state.status is not Status.ALIVE:
+            self.done.clear()
+        self.signed_in = None
 
     # -- the answer
 
     def answered(self, status: int, token: Token | None) -> None:
         """The cookie opens what was promised, and what was acknowledged is stored."""
         inside, machine = self.machine.inside, self.machine
-        if self.signed_in is not None:
+        if self.signed_in is not None and not self.renews_at_the_end:
             if token is None:
                 raise machine.fail("wrong user", f"{self.signed_in} signed in, and no cookie sent")
             fields = inside.fields(token.id)
             self.is_so("wrong user", fields.get("@u"), self.signed_in.encode())
             self.is_so("wrong user", fields.get("@v"), proof_of(token.verifier))
-        if status != 200 or not (self.done or self.later):
+        written = self.done | self.later
+        if status != 200 or not any(written.values()):
             return
         current = self.state.token
         if current is None:
-            raise machine.fail("not done", f"{self.done | self.later}: there is no session")
-        for key, expected in (self.done | self.later).items():
+            raise machine.fail("not done", f"{written}: there is no session")
+        for key, expected in written.items():
             found = inside.value(current.id, key)
-            if key in (*TEXTS, LIST, AUTH_USERID) and not (expected is None and found is None):
-                self.is_so("not done", (key, found), (key, expected))
+            self.is_so("not done", (key, found), (key, expected))
 
 
 class Subrequest(Played):
@@ -1170,7 +1178,7 @@ def random_call(random: Random, depth: int) -> Call:
         return "crossed", random_elsewhere(random, depth), plain_call(random)
     if depth < 2 and chance < 0.15:
         calls = tuple([random_call(random, depth + 2) for _ in range(random.randint(1, 3))])
-        return "sub", random.choice(["same", "same", "none"]), random.random() < 0.5, calls
+        return "sub", random.choice(["same", "environ", "none"]), random.random() < 0.5, calls
     if chance < 0.30:
         call = ("end",) if chance < 0.17 else plain_call(random)
         what = random.choice(["request", "reply", "reply", "repeat"])
