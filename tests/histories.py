@@ -25,10 +25,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyramid_retry
-from apps import Behind
 from pyramid.config import Configurator
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -36,7 +35,8 @@ from pyramid.response import Response
 from pyramid.tweens import INGRESS
 from redis import ConnectionError as Disconnected
 from redis import Redis
-from sealed import SECRET, SealedBehind
+from sealed import SECRET, opened
+from servers import Server
 
 from pyramid_altsession import ISessionAPI, SessionAPI
 from pyramid_altsession.errors import AltSessionError, StoreUnavailable, TooManySessions
@@ -103,7 +103,9 @@ class History:
     steps: tuple[Step, ...]
 
     def __str__(self) -> str:
-        return "\n".join([f"History({self.variant!r}, (", *[f"    {s!r}," for s in self.steps], "))"])
+        return "\n".join(
+            [f"History({self.variant!r}, (", *[f"    {s!r}," for s in self.steps], "))"]
+        )
 
 
 # -- the store, with losses
@@ -114,9 +116,11 @@ class Faulty:
 
     def __init__(self, store: Any) -> None:
         self.store = store
-        self.lossy = None
+        self.lossy: Any = None
         if isinstance(store, RedisStore):
-            self.lossy = store._lease = LossyLease(store._lease)  # type: ignore[assignment]
+            if not isinstance(store._lease, LossyLease):
+                store._lease = LossyLease(store._lease)  # type: ignore[assignment]
+            self.lossy = store._lease
         self.begin()
 
     def begin(self) -> None:
@@ -195,63 +199,145 @@ class LossyLease:
 # -- what is stored
 
 
+class Key(NamedTuple):
+    """A session's fields, as the application sees them, and the milliseconds it has left."""
+
+    fields: dict[str, bytes]
+    left: int
+
+
+Unsealed = Callable[[str, str, bytes], bytes]
+"""A field in plain, of a session's id, its name and what is stored."""
+
+
 class Inside:
-    """What is stored, in plain, whatever the store."""
+    """What a store holds, behind its back."""
 
-    def __init__(self, behind: Behind) -> None:
-        self.behind = behind
+    def __init__(self, unsealed: Unsealed) -> None:
+        self.unsealed = unsealed
 
-    def ids(self) -> list[str]:
-        return [id for id in self.behind.ids() if not id.startswith("user:")]
+    def keys(self) -> dict[str, Key]:
+        """Every session and tombstone by its id, without what has ended."""
+        now, found = self.hashes()
+        return {id: self._plain(id, key, now) for id, key in found.items()}
 
-    def fields(self, id: str) -> dict[str, bytes]:
-        """Nothing of what has ended."""
-        if self.behind.client is None and id not in self.behind.store.hashes:  # type: ignore[attr-defined]
-            return {}
-        return self.behind.fields(id) if self.behind.left(id) > 0 else {}
+    def fields(self, id: str | None) -> dict[str, bytes]:
+        """One session's; none where there is no such session."""
+        now, found = self.hashes()
+        return self._plain(id, found[id], now).fields if id in found else {}
 
     def value(self, id: str, key: str) -> Any:
-        raw = alive(self.fields(id).get(key), self.now())
+        raw = self.fields(id).get(key)
         return None if raw is None else json.loads(split(raw)[1])
 
-    def now(self) -> int:
-        if self.behind.client is None:
-            return round(self.behind.store.clock() * 1000)  # type: ignore[attr-defined]
-        seconds, micro = self.behind.client.time()
-        return int(seconds) * 1000 + int(micro) // 1000
+    def user(self, id: str | None) -> str | None:
+        raw = self.fields(id).get(USER)
+        return None if raw is None else raw.decode()
 
-    def left(self, id: str) -> float:
-        return self.behind.left(id)
+    def _plain(self, id: str, key: Key, now: int) -> Key:
+        lasting = {n: raw for n, raw in key.fields.items() if n[0] == "@" or alive(raw, now)}
+        return Key({n: self.unsealed(id, n, raw) for n, raw in lasting.items()}, key.left)
+
+    def hashes(self) -> tuple[int, dict[str, Key]]:
+        """The store's time, and what it holds, as it is."""
+        raise NotImplementedError
 
     def index(self, user: str) -> set[str]:
-        if self.behind.client is None:
-            return set(self.behind.store.indexes.get(user, {}))  # type: ignore[attr-defined]
-        return {id.decode() for id in self.behind.client.zrange(_index(b"sess:", user), 0, -1)}
+        """The sessions that are noted for a user."""
+        raise NotImplementedError
 
     def forget(self, id: str) -> None:
-        if self.behind.client is None:
-            self.behind.store.hashes.pop(id, None)  # type: ignore[attr-defined]
-        else:
-            self.behind.client.delete(f"sess:{id}")
+        """A session ends by itself."""
+        raise NotImplementedError
 
     def pass_time(self, seconds: int) -> None:
         """What so many seconds without use do to everything."""
-        if self.behind.client is None:
-            self.behind.store.clock.now += seconds  # type: ignore[attr-defined]
-            return
-        client, ms = self.behind.client, seconds * 1000
-        for key in client.keys("sess:*"):
-            left = client.pttl(key) - ms
-            if left <= 0:
-                client.delete(key)
-                continue
-            client.pexpire(key, left)
-            if key.startswith(b"sess:user:"):
-                for id, score in client.zrange(key, 0, -1, withscores=True):
-                    client.zadd(key, {id: score - ms})
-                continue
-            for name, raw in client.hgetall(key).items():
-                client.hset(key, name, _earlier(name.decode(), raw, ms))
+        raise NotImplementedError
+
+
+class Clock:
+    """A clock that stands still until time passes."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class InMemory(Inside):
+    def __init__(self, store: MemoryStore, clock: Clock, unsealed: Unsealed) -> None:
+        super().__init__(unsealed)
+        self.store = store
+        self.clock = clock
+
+    def hashes(self) -> tuple[int, dict[str, Key]]:
+        now = round(self.clock.now * 1000)
+        return now, {
+            id: Key(held, held.expires - now)
+            for id, held in self.store.hashes.items()
+            if held.expires > now
+        }
+
+    def index(self, user: str) -> set[str]:
+        return set(self.store.indexes.get(user, {}))
+
+    def forget(self, id: str) -> None:
+        self.store.hashes.pop(id, None)
+
+    def pass_time(self, seconds: int) -> None:
+        self.clock.now += seconds
+
+
+class OnServer(Inside):
+    """Time passes by changing every time that is stored."""
+
+    def __init__(self, client: "Redis", unsealed: Unsealed) -> None:
+        super().__init__(unsealed)
+        self.client: Any = client
+        self._all = self.client.register_script(ALL)
+
+    def hashes(self) -> tuple[int, dict[str, Key]]:
+        (seconds, micro), *found = self._all()
+        keys = {}
+        for name, left, flat in zip(found[::3], found[1::3], found[2::3], strict=True):
+            names = [field.decode() for field in flat[::2]]
+            keys[name.decode()[5:]] = Key(dict(zip(names, flat[1::2], strict=True)), left)
+        return int(seconds) * 1000 + int(micro) // 1000, keys
+
+    def index(self, user: str) -> set[str]:
+        return {id.decode() for id in self.client.zrange(_index(b"sess:", user), 0, -1)}
+
+    def forget(self, id: str) -> None:
+        self.client.delete(f"sess:{id}")
+
+    def pass_time(self, seconds: int) -> None:
+        ms = seconds * 1000
+        with self.client.pipeline() as pipe:
+            for id, key in self.hashes()[1].items():
+                name = f"sess:{id}"
+                earlier = {n: _earlier(n, raw, ms) for n, raw in key.fields.items()}
+                pipe.hset(name, mapping=earlier)
+                pipe.pexpire(name, key.left - ms)
+            for user in USERS:
+                name = _index(b"sess:", user)
+                for id, score in self.client.zrange(name, 0, -1, withscores=True):
+                    pipe.zadd(name, {id: score - ms})
+                pipe.pexpire(name, self.client.pttl(name) - ms)
+            pipe.execute()
+
+
+ALL = """
+local found = {redis.call('TIME')}
+for _, key in ipairs(redis.call('KEYS', 'sess:*')) do
+  if redis.call('TYPE', key).ok == 'hash' then
+    found[#found + 1] = key
+    found[#found + 1] = redis.call('PTTL', key)
+    found[#found + 1] = redis.call('HGETALL', key)
+  end
+end
+return found
+"""
 
 
 def _earlier(name: str, raw: bytes, ms: int) -> bytes:
@@ -270,16 +356,6 @@ def _earlier(name: str, raw: bytes, ms: int) -> bytes:
         return raw[:32] + stamp(raw[32:37]) + stamp(raw[37:42])
     end = None if name[0] == "@" else end_of(raw)
     return raw if end is None else ending(raw, end - ms)
-
-
-class Clock:
-    """A clock that stands still until time passes."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 # -- the application
@@ -351,23 +427,32 @@ def play(request: Request) -> Response:
 
 
 class World:
-    """The applications of one kind of store, one for each variant, and their stores' inside."""
+    """The applications of one kind of store, one for each variant."""
 
-    def __init__(self, *, client: "Redis | None" = None, url: str = "memory://", sealed: bool):
-        self.client = client
-        self.url = url
+    def __init__(self, server: Server | None = None, *, sealed: bool = False) -> None:
+        self.server = server
         self.sealed = sealed
-        self._applications: dict[str, Application] = {}
+        self._applications: dict[str, tuple[Application, Any]] = {}
 
-    def application(self, variant: str) -> Application:
+    def empty(self, variant: str) -> tuple[Application, Any, Inside]:
+        """An application, its empty store, and that one's inside."""
         if variant not in self._applications:
-            self._applications[variant] = Application(variant, url=self.url, sealed=self.sealed)
-            self._applications[variant].inner = self._applications[variant].api._store
-        return self._applications[variant]
+            url = "memory://" if self.server is None else self.server.url
+            made = Application(variant, url=url, sealed=self.sealed)
+            store: Any = made.api._store
+            self._applications[variant] = made, store._store if self.sealed else store
+        application, store = self._applications[variant]
+        unsealed = opened if self.sealed else lambda id, name, raw: raw
+        if self.server is not None:
+            self.server.client.flushall()
+            return application, store, OnServer(self.server.client, unsealed)
+        clock = Clock()
+        store = MemoryStore(clock)
+        return application, store, InMemory(store, clock, unsealed)
 
     def close(self) -> None:
-        for application in self._applications.values():
-            application.api.close()
+        for _, store in self._applications.values():
+            store.close()
 
 
 # -- one history
@@ -473,11 +558,7 @@ class Machine:
             raise error
 
     def of(self, user: str) -> set[str]:
-        return {id for id in self.inside.ids() if self.user(id) == user}
-
-    def user(self, id: str) -> str | None:
-        raw = self.inside.fields(id).get("@u")
-        return None if raw is None else raw.decode()
+        return {id for id in self.inside.keys() if self.inside.user(id) == user}
 
     def parsed(self, value: str | None) -> Token | None:
         return None if value is None else self.api._cookie.parse(value)
@@ -491,17 +572,20 @@ class Machine:
     def check(self) -> None:
         if self.violation is not None:
             raise self.violation
-        for id in self.inside.ids():
-            self.check_session(id)
+        for id, key in self.inside.keys().items():
+            self.check_key(id, key)
 
-    def check_session(self, id: str) -> None:
-        fields, left = self.inside.fields(id), self.inside.left(id)
-        if not fields:
-            return
+    def check_session(self, id: str | None) -> None:
+        key = self.inside.keys().get(id or "")
+        if id is not None and key is not None:
+            self.check_key(id, key)
+
+    def check_key(self, id: str, key: Key) -> None:
+        fields, left = key.fields, key.left / 1000
         if left <= 0:
             raise self.fail("no ttl", f"{id} has {left} s left")
         if "@v" not in fields:
-            if left > WINDOW or set(fields) - {"@x", "@b", "@w"}:
+            if left > WINDOW or any(name[0] != "@" for name in fields):
                 raise self.fail("tombstone", f"{sorted(fields)} for {left} s")
             return
         if id in self.ended:
@@ -643,7 +727,7 @@ class Visit:
         if self.id is None:
             return None
         known = USER in self.state.memo.fields
-        return self.state.user if known else self.machine.user(self.id)
+        return self.state.user if known else self.machine.inside.user(self.id)
 
     def fresh(self) -> str:
         """A value of its own."""
@@ -652,14 +736,17 @@ class Visit:
         return f"{self.user or 'anybody'}#{number}"
 
     def seen(self, found: Any) -> None:
-        """No value of anybody else's."""
+        """No value of anybody else's. The end that a call finds may come after its values."""
+        current = self.state.token.id if self.crossed and self.state.token else self.id
         for number in VALUE.findall(repr(found)):
             value = self.machine.values[int(number)]
+            if value.id is not None and value.id == current:
+                continue  # as far as this request knows; what is stored there is checked there
             if value.owner not in (None, self.user):
                 raise self.machine.fail("foreign value", f"{found!r}, seen by {self.user}")
             if value.free:
                 continue
-            if value.id not in (None, self.id):
+            if value.id not in (None, current):
                 raise self.machine.fail("value of another session", f"{found!r}: {value}")
             if value.id is None and value.visit != self.number:
                 raise self.machine.fail("value of another attempt", f"{found!r}: {value}")
@@ -682,8 +769,7 @@ class Visit:
         self.later.pop(key, None)
         if self.crossed:
             self.done.pop(key, None)
-            if self.id is not None:
-                self.machine.check_session(self.id)
+            self.machine.check_session(self.id)
             return
         if self.id is None:
             raise self.machine.fail("not done", f"{key} was written, and there is no session")
@@ -739,6 +825,7 @@ class Visit:
         self.done.clear()
         if call[0] in ("login", "renew", "invalidate", "session invalidate"):
             self.signed_in = None
+            self.played.undisturbed = False  # what was lost may have been done
         if isinstance(error, TooManySessions):
             return
         if not isinstance(error, StoreUnavailable) or call[0] in ("login", "invalidate"):
@@ -806,7 +893,7 @@ class Visit:
         user = self.session.userid()
         self.is_a(user, str, type(None))
         if self.played.undisturbed:
-            self.is_so("wrong user", user, self.id and self.machine.user(self.id))
+            self.is_so("wrong user", user, self.machine.inside.user(self.id))
 
     def do_login_age(self) -> None:
         self.is_a(self.session.login_age(), float, type(None))
@@ -916,8 +1003,7 @@ class Visit:
             return
         self.is_so("wrong user", self.session.userid(), user)
         self.proven()
-        self.is_so("wrong user", self.id and self.machine.user(self.id), user)
-        assert self.id is not None
+        self.is_so("wrong user", self.machine.inside.user(self.id), user)
         fields = self.machine.inside.fields(self.id)
         self.is_so("the planted CSRF token", fields.get("_csrft_"), None)
         self.machine.check_session(self.id)
@@ -970,8 +1056,7 @@ class Visit:
                     self.is_a(found, str, type(None))
             if len(call) == 2:
                 self.later.pop(call[1], None)
-        if self.id is not None:
-            self.machine.check_session(self.id)
+        self.machine.check_session(self.id)
 
     # request.session
 
@@ -1090,6 +1175,7 @@ class Visit:
         if not shared or self.state.status is not Status.ALIVE:
             self.done.clear()
         self.signed_in = None
+        self.played.undisturbed = False
 
     # -- the answer
 
@@ -1190,8 +1276,12 @@ def random_elsewhere(random: Random, depth: int) -> Step:
     return random_event(random) if random.random() < 0.6 else random_request(random, depth + 2)
 
 
-KEYED = "get,get fresh,exists,set,set ttl,remove,pop,setdefault,compare_and_set,prefetch,session get,session set,session set,session del".split(",")  # noqa: E501
-BARE = "mget,all,all fresh,keys,ttl,created,userid,userid,login_age,mset,increment,increment,modify,touch,renew,renew,invalidate,session append,session append,session replace,session replace,session hold,session change held,session keys,session items,session invalidate,flash,flash once,pop flash,peek flash,csrf,new csrf".split(",")  # noqa: E501
+KEYED = "get,get fresh,exists,set,set ttl,remove,pop,setdefault,compare_and_set,prefetch,session get,session set,session set,session del".split(
+    ","
+)  # noqa: E501
+BARE = "mget,all,all fresh,keys,ttl,created,userid,userid,login_age,mset,increment,increment,modify,touch,renew,renew,invalidate,session append,session append,session replace,session replace,session hold,session change held,session keys,session items,session invalidate,flash,flash once,pop flash,peek flash,csrf,new csrf".split(
+    ","
+)  # noqa: E501
 
 
 def plain_call(random: Random) -> Call:
@@ -1224,19 +1314,8 @@ def batched(random: Random) -> tuple[Call, ...]:
 
 def carry_out(world: World, history: History) -> Violation | None:
     """Run a history in an empty store; what it shows."""
-    application = world.application(history.variant)
-    if world.client is None:
-        store: Any = MemoryStore(Clock())
-        behind = (SealedBehind if world.sealed else Behind)(
-            SealedStore(store, application.api._calls.codec) if world.sealed else store
-        )
-    else:
-        world.client.flushall()
-        store = application.inner._store if world.sealed else application.inner
-        behind = (SealedBehind if world.sealed else Behind)(application.inner, world.client)
-        if isinstance(store._lease, LossyLease):
-            store._lease = store._lease._lease
-    machine = Machine(application, application.store(store), Inside(behind))
+    application, store, inside = world.empty(history.variant)
+    machine = Machine(application, application.store(store), inside)
     try:
         machine.run(history)
     except Violation as violation:
