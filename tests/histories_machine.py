@@ -676,7 +676,7 @@ class Visit:
         self.proven()
         self.is_so("wrong user", self.machine.inside.user(self.id), user)
         fields = self.machine.inside.fields(self.id)
-        self.is_so("the planted CSRF token", fields.get("_csrft_"), None)
+        self.is_so("planted CSRF token", fields.get("_csrft_"), None)
         self.machine.check_session(self.id)
         self.signed_in = user
 
