@@ -374,6 +374,7 @@ class Visit:
         self.session = request.altsession
         self.state: SessionState = self.session._state
         self.crossed = False
+        self.repeated = False
         self.held: list[str] | None = None
         self.signed_in: str | None = None
         self.renews_at_the_end = False
@@ -401,7 +402,8 @@ class Visit:
     def fresh(self) -> str:
         """A value of its own."""
         number = len(self.machine.values)
-        self.machine.values[number] = Value(number, self.user, self.id, self.number)
+        value = Value(number, self.user, self.id, self.number, free=self.repeated)
+        self.machine.values[number] = value
         return f"{self.user or 'anybody'}#{number}"
 
     def seen(self, found: Any) -> None:
@@ -454,7 +456,11 @@ class Visit:
         match call:
             case ("lost", what, which, inner):
                 faulty.loss = what, which
+                self.repeated = what == "repeat" and self.id is None
+                if self.repeated:
+                    self.unbind()
                 self.attempt(inner)
+                self.repeated = False
             case ("crossed", step, inner):
                 self.crossed = True
                 self.disturbed()
@@ -498,16 +504,22 @@ class Visit:
             self.signed_in = None
             self.played.undisturbed = False  # what was lost may have been done
         if isinstance(error, TooManySessions):
+            if self.id is None:  # the session that was there has ended, too
+                self.later.clear()
             return
         if not isinstance(error, StoreUnavailable) or call[0] in ("login", "invalidate"):
             self.later.clear()
         if isinstance(error, StoreUnavailable):
             if call == ("increment",) or (call[0] == "batch" and ("increment",) in call[1]):
                 self.machine.perhaps += 1
-            if self.id is None:
-                for value in self.machine.values.values():
-                    value.free = value.free or (value.visit == self.number and value.id is None)
+            self.unbind()
         self.machine.check()
+
+    def unbind(self) -> None:
+        """Without a session: what is stored may be in a new one whose cookie nobody has."""
+        for value in self.machine.values.values():
+            if self.id is None and value.id is None and value.visit == self.number:
+                value.free = True
 
     def call(self, call: Call) -> None:
         getattr(self, "do_" + call[0].replace(" ", "_"))(*call[1:])
@@ -723,6 +735,7 @@ class Visit:
                     self.is_a(found, int)
                 case ("all",):
                     self.is_a(found, dict)
+                    self.later.clear()  # written before, or not yet
                 case _:
                     self.is_a(found, str, type(None))
             if len(call) == 2:
@@ -818,7 +831,8 @@ class Visit:
 
     def subrequest(self, cookie: str, tweens: bool, calls: tuple[Call, ...]) -> None:
         sent = self.request.environ.get("HTTP_COOKIE")
-        shared = cookie == "environ" or (cookie == "same" and bool(sent))
+        came = self.machine.api._cookie.candidates(self.request.environ)
+        shared = cookie == "environ" or (cookie == "same" and bool(came))
         if cookie == "environ":
             inner = Request(self.request.environ.copy())
         else:
