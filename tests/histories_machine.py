@@ -59,6 +59,7 @@ BROWSERS = ("one", "two", "three")
 TEXTS = ("a", "b")
 LIST, NUMBER = "list", "n"
 AUTH_USERID = "auth.userid"
+LOST_AT_THE_END = (("lost", "reply", 0, ("end",)),)
 VALUE = re.compile(rf"(?:{'|'.join(USERS)}|anybody)#(\d+)")
 
 
@@ -121,7 +122,8 @@ def play(request: Request) -> Response:
     visit = played.visit = Visit(played, request, played.outer)
     for call in played.attempts[min(attempt, last)]:
         visit.perform(call)
-    if attempt < last and request.environ.get("retry.attempts", 1) > 1:
+    fails_by_itself = played.attempts[min(attempt, last)][-1:] == LOST_AT_THE_END
+    if attempt < last and request.environ.get("retry.attempts", 1) > 1 and not fails_by_itself:
         raise pyramid_retry.RetryableException
     played.machine.faulty.count = 0  # the end of the request counts by itself
     return Response("played")
@@ -861,6 +863,8 @@ class Visit:
             self.done.clear()
         self.signed_in = None
         self.played.undisturbed = False
+        if played.visit is not None and played.visit.renews_at_the_end:
+            self.renews_at_the_end = True
 
     # -- the answer
 

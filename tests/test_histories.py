@@ -6,6 +6,7 @@ acknowledged is done, and nothing but errors of ours comes out.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from pyramid_altsession.session import AltSession
 from pyramid_altsession.state import SessionState
 from pyramid_altsession.stores.memory import _Change
 from pyramid_altsession.sync import SyncSession
-from pyramid_altsession.token import new_verifier
+from pyramid_altsession.token import SessionCookie, Token, new_verifier
 
 FIRST = int(os.environ.get("ALTSESSION_SEED", "0"))
 ORDINARY = {"memory": 600, "memory, sealed": 200, "valkey": 80, "valkey, sealed": 60}
@@ -72,9 +73,114 @@ def test_history_of_one_visitor(variant: str) -> None:
         ("batch", (("all",), ("pop", "a"), ("setdefault", "b"))),
         ("sub", "environ", True, (("get", "b"),)),
     )
-    visits = [("request", "one", "own", (), (calls,)), ("pass", 7)]
-    end = ("request", "one", "own", (), ((("userid",), ("invalidate",)),))
+    visits = [request(*calls), ("pass", 7)]
+    end = request(("userid",), ("invalidate",))
     assert shows(History(variant, (*visits, *visits, end, *visits))) is None
+
+
+def request(*calls: tuple[object, ...], cookies: str = "own") -> tuple[object, ...]:
+    """One attempt of the first browser."""
+    return "request", "one", cookies, (), (calls,)
+
+
+FOUND = {
+    "login lost, then another user's": History(
+        "plain",
+        (request(("increment",), ("lost", "reply", 0, ("login", "ann")), ("login", "bob")),),
+    ),
+    "renewal lost, then a login": History(
+        "plain",
+        (request(("increment",), ("lost", "reply", 0, ("renew",)), ("login", "ann")),),
+    ),
+    "attempt lost, then another user's": History(
+        "retry",
+        (
+            request(("increment",)),
+            (
+                *("request", "one", "own", ()),
+                (
+                    (("session user", "ann"), ("lost", "reply", 0, ("end",))),
+                    (("session user", "bob"),),
+                ),
+            ),
+        ),
+    ),
+    "changes, an end elsewhere, a login": History(
+        "plain",
+        (
+            request(("login", "ann"), ("set", "b"), ("session append",)),
+            request(("session replace",), ("meanwhile", ("end user", "ann")), ("login", "bob")),
+        ),
+    ),
+    "changes, a renewal elsewhere, a login": History(
+        "plain",
+        (
+            request(("login", "ann"), ("session append",)),
+            request(("session replace",), ("meanwhile", request(("renew",))), ("login", "bob")),
+        ),
+    ),
+    "changes, time to idle over, a login": History(
+        "plain",
+        (
+            request(("login", "ann"), ("session append",)),
+            request(("session replace",), ("meanwhile", ("pass", 1400)), ("login", "bob")),
+        ),
+    ),
+    "one token under two signatures, alive": History(
+        "secrets", (request(("set", "a")), request(("get", "a"), cookies="signed twice"))
+    ),
+    "one token under two signatures, dead": History(
+        "secrets",
+        (
+            request(("set", "a")),
+            ("end session", "one"),
+            request(("touch",), cookies="signed twice"),
+        ),
+    ),
+    "one token under two signatures, in a subrequest": History(
+        "secrets",
+        (
+            request(("set", "b")),
+            request(
+                ("login", "ann"), ("sub", "same", True, (("set", "a"),)), cookies="signed twice"
+            ),
+        ),
+    ),
+    "a subrequest without a cookie": History(
+        "plain", (request(("login", "ann"), ("sub", "none", True, (("get", "a"),))),)
+    ),
+    "another user's session, and too many of one's own": History(
+        "denied",
+        (
+            ("request", "two", "own", (), ((("login", "ann"),),)),
+            request(("login", "bob"), ("session set", "a"), ("login", "ann")),
+        ),
+    ),
+    "too many, twice": History(
+        "denied",
+        (
+            ("request", "two", "own", (), ((("login", "ann"),),)),
+            request(("login", "bob"), ("login", "ann"), ("login", "ann"), ("set", "a")),
+        ),
+    ),
+    "all in a batch beside a write and changes": History(
+        "plain",
+        (
+            request(("new csrf",)),
+            request(
+                *(("session user", "eve"), ("batch", (("all",), ("pop", "b")))),
+                ("session items",),
+            ),
+        ),
+    ),
+}
+"""Histories that have shown something once, shrunk."""
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found_history(name: str) -> None:
+    """What a history once showed does not come back."""
+    assert shows(FOUND[name]) is None
 
 
 MUTANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {}
@@ -120,11 +226,16 @@ def one_token_twice(patch: pytest.MonkeyPatch) -> None:
     """A token under two signatures counts as two."""
     begin = SessionState.__init__
 
+    def candidates(self: SessionCookie, environ: dict[str, str]) -> tuple[Token, ...]:
+        values = re.findall(r"sid=([^;]*)", environ.get("HTTP_COOKIE", ""))
+        return tuple([token for value in values if (token := self.parse(value))])
+
     def with_all(self: Any, tokens: Any, *arguments: Any, **named: Any) -> None:
         begin(self, tokens, *arguments, **named)
         self._tokens = tokens
 
     patch.setattr(SessionState, "__init__", with_all)
+    patch.setattr(SessionCookie, "candidates", candidates)
 
 
 @mutant("foreign value stored", "not done", "wrong user")
@@ -202,5 +313,4 @@ def test_mutant_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_endless_call_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that asks the store for ever is a violation, and ends."""
     monkeypatch.setattr("histories_store.MOST_OPERATIONS", 0)
-    visit = ("request", "one", "own", (), ((("modify",),),))
-    assert shows(History("plain", (visit, visit))) == "endless"
+    assert shows(History("plain", (request(("modify",)), request(("modify",))))) == "endless"
