@@ -105,8 +105,8 @@ class LossyLease:
         self._lease = lease
         self.lose = 0
 
-    def exchange(self, packet: bytes, replies: int) -> list[Any]:
-        answer: list[Any] = self._lease.exchange(packet, replies)
+    def exchange(self, packet: bytes, replies: int, end: float | None = None) -> list[Any]:
+        answer: list[Any] = self._lease.exchange(packet, replies, end)
         if self.lose:
             self.lose -= 1
             raise Disconnected("the reply was lost")
