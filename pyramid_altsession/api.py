@@ -32,6 +32,7 @@ from .operations import (
     Remove,
     Set,
     Timing,
+    Touch,
     Write,
 )
 from .session import AltSession
@@ -475,7 +476,7 @@ class SessionAPI:
         """Raise :exc:`StoreUnavailable` unless the server answers and lets us do what we need; a
         right that the server's user lacks is named.
 
-        What a health check wants. Six round trips: a session of its own begins, signs in and ends,
+        What a health check wants. Eight round trips: a session of its own begins, signs in and ends,
         which no list of sessions shows and which is gone by itself after five seconds at most.
         """
         token = Token.new()
@@ -487,7 +488,9 @@ class SessionAPI:
             Read((claim,), None, timing),
             Write(claim, (Set("key", b"1"), Remove("other")), timing, create=True),
             Write(claim, (login,), timing, user=user),
+            Write(Claim(claim.id, login.proof), (Touch(),), timing, user=user),
             Listing(user),
+            Listing(user, 1),
             Prune(user, ((claim.id, 0),)),
             Write(claim, (Invalidate(b"check", user),), timing, user=user, anybody=True),
         ):

@@ -1430,8 +1430,8 @@ def test_open_session_ended_by_itself(api: SessionAPI) -> None:
 
 
 def test_check(api: SessionAPI, watched: Watched, behind: Behind) -> None:
-    """check is silent on a server that serves, in six commands that leave nothing to see."""
-    with watched.costs(6):
+    """check is silent on a server that serves, in eight commands that leave nothing to see."""
+    with watched.costs(8):
         api.check()
     assert list(api.scan()) == []
 

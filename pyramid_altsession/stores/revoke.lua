@@ -8,6 +8,10 @@
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+if not redis.acl_check_cmd('PEXPIRE', KEYS[1], ARGV[3]) then
+  -- Before anything is written: no key may be left without an end.
+  return redis.error_reply("NOPERM this user has no permissions to run the 'PEXPIRE' command")
+end
 redis.call('ZREM', KEYS[1], ARGV[1])  -- a full server refuses only the first write of a script
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 if ARGV[2] ~= '' then
