@@ -268,13 +268,15 @@ def test_quickstart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / name).write_text(text)
 
     def answers_as_told(start: str) -> None:
+        """With the cookies of the start before, as a reader has them."""
         (command,) = [command for command in typed if f"bin/{start}" in f"{command} "]
-        (folder / "cookies").unlink(missing_ok=True)
         with running(command, folder, port):
             assert [(visit, output(visit, folder)) for visit, _ in visits] == visits
 
     save("app.py", "python")
     answers_as_told("python app.py")
+    (said,) = [out for dialogue in consoles for typed_in, out in dialogue if "app.py" in typed_in]
+    assert said.strip() in (folder / "log").read_text().splitlines()
     first, second = [b.text for b in told if b.language == "ini"]
     for settings in (first, second):
         (folder / "development.ini").write_text(settings)
