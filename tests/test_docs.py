@@ -82,7 +82,7 @@ def page_test(function: Callable[..., None]) -> Callable[..., None]:
 @page_test
 def test_examples_say_what_they_are(page: Path) -> None:
     """No example hides from these tests: each is a code-block of a language known here."""
-    known = {"python", "pycon", "checked", "ini", "yaml", "toml", "console", "text"}
+    known = {"python", "pycon", "checked", "jinja", "ini", "yaml", "toml", "console", "text"}
     assert {block.language for block in blocks(page)} - known == set()
     others = (
         r"::\n\n +\S|\.\. (code|sourcecode|testcode|testsetup|doctest|literalinclude)::|^ *>>> "
@@ -93,11 +93,14 @@ def test_examples_say_what_they_are(page: Path) -> None:
 
 @page_test
 def test_python_examples(page: Path) -> None:
-    """The Python of a page runs from top to bottom, and the tests in it pass."""
+    """The Python of a page runs from top to bottom, and the tests in it pass; a template is there
+    as ``template``."""
     names: dict[str, Any] = {"__name__": __name__}
-    for block in blocks(page, "python", "pycon", "checked"):
+    for block in blocks(page, "python", "pycon", "checked", "jinja"):
         if block.language == "pycon":
             talk(block, page, names)
+        elif block.language == "jinja":
+            names["template"] = block.text
         else:
             code = compile("\n" * block.line + block.text, str(page), "exec")
             exec(code, names)
@@ -268,13 +271,15 @@ def test_quickstart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / name).write_text(text)
 
     def answers_as_told(start: str) -> None:
+        """With the cookies of the start before, as a reader has them."""
         (command,) = [command for command in typed if f"bin/{start}" in f"{command} "]
-        (folder / "cookies").unlink(missing_ok=True)
         with running(command, folder, port):
             assert [(visit, output(visit, folder)) for visit, _ in visits] == visits
 
     save("app.py", "python")
     answers_as_told("python app.py")
+    (said,) = [out for dialogue in consoles for typed_in, out in dialogue if "app.py" in typed_in]
+    assert said.strip() in (folder / "log").read_text().splitlines()
     first, second = [b.text for b in told if b.language == "ini"]
     for settings in (first, second):
         (folder / "development.ini").write_text(settings)

@@ -45,6 +45,7 @@ shop.warehouse = %(here)s/warehouse
 altsession.redis.url = {url}
 altsession.session.secure = false
 altsession.sync.enabled = true
+altsession.session.prefetch = _csrft_ _f_
 altsession.transactional = true
 
 [server:main]

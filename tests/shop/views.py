@@ -122,27 +122,24 @@ def sessions(request):
     return request.registry.getUtility(ISessionAPI)
 
 
-def devices(request):
-    return sessions(request).sessions_of(request.identity.name)
-
-
 @view_config(route_name="account", permission="account", renderer="templates/account.jinja2")
 def account(request):
-    return {"user": request.identity, "devices": devices(request)}
+    devices = sessions(request).sessions_of(request.identity.name)
+    return {"user": request.identity, "devices": devices}
 
 
 @view_config(route_name="end_device", request_method="POST", permission="account")
 def end_device(request):
-    """One of the user's own."""
-    if request.POST["device"] not in {device.id for device in devices(request)}:
+    """One of the user's own, whatever id the form names."""
+    name = request.identity.name
+    if not sessions(request).invalidate_id(request.POST["device"], userid=name):
         raise HTTPBadRequest("no device of yours")
-    sessions(request).invalidate_id(request.POST["device"])
     return see(request, "account", "The device is signed out.")
 
 
 @view_config(route_name="end_others", request_method="POST", permission="account")
 def end_others(request):
-    count = end_all_but_this(request, request.identity.name)
+    count = request.altsession.end_others()
     return see(request, "account", f"{count} signed out.")
 
 
@@ -153,13 +150,8 @@ def change_password(request):
     user = request.identity
     if not user.has_password(request.POST["old"]):
         return see(request, "account", "That is not your password.")
-    name = user.name  # the user belongs to the transaction
     user.set_password(request.POST["new"])
     request.tm.commit()
     request.tm.begin()
-    end_all_but_this(request, name)
+    request.altsession.end_others()
     return see(request, "account", "Your password is changed.")
-
-
-def end_all_but_this(request, name):
-    return sessions(request).invalidate_user(name, keep=request.altsession.id)
