@@ -12,12 +12,13 @@ if not redis.acl_check_cmd('PEXPIRE', KEYS[1], ARGV[3]) then
   -- Before anything is written: no key may be left without an end.
   return redis.error_reply("NOPERM this user has no permissions to run the 'PEXPIRE' command")
 end
-redis.call('ZREM', KEYS[1], ARGV[1])  -- a full server refuses only the first write of a script
+local lasts = redis.call('PTTL', KEYS[1])
+redis.call('ZREM', KEYS[1], '@')  -- of no member: a full server refuses only a script's first write
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 if ARGV[2] ~= '' then
   redis.call('ZADD', KEYS[1], 'NX', now, ARGV[2])
 end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then
+if lasts < tonumber(ARGV[3]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
 return redis.call('ZREVRANGE', KEYS[1], 0, -1, 'WITHSCORES')

@@ -98,7 +98,8 @@ end
 
 -- How many sessions the index lists. '@ended' is no session, but the time of the last revocation.
 local function entries()
-  return redis.call('ZCARD', index) - (redis.call('ZSCORE', index, '@ended') and 1 or 0)
+  local revoked = redis.call('ZSCORE', index, '@ended')
+  return redis.call('ZCARD', index) - (revoked and 1 or 0)
 end
 
 -- What the verbs do: to a draft of what changes, name -> value, or false for a field to remove.
