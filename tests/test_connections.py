@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -277,17 +278,71 @@ def test_a_process_that_was_held_up_finds_its_replies(server: Server) -> None:
     api.close()
 
 
-def test_a_connection_that_breaks_while_sending(server: Server) -> None:
-    """Whether it arrived is not known: redis.ConnectionError, with what the server said last."""
-    api = api_at(server.url)
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [(b"", "server closed"), (b"-DENIED protected\r\n", "DENIED"), (b"+OK\r\n", "broke")],
+)
+def test_a_connection_that_breaks_while_sending(
+    fake: Callable[..., Fake], last: bytes, told: str
+) -> None:
+    """Whether it arrived is not known; what the server said before it hung up is told."""
+    there = fake(lambda connection, number: connection.sendall(last))
+    api = api_at(f"redis://{there.address}")
     lease = lease_of(api)
-    lease.exchange(PING, 1)
     connection = lease._take()
-    connection._sock.shutdown(socket.SHUT_RDWR)
-    with pytest.raises(redis.ConnectionError, match="server closed"):
+    assert select.select([connection._sock], [], [], 10)[0]
+    connection._sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(redis.RedisError, match=told):
         connection.send_packed_command([PING])
     connection.disconnect()
     api.close()
+
+
+def test_a_reply_that_is_incomplete_when_the_time_is_over(fake: Callable[..., Fake]) -> None:
+    """There is one last look for what has come, and no second one."""
+
+    def half(connection: socket.socket, number: int) -> None:
+        connection.recv(65536)
+        connection.sendall(b"$100\r\nhalf")
+        there.wait(30)
+
+    there = fake(half)
+    api = api_at(f"redis://{there.address}")
+    sent = lease_of(api).send(PING, 1)
+    assert eventually(lambda: sent.arrived)
+    with pytest.raises(redis.TimeoutError, match="not come in time"):
+        sent.receive(time.monotonic() - 1)
+    api.close()
+
+
+def test_a_connection_whose_socket_is_closed_is_replaced(server: Server) -> None:
+    """Whoever closed it."""
+    api = api_at(server.url)
+    lease = lease_of(api)
+    mine = lease.exchange(CLIENT_ID, 1)
+    lease._idle[-1]._sock.close()
+    assert lease.exchange(CLIENT_ID, 1) != mine
+    api.close()
+
+
+def test_decrypted_bytes_make_a_connection_unusable(server: Server) -> None:
+    """With TLS they wait above the socket, which has nothing to read."""
+    api = api_at(server.url)
+    lease = lease_of(api)
+    connection = lease._take()
+    ours, connection._sock = connection._sock, SimpleNamespace(pending=lambda: 5)
+    assert connection.can_read()
+    connection._sock = ours
+    lease._idle.append(connection)
+    api.close()
+
+
+def test_times_of_a_connection_can_be_set_as_with_redis_py(server: Server) -> None:
+    """While no call has given it an end, they are the times that hold."""
+    connection = lease_of(api_at(server.url))._build()
+    connection.socket_timeout = 3
+    connection.socket_connect_timeout = 4
+    assert (connection.socket_timeout, connection.socket_connect_timeout) == (3, 4)
 
 
 # -- connections that cannot be made

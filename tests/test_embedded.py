@@ -245,6 +245,17 @@ def test_child_of_a_fork_without_hooks(server: EmbeddedServer) -> None:
     eventually(lambda: connections(path) == parents)
 
 
+def test_process_that_is_another_joins_anew(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it kept is its parent's: it closes its copy."""
+    server.socket()
+    (copy,) = server._kept
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in the child
+    server.socket()
+    assert (copy.fileno(), len(server._kept)) == (-1, 1)
+
+
 def test_child_does_not_hang_on_a_lock_of_the_parent(
     directory: str, server: EmbeddedServer
 ) -> None:

@@ -434,7 +434,7 @@ def test_a_child_shares_no_socket_with_its_parent(server: Server, lease: Lease) 
 @forks
 def test_children_and_parent_work_at_the_same_time(server: Server) -> None:
     """One utility, used before the fork and then by everybody: every value is the right one."""
-    api = api_at(server.url)
+    api = api_at(server.url, redis__timeout=20)
     held = known_values(api)
 
     def check() -> int:

@@ -86,8 +86,7 @@ class Timed(AbstractConnection):
                 self._bound()
                 self._sock.sendall(packet)
             except OSError as error:
-                with suppress(redis.ResponseError):
-                    self.read_response()  # raises what the server said before it hung up, if it did
+                self.read_response()  # raises what the server said before it hung up, if it did
                 raise _translated(error) from error
 
     def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
@@ -364,5 +363,5 @@ def _unusable(connection: Timed) -> bool:
     """Whether the peer closed it or unread bytes wait in it."""
     try:
         return connection.can_read(0)
-    except (redis.RedisError, OSError, ValueError):
+    except (OSError, ValueError):
         return True
