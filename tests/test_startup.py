@@ -154,6 +154,16 @@ def test_memory_after_a_fork(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert warnings(caplog, "memory://") == []
 
 
+def test_memory_of_another_process(caplog: pytest.LogCaptureFixture) -> None:
+    """The store remembers the process that made it, and tells once in another."""
+    store = MemoryStore()
+    store._process = -1
+    api = SessionAPI(read_settings({}), store=store)
+    api.create()
+    api.create()
+    assert len(warnings(caplog, "altsession.redis.url = memory://")) == 1
+
+
 def test_memory_without_a_fork(caplog: pytest.LogCaptureFixture) -> None:
     """Several threads are one process."""
     api = SessionAPI.from_settings({"redis.url": "memory://"})
