@@ -534,6 +534,11 @@ class Visit:
         if self.session.userid() is not None or (outer is not None and self.id == outer):
             raise self.machine.fail("a stranger's session", f"{self.id} without a cookie")
 
+    def do_shared(self, outer: str | None) -> None:
+        """A subrequest of the same visitor has the session at hand."""
+        if outer is not None and self.session.id != outer:
+            raise self.machine.fail("a stranger to its own request", f"{self.id}, not {outer}")
+
     # reads
 
     def do_get(self, key: str) -> None:
@@ -840,9 +845,7 @@ class Visit:
         else:
             headers = {"Cookie": sent} if shared else {}
             inner = Request.blank("https://localhost/", headers=headers)
-        outer = self.id
-        if not shared:
-            calls = (("nobody", outer), *calls)
+        calls = (("shared" if shared else "nobody", self.id), *calls)
         played = Subrequest(self, shared=shared, calls=calls)
         inner.environ["histories.played"] = played
         try:
