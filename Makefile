@@ -24,7 +24,7 @@ types: $(VENV)/test.stamp
 
 # The tests import the installed wheel, not the checkout (pytest leaves this folder off the path).
 unit: $(VENV)/test.stamp
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term
 
 docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

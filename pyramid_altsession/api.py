@@ -476,8 +476,8 @@ class SessionAPI:
         """Raise :exc:`StoreUnavailable` unless the server answers and lets us do what we need; a
         right that the server's user lacks is named.
 
-        What a health check wants. Eight round trips: a session of its own begins, signs in and ends,
-        which no list of sessions shows and which is gone by itself after five seconds at most.
+        What a health check wants. Eight round trips: a session of its own begins, signs in and
+        ends, which no list of sessions shows and which is gone by itself after five seconds at most.
         """
         token = Token.new()
         user = f"check-{token.id}"
