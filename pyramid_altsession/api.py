@@ -477,7 +477,7 @@ class SessionAPI:
         right that the server's user lacks is named.
 
         What a health check wants. Eight round trips: a session of its own begins, signs in and
-        ends, which no list of sessions shows and which is gone by itself after five seconds at most.
+        ends. No list of sessions shows it, and it is gone by itself after five seconds at most.
         """
         token = Token.new()
         user = f"check-{token.id}"
