@@ -43,7 +43,7 @@ from .stores.memory import warn_of_processes
 from .stores.sealed import SealedStore
 from .token import ID_LENGTH, Claim, SessionCookie, Token, new_verifier
 from .users import all_sessions, described, end_all_sessions, end_session, live_sessions
-from .visits import Visit, under_way
+from .visits import Visit, innermost, under_way
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -177,7 +177,9 @@ class SessionAPI:
         known: Visit | None = request.environ.get(self._key)
         if known is not None and known.request is request:
             return known
-        visit = self._shared(request.environ, known)
+        visit = None
+        if known is not None or innermost() is not None:
+            visit = self._shared(request.environ, known)
         if visit is None:
             began = time.monotonic() if known is None else known.began
             visit = Visit(self._key, id(request.environ), began)
@@ -188,8 +190,6 @@ class SessionAPI:
         """A visit of the same visitor that this environ belongs to: it carries the same token, or
         it was made from that one's and carries none either. No cookie is nobody's."""
         around = under_way(self._key)
-        if known is None and not around:
-            return None
         claims = self._claims(environ)
         for visit in around:
             if (claims or visit is known) and self._sent_with(visit) == claims:

@@ -523,8 +523,11 @@ class AltSession:
     def _prepare(self) -> None:
         """What has to come before a write: the answer of a prefetch, and which token is the right
         one, where there are several."""
-        self._settle(needed=False)
-        self._carry_out(self._state.choice())
+        state = self._state
+        if state.sent is not None:
+            self._settle(needed=False)
+        if state.several:
+            self._carry_out(state.choice())
 
     def _begin(self, values: Values) -> None:
         self._carry_out(self._state.create(*self._calls.mset(values).verbs))

@@ -4,10 +4,11 @@
 so that every driver (plain, awaitable, the tests' scheduler) shares these decisions.
 """
 
-import secrets
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol
 
 from .errors import SessionGone
@@ -125,6 +126,7 @@ class SessionState:
     layer: "Layer | None" = None
     wanted: tuple[str, ...] = ()  # keys to fetch together with the first read
     sent: "tuple[Read, Sending] | None" = None  # a prefetch under way
+    several = False  # more than one token may be the right one: see choice()
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()
     _mark = b""
@@ -140,6 +142,8 @@ class SessionState:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tokens = tokens
+        if len(tokens) > 1:
+            self.several = True
         self._timing = timing
         self._detached = detached
         self.clock = clock
@@ -252,7 +256,8 @@ class SessionState:
     @property
     def mark(self) -> bytes:
         """By what a script recognises this request: the session that it ended, or may start."""
-        self._mark = self._mark or secrets.token_bytes(16)
+        if not self._mark:
+            self._mark = os.urandom(16)
         return self._mark
 
     @property
@@ -278,22 +283,16 @@ class SessionState:
         return tuple([token.claim for token in tokens])
 
     def _guarded(self, token: Token, verbs: tuple[Verb, ...], optional: bool = False) -> Write:
-        if any(isinstance(verb, Renew | Login) for verb in verbs):
+        if self.answered and any(isinstance(verb, Renew | Login) for verb in verbs):
             self._refuse_lost_cookie()
+        signing_in = _who_signs_in(verbs)
         age = round((self.clock() - self.began) * 1000)
         window = self._timing.window and self._timing.window + age
-        signing_in = _who_signs_in(verbs)
-        user = signing_in or self.user
+        user = self.user if signing_in is None else signing_in
         starts = self.status is not Status.ALIVE or signing_in is not None
-        return Write(
-            token.claim,
-            verbs,
-            self._times(user),
-            window,
-            optional=optional,
-            user=user,
-            mark=self.mark if starts and not self._detached and _creates(verbs) else b"",
-        )
+        mark = self.mark if starts and not self._detached and _creates(verbs) else b""
+        timing = self._times(user)
+        return Write(token.claim, verbs, timing, window, False, optional, user, mark=mark)
 
     def _times(self, user: str | None) -> Timing:
         """Until its cookie has come back, an anonymous session may live for a shorter time."""
@@ -405,7 +404,8 @@ class SessionState:
             self.memo.fields[USER] = reply.user
         if reply.state is State.REFUSED:
             raise Refused(reply.values)
-        self._note_age_of_verifier(reply.since)
+        if self._timing.renew_after:
+            self._note_age_of_verifier(reply.since)
         if operation.create:
             self.status = Status.ALIVE
             self.new = True
@@ -442,7 +442,8 @@ class SessionState:
         self.renewal_due = False
 
     def _learn_values(self, operation: Read, reply: Reply) -> Write | None:
-        self._choose(operation.claims[reply.which])
+        if self.status is not Status.ALIVE or self._doubt is not None:
+            self._choose(operation.claims[reply.which])
         if self.cookie:
             self.cookie_age = reply.remembered
         now, memo = reply.now, self.memo
@@ -455,13 +456,14 @@ class SessionState:
         facts = reply.facts
         if facts is not None:
             memo.fields[USER], memo.fields[LOGIN] = facts.user, facts.login
-            self._note_age_of_verifier(facts.verifier_since)
+            if self._timing.renew_after:
+                self._note_age_of_verifier(facts.verifier_since)
         return self._touch_if_due(operation, reply)
 
     def _note_age_of_verifier(self, since: int | None) -> None:
         """Only signed-in sessions have a ``since``."""
-        after, now = self._timing.renew_after, self.now
-        self.renewal_due = bool(after) and since is not None and (now or 0) - since >= after
+        after, now = self._timing.renew_after, self.now or 0
+        self.renewal_due = since is not None and now - since >= after
 
     def _touch_if_due(self, operation: Read, reply: Reply) -> Write | None:
         """The touch that a read owes: not before touch_interval, and never at the deadline.
@@ -514,6 +516,7 @@ class SessionState:
         for verb in operation.verbs:
             if isinstance(verb, Renew | Login) and not operation.create:
                 self._doubt = Token(operation.claim.id, verb.verifier)
+                self.several = True
                 self.memo.forget(USER, LOGIN, CSRF_TOKEN)
 
     def _choose(self, claim: Claim) -> None:
@@ -544,14 +547,20 @@ class SessionState:
         self.happenings += (Happening(kind, claim.id, self.user, reason),)
 
 
+_CREATES = attrgetter("creates")
+
+
 def _signs_in(operation: Read | Write) -> bool:
     return isinstance(operation, Write) and _who_signs_in(operation.verbs) is not None
 
 
 def _who_signs_in(verbs: Collection[Verb]) -> str | None:
-    return next((verb.user for verb in verbs if isinstance(verb, Login)), None)
+    for verb in verbs:
+        if isinstance(verb, Login):
+            return verb.user
+    return None
 
 
 def _creates(verbs: Collection[Verb]) -> bool:
     """Whether a visitor without a session gets one for these."""
-    return any(verb.creates for verb in verbs)
+    return any(map(_CREATES, verbs))

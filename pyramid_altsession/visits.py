@@ -49,6 +49,8 @@ class Visit:
 
 
 _innermost: ContextVar[Visit | None] = ContextVar("pyramid_altsession.visit", default=None)
+innermost = _innermost.get
+"""What this context serves, of whatever application; None outside of a request."""
 
 
 def under_way(key: str) -> list[Visit]:
