@@ -311,6 +311,8 @@ class SessionState:
     def _create(self, token: Token, verbs: tuple[Verb, ...]) -> Write:
         self._refuse_lost_cookie()
         self.token = token
+        # A new session's verifier needs no renewal; a repeated script would find another one.
+        verbs = tuple([Touch() if isinstance(verb, Renew) else verb for verb in verbs])
         user = _who_signs_in(verbs)
         timing = self._timing if self._detached or user else self._timing.newborn()
         return Write(token.claim, verbs, timing, create=True, user=user)

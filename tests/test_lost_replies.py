@@ -12,12 +12,12 @@ from pyramid.request import Request
 from pyramid_altsession import AltSession, SessionAPI, SessionGone, StoreUnavailable
 from pyramid_altsession.events import SessionRenewed, TokenRejected
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Operation, Read, Reply, State, Write
+from pyramid_altsession.operations import Operation, Read, Renew, Reply, Set, State, Write
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.state import SessionState
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.sync import SyncSession
-from pyramid_altsession.token import SessionCookie, Token
+from pyramid_altsession.token import SessionCookie, Token, new_verifier
 from pyramid_altsession.tween import NAME
 
 DAY = 86400
@@ -227,6 +227,28 @@ def losing_tween(handler: Any, registry: Any) -> Any:
         return response
 
     return tween
+
+
+def test_repeated_birth_that_signs_in(store: Store, books: Books) -> None:
+    """A dead cookie, and a write-back that signs in: its script, sent again as its reply was lost,
+    finds the session that it made, and there is no other."""
+
+    class Repeating:
+        def carry_out(self, operation: Operation) -> Reply:
+            if isinstance(operation, Write) and operation.repeatable:
+                store.carry_out(operation)
+            return store.carry_out(operation)
+
+    browser = Browser(api_on(store))
+    browser.does(login)
+    browser.api.invalidate_user("ann")
+    browser.api = api_on(Repeating())  # type: ignore[arg-type]
+    session = browser.visit()
+    before = books.ids()
+    session._write(Renew(new_verifier()), Set("auth.userid", b'"bob"'))
+    browser.answer()
+    assert len(books.ids()) == len(before) + 1
+    assert browser.visit().get("auth.userid") == "bob"
 
 
 # -- nothing of one session reaches another
