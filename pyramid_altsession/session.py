@@ -31,6 +31,7 @@ from .operations import (
     Touch,
     Verb,
     Write,
+    is_key,
 )
 from .settings import SessionSettings
 from .state import Happening, Layer, SessionState, Status
@@ -614,4 +615,4 @@ class AltSession:
         self._ask(None, fresh=fresh)
         if layer is not None:
             layer.publish()
-        return {n: raw for n, raw in self._shown().items() if raw is not None and n[:1] != "@"}
+        return {n: raw for n, raw in self._shown().items() if raw is not None and is_key(n)}

@@ -82,7 +82,8 @@ def main(url: str, shared: str) -> dict[str, object]:
     session.renew()
     gone(stale_write)
     gone(lambda: api.open(token).set("k", "late"))
-    session.invalidate()
+    renewed = Request.blank("/", headers={"Cookie": f"sid={token_of(session)}"})
+    api.session(renewed).invalidate()
     gone(stale_write)
     return {
         "errors": errors,

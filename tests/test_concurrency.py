@@ -191,7 +191,7 @@ def test_no_write_brings_an_invalidated_session_back(
             for ours, _ in pipes:
                 ours.send(session.token)
             time.sleep(rng.uniform(0, 2e-3))  # the ends come at any moment
-            assert session.invalidate() is True
+            assert opened(api, str(session.token)).invalidate() is True
             assert left_of(server, session) == []
             for ours, _ in pipes:
                 assert ours.poll(30)

@@ -576,7 +576,7 @@ def test_the_panel_shows_the_end_of_other_sessions(shop: TestApp, elsewhere: Tes
     """Ending a session by its id is shown with that id."""
     id = elsewhere.cookies["sid"][:8]
     page = press(shop.get("/account"), "/account/sessions/end-others").follow()
-    assert f"Of the user invalidate {id}…" in asked(page)[0]
+    assert f"Of the user end {id}…" in asked(page)[0]
 
 
 @pytest.mark.parametrize("path", ["/account", "/account/address"])

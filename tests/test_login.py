@@ -683,7 +683,7 @@ def test_events(store: Store) -> None:
         (SessionCreated, None, "call"),
         (SessionRenewed, "cy", "login"),
     ]
-    assert {event.request for event in told} == {None}
+    assert all(isinstance(event.request, Request) for event in told)
 
 
 def test_rejected_token_event(store: Store) -> None:
@@ -839,4 +839,4 @@ def test_request_events_carry_the_request(store: Store) -> None:
     told: list[Any] = []
     api = api_on(store, told.append)
     api.session(Request.blank("/")).login("ann")
-    assert {event.request for event in told} == {None}
+    assert all(isinstance(event.request, Request) for event in told)

@@ -29,6 +29,7 @@ from pyramid.threadlocal import manager as threadlocals
 from pyramid.tweens import EXCVIEW, MAIN
 from pyramid_retry import RetryableException, mark_error_retryable
 from servers import Server, free_port, valkey
+from workers import in_threads
 
 from pyramid_altsession import ISessionAPI, SessionGone, StoreUnavailable
 from pyramid_altsession.operations import Read, Write
@@ -785,7 +786,8 @@ def leaves(act: Callable[[Site], object]) -> Callable[[Request], Any]:
 
 def ended(app: Site) -> None:
     """Signed out by another request of the same browser."""
-    Browser(app.api, app.token).does(lambda session: session.invalidate())
+    browser = Browser(app.api, app.token)
+    in_threads(1, lambda number: browser.does(lambda session: session.invalidate()))
 
 
 @pytest.mark.parametrize("order", OURS_FIRST_AND_LAST, ids="-".join)

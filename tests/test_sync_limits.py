@@ -208,14 +208,18 @@ def test_wide_values_are_not_deep() -> None:
 
 
 def test_end_of_the_stack_is_no_damage() -> None:
-    """Where the stack itself is at its end, a good value is not told to be a bad one."""
+    """Where the stack itself is at its end, a good value is not told to be a bad one. (Since
+    Python 3.12 the stack of C code is counted apart: there it may well succeed.)"""
     codec = JSONCodec()
     value = nested(MAX_DEPTH)
     raw = codec.encode("k", [value[0], "[" * 500])
-    with pytest.raises(RecursionError):
-        deep_in_the_stack(lambda: codec.decode("k", raw), 100)
-    with pytest.raises(RecursionError):
-        deep_in_the_stack(lambda: codec.encode("k", value), 100)
+    for call in (lambda: codec.decode("k", raw), lambda: codec.encode("k", value)):
+        expected = call()
+        try:
+            found = deep_in_the_stack(call, 100)
+        except RecursionError:
+            continue
+        assert found == expected
 
 
 # -- who is signed in
@@ -454,13 +458,13 @@ def test_batch_that_fails_keeps_the_changes(visitor: Visitor) -> None:
     session = visitor()
     session["c"] = 3
     session.flash("hello")
-    batch = visitor.latest.altsession.batch()
+    batch = visitor.latest.altsession.batch().__enter__()
     batch.all()
     batch.increment("b")
     with pytest.raises(TypeError):
         batch.__exit__(None, None, None)
     visitor.watched.before = fail_on(Write)
-    batch = visitor.latest.altsession.batch()
+    batch = visitor.latest.altsession.batch().__enter__()
     batch.all()
     batch.set("x", 1)
     with pytest.raises(StoreUnavailable):
