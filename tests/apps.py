@@ -176,12 +176,17 @@ def cookie_of(header: str) -> str | None:
 # -- applications
 
 
+MADE: list[SessionAPI] = []
+"""Utilities of the applications that a test has made, for the fixture that closes them."""
+
+
 class Site(TestApp):
     """WebTest's application, which also counts commands and can look at the server."""
 
     def __init__(self, app: Any, registry: Registry) -> None:
         super().__init__(app, extra_environ={"wsgi.url_scheme": "https"})
         self.api: SessionAPI = registry.getUtility(ISessionAPI)
+        MADE.append(self.api)
         self.registry = registry
         self.watched = Watched(self.api._store)
         self.api._store = self.watched

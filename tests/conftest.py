@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import leaks
 import pytest
-from apps import Watched
+from apps import MADE, Watched
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from servers import Server, redis_binary, valkey
@@ -30,6 +30,15 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     request.getfixturevalue("tmp_path_factory").getbasetemp()  # pytest keeps its own, elsewhere
     with leaks.nothing_left(unless=lambda: request.session.shouldfail):
         yield
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """The applications that a test has made give their connections back, whatever still holds them:
+    a logged exception does."""
+    yield
+    while MADE:
+        MADE.pop().close()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 from accounts import Books, api_on, books_of, id_of, signed_in
 from apps import Browser, Watched, site
 from pyramid.request import Request
+from redis.exceptions import NoScriptError
 from servers import Server, valkey
 
 from pyramid_altsession import AltSession, SessionAPI, SessionGone, StoreFull, TooManySessions
@@ -337,6 +338,29 @@ def test_end_many_after_a_flush_of_the_scripts(any_server: Server) -> None:
     any_server.client.script_flush()
     end = End("ann", (id_of(browser), "x" * 22), b"n" * 16, TIMING)
     assert store.carry_out(end).values == [True, False]
+    store.close()
+
+
+def test_end_many_while_the_scripts_are_flushed(
+    any_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that forgets the script in the middle of the packet is asked once more, and what was
+    ended before counts."""
+    store = open_store(read_settings({"redis": {"url": any_server.url}}))
+    api = api_on(store)
+    ids = tuple([id_of(signed_in(api)) for _ in range(2)])
+    exchange, flushed = store._lease.exchange, []  # type: ignore[attr-defined]
+
+    def forgetful(*arguments: Any) -> list[Any]:
+        answers: list[Any] = exchange(*arguments)
+        if not flushed:
+            flushed.append(True)
+            answers[-1] = NoScriptError("NOSCRIPT No matching script")
+        return answers
+
+    monkeypatch.setattr(store._lease, "exchange", forgetful)  # type: ignore[attr-defined]
+    assert store.carry_out(End("ann", ids, b"n" * 16, TIMING)).values == [True, True]
+    assert api.sessions_of("ann") == []
     store.close()
 
 

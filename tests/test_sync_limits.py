@@ -23,6 +23,7 @@ from pyramid_altsession import (
     StoreUnavailable,
     ValueTooLarge,
 )
+from pyramid_altsession.calls import Calls
 from pyramid_altsession.codecs import MAX_DEPTH, JSONCodec
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.operations import Write
@@ -198,6 +199,14 @@ def test_depth_that_others_stored(depth: int) -> None:
         for room in (MAX_DEPTH + 100, 100):
             with pytest.raises(CorruptValue, match="'k'"):
                 deep_in_the_stack(lambda raw=raw: codec.decode("k", raw), room)
+
+
+def test_a_frame_does_not_count() -> None:
+    """The limit is one of the value, and not of the end and version that are stored with it."""
+    calls = Calls(JSONCodec(), 10)
+    calls.check_size("k", b'@1234567890123:"12345678"')
+    with pytest.raises(ValueTooLarge, match="11 bytes"):
+        calls.check_size("k", b'@1234567890123:"123456789"')
 
 
 def test_wide_values_are_not_deep() -> None:
