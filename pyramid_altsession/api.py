@@ -239,7 +239,7 @@ class SessionAPI:
             state = visit.state = SessionState(tokens, self._timing, began=visit.began)
             state.wanted = self.settings.session.prefetch
         state.begin_attempt(id(request), self._answered in request.__dict__)
-        if visit.request is not request:  # no tween of ours has it in hand
+        if visit.request is not request:  # our tween does not have it in hand
             request.add_response_callback(self.answer)
         return state
 

@@ -115,7 +115,7 @@ class Verb(Protocol):
 
 
 def is_key(name: str) -> bool:
-    """Whether it is a key's field, neither one of ours nor one without a name."""
+    """Whether it is a key's field, neither reserved nor without a name."""
     return name[:1] not in ("", "@")
 
 

@@ -314,7 +314,7 @@ DEEPEST = 8
 _MAPPINGS = ("", "redis", "session", "sync")
 
 OTHER_NAMES = {"session.timeout": "session.tti", "timeout": "session.tti"}
-"""What other packages of sessions call it, where a similar name of ours is something else."""
+"""What other packages of sessions call it, where a similar name here means something else."""
 
 ANCESTOR_NAMES = {"redis.auth_pass": "redis.password", "session.dbIndex": "redis.db"}
 """The spellings of npm ``alt-session``, and ours."""

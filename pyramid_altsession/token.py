@@ -163,6 +163,6 @@ _PRIVATE = frozenset({"private", "no-store", "no-cache"})
 
 def directives(lines: Iterable[str]) -> set[str]:
     """The directives of Cache-Control that stand without an argument: ``private="x-name"`` is
-    about that header alone, and so is ``no-cache="x-name"`` (RFC 9111, 5.2.2)."""
+    about only that header, and so is ``no-cache="x-name"`` (RFC 9111, 5.2.2)."""
     said = ",".join([_QUOTED.sub('""', line) for line in lines])
     return {directive.strip(" \t").lower() for directive in said.split(",")}

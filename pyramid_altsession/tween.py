@@ -173,7 +173,7 @@ def check(registry: Registry) -> None:
     if settings.transactional:
         if not settings.sync.enabled:
             raise ConfigurationError(
-                "altsession.transactional: is about request.session alone, which needs"
+                "altsession.transactional: concerns only request.session, which needs"
                 " altsession.sync.enabled = true"
             )
         missing = [name for name in (NAME, TM, TRANSACTION) if name not in present]

@@ -639,7 +639,6 @@ application.registry.getUtility(ISessionAPI).check()  # used before the fork
 """
 
 
-@pytest.mark.skipif(not UWSGI.exists(), reason="pyuwsgi is not installed")
 @pytest.mark.parametrize("kind", ["embedded", "server"])
 def test_uwsgi_serves_what_was_used_before_its_fork(
     server: Server, tmp_path: Path, kind: str

@@ -1,5 +1,5 @@
 """Random histories of whole requests: nobody ever meets anybody else's values, what is
-acknowledged is done, and nothing but errors of ours comes out.
+acknowledged is done, and only documented errors come out.
 
 ``ALTSESSION_HISTORIES=10000`` carries out so many for each kind of store, from the seed
 ``ALTSESSION_SEED`` (0) on.

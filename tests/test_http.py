@@ -728,7 +728,7 @@ def test_session_made_in_a_subrequest(
     make: Make, server: Server, use_tweens: bool, first: str
 ) -> None:
     """A session made in a copy of the request of a visitor without a cookie is carried by the
-    outermost answer, once, and by that alone."""
+    outermost answer, once, and only by it."""
     app = make(BASIC | {"page": sub("/put", "copy", use_tweens)})
     response = app.get(f"/page{first}")
     assert response.json == [None, 0]

@@ -261,7 +261,7 @@ class RedisStore:
             return self._lease.exchange(packet, replies, end)
 
     def _failure(self, operation: Operation, error: redis.RedisError) -> Exception:
-        """Our error for one of redis-py's; a mistake of ours is to be seen as it is, and whatever
+        """Our error for one of redis-py's; a mistake in this package is to be seen as it is, and whatever
         else the server, or what stands before it, says instead of an answer is an outage.
 
         An outage is logged once for each change of state, and at most once in LULL: connections
@@ -277,7 +277,7 @@ class RedisStore:
         else:
             failure = StoreUnavailable(f"{self._name} does not serve: {said}")
         if isinstance(error, redis.exceptions.ReadOnlyError):
-            self._lease.close()  # a replica by now: connect anew, perhaps to the new primary
+            self._lease.close()  # it has become a replica: connect anew, perhaps to the new primary
         now = time.monotonic()
         if self._trouble is None and now - self._told >= LULL:
             self._told = now
@@ -295,7 +295,7 @@ class RedisStore:
 
 
 def _command_of(said: str, operation: Operation) -> str:
-    """Which command of a script the server's user may not run: Redis 7.0 tells the line alone."""
+    """Which command of a script the server's user may not run: Redis 7.0 only tells the line."""
     at = _FORBIDDEN.match(said)
     if at is None:
         return ""

@@ -71,7 +71,7 @@ local function stamped(text, at)
   return struct.unpack('>I5', text, at) * 10
 end
 
--- No key of ours may be left without an end: who has no right to set one is told so before
+-- No key may be left without an end: a user without the right to set one is told so before
 -- anything is written. (To try it would be a write, after which a full server refuses no data.)
 local function can_end(command, name)
   if not redis.acl_check_cmd(command, name, now) then
