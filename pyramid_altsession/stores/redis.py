@@ -261,8 +261,8 @@ class RedisStore:
             return self._lease.exchange(packet, replies, end)
 
     def _failure(self, operation: Operation, error: redis.RedisError) -> Exception:
-        """Our error for one of redis-py's; a mistake in this package is to be seen as it is, and whatever
-        else the server, or what stands before it, says instead of an answer is an outage.
+        """Our error for one of redis-py's. A mistake in this package is to be seen as it is;
+        whatever else the server, or what stands before it, says instead of an answer is an outage.
 
         An outage is logged once for each change of state, and at most once in LULL: connections
         that fail beside others that serve would fill the log.
