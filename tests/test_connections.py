@@ -654,13 +654,13 @@ def test_uwsgi_serves_what_was_used_before_its_fork(
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
     try:
-        assert eventually(lambda: answers(port), seconds=30), (tmp_path / "log").read_text()
+        assert eventually(lambda: answers(port), seconds=300), (tmp_path / "log").read_text()
         cookie, body = ask(port)
         bodies = [ask(port, cookie)[1] for _ in range(20)]
         assert [body, *bodies] == [str(number).encode() for number in range(1, 22)]
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(300)
 
 
 def answers(port: int) -> bool:
