@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .operations import (
     Describe,
@@ -22,17 +22,22 @@ from .token import Claim
 if TYPE_CHECKING:
     from .interfaces import Store
 
+T = TypeVar("T")
+
 MANY = 500
 """Sessions described, or ended, in one packet: others get their turn on the server in between."""
 SAMPLE = 64
 """Entries of a user's index that are looked at when it has grown."""
 
 
+def _packets(items: list[T]) -> Iterator[tuple[T, ...]]:
+    for start in range(0, len(items), MANY):
+        yield tuple(items[start : start + MANY])
+
+
 def described(store: "Store", ids: Iterable[str]) -> Iterator[tuple[str, Description | None]]:
     """Each id with what is known of its session, None when it ended."""
-    todo = list(ids)
-    for start in range(0, len(todo), MANY):
-        part = tuple(todo[start : start + MANY])
+    for part in _packets(list(ids)):
         yield from zip(part, store.carry_out(Describe(part)).values, strict=True)
 
 
@@ -59,8 +64,7 @@ def survey(store: "Store", user: str) -> tuple[list[Description], int]:
 def prune(store: "Store", user: str, ended: list[tuple[str, int]]) -> int:
     """Forget entries (session id, time of login in ms) of ended sessions; how many were old
     enough."""
-    parts = [tuple(ended[start : start + MANY]) for start in range(0, len(ended), MANY)]
-    return sum([store.carry_out(Prune(user, part)).values for part in parts])
+    return sum([store.carry_out(Prune(user, part)).values for part in _packets(ended)])
 
 
 def prune_some(store: "Store", user: str) -> None:
@@ -89,8 +93,7 @@ def end_sessions(store: "Store", user: str, ids: list[str], timing: Timing) -> l
     ended."""
     nonce = secrets.token_bytes(16)
     ended: list[str] = []
-    for start in range(0, len(ids), MANY):
-        part = tuple(ids[start : start + MANY])
+    for part in _packets(ids):
         done = store.carry_out(End(user, part, nonce, timing)).values
         ended += [id for id, over in zip(part, done, strict=True) if over]
     return ended

@@ -65,6 +65,21 @@ class Watched:
         assert len(self.operations) - before == expected
 
 
+class Repeating:
+    """A store that does every write twice, as one does whose first reply was lost."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def carry_out(self, operation: Operation) -> Reply:
+        if isinstance(operation, Write):
+            self.store.carry_out(operation)
+        return self.store.carry_out(operation)
+
+    def close(self) -> None:
+        """The fixture closes the store."""
+
+
 class Behind:
     """The hashes behind a store's back, in the same words for every kind of store."""
 

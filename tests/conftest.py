@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import leaks
 import pytest
+from accounts import Books, books_of
 from apps import MADE, Watched
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
@@ -68,6 +69,14 @@ def server(valkey_server: Server) -> Server:
     return valkey_server
 
 
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A Valkey of the test's own, which may be changed and killed."""
+    server = valkey()
+    yield server
+    server.stop()
+
+
 @pytest.fixture(params=["valkey", "redis7"])
 def any_server(request: pytest.FixtureRequest) -> Server:
     """An empty server of each kind."""
@@ -93,6 +102,12 @@ def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore | RedisStore]:
     opened = open_store(settings_for(url))
     yield opened  # type: ignore[misc]
     opened.close()
+
+
+@pytest.fixture
+def books(store: Store, request: pytest.FixtureRequest) -> Books:
+    """A look at the sessions and indexes behind it."""
+    return books_of(store, request)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import redis
-from servers import Server, valkey
+from servers import Server
 from workers import (
     CLIENT_ID,
     api_at,
@@ -346,13 +346,6 @@ def test_times_of_a_connection_can_be_set_as_with_redis_py(server: Server) -> No
 
 
 # -- connections that cannot be made
-
-
-@pytest.fixture
-def own_server() -> Iterator[Server]:
-    server = valkey()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from accounts import Books, api_on, books_of, id_of, signed_in
+from accounts import Books, api_on, id_of, signed_in
 from apps import Browser, Watched, site
 from pyramid.request import Request
 from redis.exceptions import NoScriptError
@@ -33,11 +33,6 @@ from pyramid_altsession.users import MANY, SAMPLE
 
 DAY = 86400
 TIMING = Timing(tti=60_000, interval=6_000, lifetime=0, window=10_000)
-
-
-@pytest.fixture
-def books(store: Store, request: pytest.FixtureRequest) -> Books:
-    return books_of(store, request)
 
 
 @pytest.fixture
@@ -175,22 +170,21 @@ def test_without_a_window(watched: Watched) -> None:
     assert browser.visit().get("k") == 1
 
 
-def ended_by_id(api: SessionAPI, browser: Browser) -> None:
+def ended_by_id(api: SessionAPI, browser: Browser, books: Books) -> None:
     api.invalidate_id(id_of(browser))
 
 
-def ended_by_limit(api: SessionAPI, browser: Browser) -> None:
+def ended_by_limit(api: SessionAPI, browser: Browser, books: Books) -> None:
     signed_in(api_on(api._store, max_sessions_per_user=1))
 
 
-def ended_by_worker(api: SessionAPI, browser: Browser) -> None:
+def ended_by_worker(api: SessionAPI, browser: Browser, books: Books) -> None:
     api.open(str(browser.jar)).invalidate()
 
 
-def ended_by_reuse(api: SessionAPI, browser: Browser) -> None:
+def ended_by_reuse(api: SessionAPI, browser: Browser, books: Books) -> None:
     """An old cookie that comes back long after a periodic renewal."""
     reusing = api_on(api._store, on_reuse="invalidate", renew_after=60, renew_grace=1)
-    books = Books(api._store.store, BOOKS["client"])  # type: ignore[attr-defined]
     old, id = browser.jar, id_of(browser)
     books.pass_time(id, 61)
     holder = Browser(reusing, browser.jar)
@@ -201,19 +195,15 @@ def ended_by_reuse(api: SessionAPI, browser: Browser) -> None:
     browser.jar = holder.jar
 
 
-BOOKS: dict[str, Any] = {}
-
-
 @pytest.mark.parametrize("end", [ended_by_id, ended_by_limit, ended_by_worker, ended_by_reuse])
 def test_every_end_from_elsewhere(
-    api: SessionAPI, books: Books, end: Callable[[SessionAPI, Browser], None]
+    api: SessionAPI, books: Books, end: Callable[[SessionAPI, Browser, Books], None]
 ) -> None:
     """However a session was ended without a word to its browser, the browser is served at its
     next request."""
-    BOOKS["client"] = books.client
     browser = signed_in(api)
     before = browser.jar
-    end(api, browser)
+    end(api, browser, books)
     assert browser.jar == before or end is ended_by_reuse
     dead = Browser(api, browser.jar)
     assert dead.visit().userid() is None

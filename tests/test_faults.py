@@ -12,7 +12,7 @@ from proxy import Proxy
 from pyramid.config import Configurator
 from pyramid.response import Response
 from redis import Redis
-from servers import Server, valkey
+from servers import Server
 from webtest import TestApp
 from workers import api_at, eventually, token_of
 
@@ -25,14 +25,6 @@ BOUND = 15.0
 twice to wait for a reply make five timeouts; the rest is for a busy machine."""
 PATIENT = 30.0
 """A timeout for faults that are no outage: a busy machine is none either."""
-
-
-@pytest.fixture
-def own_server() -> Iterator[Server]:
-    """A server that may be killed."""
-    server = valkey()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

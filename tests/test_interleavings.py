@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from apps import Repeating
 from scheduler import WINDOW, Actor, Body, Broken, World, explore, found, play, sample
 from servers import Server
 
@@ -262,23 +263,11 @@ def test_default_after_a_value(worlds: Callable[..., World]) -> None:
 def test_lost_reply_and_repeat(worlds: Callable[..., World], name: str) -> None:
     """22: renew and invalidate whose first reply is lost find their own doing and are done."""
     world = worlds(alone(name))
-    carry_out = world.store.carry_out
-    world.api._store.store = Repeating(carry_out)  # type: ignore[attr-defined]
+    world.api._store.store = Repeating(world.store)  # type: ignore[attr-defined]
     play(world, *run(0), ("deliver", 0))
     assert world.actors[0].refused is False
     found = None if world.jar is None else world.api.open(world.jar).get("a")
     assert found == {"renew": "old", "invalidate": None}[name]
-
-
-class Repeating:
-    """A store that does everything twice, as one does whose first reply was lost."""
-
-    def __init__(self, carry_out: Callable[[Operation], Reply]) -> None:
-        self.carry_out_once = carry_out
-
-    def carry_out(self, operation: Operation) -> Reply:
-        self.carry_out_once(operation)
-        return self.carry_out_once(operation)
 
 
 # -- sessions that are ended from elsewhere, of which the browser is not told
@@ -379,7 +368,7 @@ def test_lost_reply_of_a_birth(worlds: Callable[..., World]) -> None:
     """A script that is sent again finds that the session is its own request's to start."""
     world = worlds(alone("set"), elsewhere)
     play(world, ("step", 0), *run(1))
-    world.api._store.store = Repeating(world.store.carry_out)  # type: ignore[attr-defined]
+    world.api._store.store = Repeating(world.store)  # type: ignore[attr-defined]
     play(world, *run(0), ("deliver", 0))
     assert world.actors[0].refused is False
     assert jar_of(world) == {"own0": 1}

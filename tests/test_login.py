@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from accounts import Books, api_on, books_of, id_of, signed_in
-from apps import Browser, Watched
+from accounts import Books, api_on, id_of, signed_in
+from apps import Browser, Repeating, Watched
 from pyramid.request import Request
 from pyramid.response import Response
 from servers import Server, redis_binary, valkey
@@ -29,17 +29,12 @@ from pyramid_altsession.events import (
     TokenRejected,
 )
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Login, Operation, Reply, Write
+from pyramid_altsession.operations import Login, Operation, Write
 from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.lease import Lease
 
 DAY = 86400
-
-
-@pytest.fixture
-def books(store: Store, request: pytest.FixtureRequest) -> Books:
-    return books_of(store, request)
 
 
 @pytest.fixture
@@ -488,21 +483,6 @@ def test_login_on_a_full_server(full: Server) -> None:
 
 
 # -- lost replies
-
-
-class Repeating:
-    """A store that does every write twice, as one does whose first reply was lost."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-
-    def carry_out(self, operation: Operation) -> Reply:
-        if isinstance(operation, Write):
-            self.store.carry_out(operation)
-        return self.store.carry_out(operation)
-
-    def close(self) -> None:
-        """The fixture closes the store."""
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from accounts import Books, api_on, books_of, id_of, signed_in
-from apps import Browser, Watched, site
+from accounts import Books, api_on, id_of, signed_in
+from apps import Browser, Repeating, Watched, site
 from pyramid.request import Request
 
 from pyramid_altsession import AltSession, SessionAPI, SessionGone, StoreUnavailable
@@ -22,11 +22,6 @@ from pyramid_altsession.tween import NAME
 
 DAY = 86400
 ONE, TWO = "one-secret-of-thirty-two-letters", "two-secret-of-thirty-two-letters"
-
-
-@pytest.fixture
-def books(store: Store, request: pytest.FixtureRequest) -> Books:
-    return books_of(store, request)
 
 
 @pytest.fixture
@@ -233,16 +228,10 @@ def test_repeated_birth_that_signs_in(store: Store, books: Books) -> None:
     """A dead cookie, and a write-back that signs in: its script, sent again as its reply was lost,
     finds the session that it made, and there is no other."""
 
-    class Repeating:
-        def carry_out(self, operation: Operation) -> Reply:
-            if isinstance(operation, Write) and operation.repeatable:
-                store.carry_out(operation)
-            return store.carry_out(operation)
-
     browser = Browser(api_on(store))
     browser.does(login)
     browser.api.invalidate_user("ann")
-    browser.api = api_on(Repeating())  # type: ignore[arg-type]
+    browser.api = api_on(Repeating(store))
     session = browser.visit()
     before = books.ids()
     session._write(Renew(new_verifier()), Set("auth.userid", b'"bob"'))

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from accounts import Books, api_on, books_of, id_of, signed_in
+from accounts import Books, api_on, id_of, signed_in
 from apps import Browser, Site, Watched, site
 from pyramid.request import Request
 from scheduler import WINDOW, Actor, Body, Broken, Event, Stepped, World, explore, found, sample
@@ -34,11 +34,6 @@ from pyramid_altsession.token import new_verifier
 
 AFTER, GRACE = 600, 10
 WHOLE = GRACE + WINDOW
-
-
-@pytest.fixture
-def books(store: Store, request: pytest.FixtureRequest) -> Books:
-    return books_of(store, request)
 
 
 @pytest.fixture

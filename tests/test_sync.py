@@ -46,6 +46,14 @@ class Visitor(Browser):
         self.registry.registerUtility(self.api, ISessionAPI)
         self.registry.registerUtility(session_factory, ISessionFactory)
 
+    @classmethod
+    def with_session(cls, store: Any) -> "Visitor":
+        """One with a live session: ``{"a": 1, "b": [1]}``."""
+        visitor = cls(store)
+        visitor.jar = visitor.api.create({"a": 1, "b": [1]}).token
+        visitor.watched.operations.clear()
+        return visitor
+
     def __call__(self) -> SyncSession:
         """``request.session`` of a new request."""
         self.latest = self.request()
@@ -65,18 +73,13 @@ class Visitor(Browser):
 @pytest.fixture
 def visitor() -> Visitor:
     """Somebody with a live session in memory: ``{"a": 1, "b": [1]}``."""
-    visitor = Visitor(MemoryStore())
-    visitor.jar = visitor.api.create({"a": 1, "b": [1]}).token
-    visitor.watched.operations.clear()
-    return visitor
+    return Visitor.with_session(MemoryStore())
 
 
 @pytest.fixture
 def live(store: Any) -> Visitor:
     """The same on every store, real servers included."""
-    visitor = Visitor(store)
-    visitor.jar = visitor.api.create({"a": 1, "b": [1]}).token
-    return visitor
+    return Visitor.with_session(store)
 
 
 @pytest.fixture

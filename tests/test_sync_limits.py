@@ -37,18 +37,13 @@ LONG = "x" * 1500
 @pytest.fixture
 def visitor() -> Visitor:
     """Somebody with a live session in memory: ``{"a": 1, "b": [1]}``."""
-    visitor = Visitor(MemoryStore())
-    visitor.jar = visitor.api.create({"a": 1, "b": [1]}).token
-    visitor.watched.operations.clear()
-    return visitor
+    return Visitor.with_session(MemoryStore())
 
 
 @pytest.fixture
 def live(store: Store) -> Visitor:
     """The same on every store, real servers included."""
-    visitor = Visitor(store)
-    visitor.jar = visitor.api.create({"a": 1, "b": [1]}).token
-    return visitor
+    return Visitor.with_session(store)
 
 
 @pytest.fixture

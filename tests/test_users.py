@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from accounts import Books, api_on, books_of, id_of, signed_in
+from accounts import Books, api_on, id_of, signed_in
 from apps import Browser, Watched, site
 from pyramid.request import Request
 from servers import Server
@@ -20,11 +20,6 @@ from pyramid_altsession.events import SessionInvalidated
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.operations import Operation, Prune, Revoke
 from pyramid_altsession.users import MANY, live_sessions
-
-
-@pytest.fixture
-def books(store: Store, request: pytest.FixtureRequest) -> Books:
-    return books_of(store, request)
 
 
 @pytest.fixture
