@@ -7,12 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find pyramid_altsession -type f -not -name '*.pyc') setup.cfg pyproject.toml
 
-.PHONY: demo test lint types unit docs lowest bench clean
+.PHONY: demo test lint types unit docs lowest bench bench-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/pserve development.ini
 
-test: lint types unit docs
+test: lint types unit bench-check docs
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -39,6 +39,9 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/sync.py
 	$(BIN)/python benchmarks/prefetch.py
+
+bench-check: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/calls.py
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -28,6 +28,7 @@ from .session import AltSession
 from .settings import Settings, from_ini, read_settings
 from .sync import add_sync_layer
 from .tween import add_tween
+from .visits import innermost
 
 __all__ = [
     "AltSession",
@@ -55,6 +56,9 @@ __all__ = [
 
 def altsession(request: Request) -> AltSession:
     """The session of this request; see :class:`AltSession`."""
+    visit = innermost()
+    if visit is not None and visit.request is request:
+        return visit.api.attach_to(visit, request)
     api: SessionAPI = request.registry.getUtility(ISessionAPI)
     return api.attach(request)
 

@@ -79,10 +79,14 @@ def become(
 
 def vary_on_cookie(response: Response) -> None:
     """Caches have to know that the answer depends on the cookie."""
-    found = [value for name, value in response.headerlist if name.lower() == "vary"]
-    if not found:
-        response.headerlist.append(("Vary", "Cookie"))
+    headers = response.headerlist
+    for name, _ in headers:
+        if name.lower() == "vary":
+            break
+    else:
+        headers.append(("Vary", "Cookie"))
         return
+    found = [value for name, value in headers if name.lower() == "vary"]
     vary = ", ".join(found)
     if not {"*", "cookie"} & set(re.split(r"[\s,]+", vary.lower())):
         response.headers["Vary"] = f"{vary}, Cookie"
@@ -141,8 +145,8 @@ class SessionAPI:
         self._cookie = SessionCookie(settings.session)
         # What is kept with a request has a name of its own for each application: one may be
         # mounted in another, and see its environ or a copy of it.
-        self._key = f"pyramid_altsession.{secrets.token_hex(8)}"
-        self._answered = f"{self._key}.answered"
+        self.key = f"pyramid_altsession.{secrets.token_hex(8)}"
+        self._answered = f"{self.key}.answered"
         self._warned = False
         self._warned_of_memory = False
 
@@ -174,22 +178,23 @@ class SessionAPI:
     def visit(self, request: Request) -> Visit:
         """What the request is a part of: the browser's request to this application. Its attempts
         share that, and so do subrequests for the same visitor."""
-        known: Visit | None = request.environ.get(self._key)
+        known: Visit | None = request.environ.get(self.key)
         if known is not None and known.request is request:
             return known
         visit = None
         if known is not None or innermost() is not None:
             visit = self._shared(request.environ, known)
         if visit is None:
-            began = time.monotonic() if known is None else known.began
-            visit = Visit(self._key, id(request.environ), began)
-        request.environ[self._key] = visit
+            visit = Visit()
+            visit.api = self
+            visit.began = time.monotonic() if known is None else known.began
+        request.environ[self.key] = visit
         return visit
 
     def _shared(self, environ: dict[str, Any], known: Visit | None) -> Visit | None:
         """A visit of the same visitor that this environ belongs to: it carries the same token, or
         it was made from that one's and carries none either. No cookie is nobody's."""
-        around = under_way(self._key)
+        around = under_way(self)
         claims = self._claims(environ)
         for visit in around:
             if (claims or visit is known) and self._sent_with(visit) == claims:
@@ -213,7 +218,7 @@ class SessionAPI:
 
     def state_of(self, request: Request) -> SessionState | None:
         """What is known of the request's session; None when it was not used."""
-        visit: Visit | None = request.environ.get(self._key)
+        visit: Visit | None = request.environ.get(self.key)
         return None if visit is None else visit.state
 
     def attach(self, request: Request) -> AltSession:
@@ -222,7 +227,10 @@ class SessionAPI:
         What is known of it outlives an attempt that pyramid_retry discards, and is shared with
         subrequests: a session made there is not lost.
         """
-        visit = self.visit(request)
+        return self.attach_to(self.visit(request), request)
+
+    def attach_to(self, visit: Visit, request: Request) -> AltSession:
+        """The same, where what the request is a part of is known."""
         outermost = request if visit.request is None else visit.request
         if outermost is not request:
             self.session(outermost)
@@ -230,15 +238,21 @@ class SessionAPI:
         if state is None or outermost is request:
             state = self._begin_attempt(visit, outermost)
         # A weak reference: the request holds its session, and a circle would outlive both.
-        return self._make(RequestSession, state, partial(self._tell, of=weakref.ref(request)))
+        tell = partial(self._tell, of=weakref.ref(request))
+        return RequestSession(
+            self._store, self._calls, state, settings=self.settings.session, notify=tell
+        )
 
     def _begin_attempt(self, visit: Visit, request: Request) -> SessionState:
-        state = visit.state
+        state, answered = visit.state, self._answered in request.__dict__
         if state is None:
+            visit.home = id(request.environ)
             tokens = self._cookie.candidates(request.environ)
             state = visit.state = SessionState(tokens, self._timing, began=visit.began)
             state.wanted = self.settings.session.prefetch
-        state.begin_attempt(id(request), self._answered in request.__dict__)
+            state.root, state.answered = id(request), answered
+        else:
+            state.begin_attempt(id(request), answered)
         if visit.request is not request:  # our tween does not have it in hand
             request.add_response_callback(self.answer)
         return state
@@ -257,10 +271,11 @@ class SessionAPI:
         if self._answered in request.__dict__:  # a view handed its own request on
             return
         request.__dict__[self._answered] = True
-        state = self.state_of(request)
+        state = request.environ[self.key].state
         if state is None or state.root != id(request):
             return
-        state.abandon()
+        if state.sent is not None:
+            state.abandon()
         if state.layer is not None:
             self._write_back_late(request, response)
             state.layer = None  # each knew the other, and only the garbage collector frees a circle
@@ -341,13 +356,6 @@ class SessionAPI:
         except AltSessionError:
             state.cookie = None  # the page is made: it goes out, and a later request renews
 
-    def _make(
-        self, factory: type[AltSession], state: SessionState, notify: Callable[[Happening], None]
-    ) -> AltSession:
-        return factory(
-            self._store, self._calls, state, settings=self.settings.session, notify=notify
-        )
-
     def _tell(self, happening: Happening, of: "weakref.ref[Request] | None" = None) -> None:
         kind, id, userid, reason = happening
         if self.settings.log_events:
@@ -375,8 +383,9 @@ class SessionAPI:
         return session
 
     def _detached(self, state: SessionState) -> OpenSession:
-        session = self._make(OpenSession, state, self._tell)
-        assert isinstance(session, OpenSession)
+        session = OpenSession(
+            self._store, self._calls, state, settings=self.settings.session, notify=self._tell
+        )
         session._cookie = self._cookie
         return session
 
@@ -449,7 +458,7 @@ class SessionAPI:
 
     def _current(self, found: Iterable[Description]) -> str | None:
         """Which of these is the session of the request that is being served."""
-        around = under_way(self._key)
+        around = under_way(self)
         return self.session(around[0].request)._state.among(found) if around else None
 
     def _info(self, known: Description, current: str | None) -> SessionInfo:

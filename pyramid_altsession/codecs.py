@@ -50,7 +50,11 @@ class JSONCodec:
         """A new object each time; CorruptValue names the key, never the stored bytes."""
         try:
             value = _decoder.decode(raw)
-            if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH or not _is_deep(value):
+            if (
+                len(raw) <= MAX_DEPTH
+                or raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH
+                or not _is_deep(value)
+            ):
                 return value
         except (msgspec.DecodeError, UnicodeDecodeError):
             pass

@@ -137,8 +137,15 @@ Key = str | SessionKey[Any, Any]
 Values = Mapping[str, Any] | Mapping[SessionKey[Any, Any], Any] | Mapping[Key, Any]
 
 
+_known: set[str] = set()
+"""Keys that were found to be good; so many of at most 512 bytes are half a megabyte."""
+_MOST_KNOWN = 1024
+
+
 def field_name(key: object) -> str:
     """The field's name for a key; InvalidKey before anything is sent."""
+    if key.__class__ is str and key in _known:
+        return key
     if not isinstance(key, str):
         if isinstance(key, SessionKey):
             return key.name
@@ -153,6 +160,8 @@ def field_name(key: object) -> str:
         raise InvalidKey(
             f"a key must have at most {MAX_KEY_BYTES} bytes, not {size}: {key[:40]!r}…"
         )
+    if len(_known) < _MOST_KNOWN:
+        _known.add(str(key))
     return key
 
 

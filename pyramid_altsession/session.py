@@ -144,8 +144,12 @@ class AltSession:
         :exc:`CorruptValue` when it cannot be decoded; every other key still works.
         """
         name = field_name(key)
-        self._fetch((name,), fresh)
-        fields = self._state.memo.fields if self._state.layer is None else self._shown()
+        if self._state.layer is None:
+            self._ask((name,), fresh=fresh)
+            fields: Mapping[str, Raw] = self._state.memo.fields
+        else:
+            self._fetch((name,), fresh)
+            fields = self._shown()
         return self._calls.value(key, fields.get(name), default)
 
     @overload

@@ -200,7 +200,9 @@ class SessionState:
     ) -> Read | None:
         """The Read for fields (None: all) that are not remembered, or, if ``fresh``, for all of
         them; None when none is needed."""
-        self._begin()
+        self.used = True
+        if self.status is Status.GONE:
+            raise SessionGone()
         if fresh:
             self.memo.forget(*(names or self.memo.fields.copy()))
         claims = self._claims()
@@ -275,6 +277,8 @@ class SessionState:
         """Claims to the session that may be the right ones, in the order in which they count."""
         tokens: Sequence[Token] = ()
         if self.status is Status.UNSEEN:
+            if not self.several:
+                return (self._tokens[0].claim,)
             tokens = self._tokens
         elif self.status is Status.ALIVE and self.token is not None:
             tokens = (self.token,)
@@ -454,7 +458,8 @@ class SessionState:
             memo.complete = True
         else:
             for name, raw in zip(operation.fields, reply.values, strict=True):
-                memo.fields[name] = alive(raw, now)
+                framed = raw is not None and raw[:1] == b"@"
+                memo.fields[name] = alive(raw, now) if framed else raw
         facts = reply.facts
         if facts is not None:
             memo.fields[USER], memo.fields[LOGIN] = facts.user, facts.login
@@ -529,7 +534,9 @@ class SessionState:
             self._tell("renewed", claim, "lost reply")
         elif self.status is not Status.ALIVE:
             known = self._tokens if self.token is None else [*self._tokens, self.token]
-            self.token = next(token for token in known if token.claim == claim)
+            for token in known:
+                if token.claim == claim:
+                    self.token = token
         self.status = Status.ALIVE
 
     def _after(self, claim: Claim) -> Token | None:

@@ -2,7 +2,9 @@
 renders our errors that were raised above the exception views."""
 
 import logging
+import time
 from collections.abc import Callable
+from contextvars import Token
 
 from pyramid.config import PHASE1_CONFIG, PHASE3_CONFIG, Configurator
 from pyramid.exceptions import ConfigurationError
@@ -17,6 +19,7 @@ from .api import SessionAPI
 from .errors import AltSessionError
 from .interfaces import ISessionAPI
 from .state import Layer
+from .visits import Visit, serving
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -24,21 +27,39 @@ NAME = "pyramid_altsession.tween.altsession_tween_factory"
 TRANSACTION = "pyramid_altsession.tween.transaction_tween_factory"
 TM = "pyramid_tm.tm_tween_factory"
 
+NONE = (Token.MISSING, None)
+"""What a context variable held before, where this context serves no other request."""
+
 Handler = Callable[[Request], Response]
 
 
 def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
     api = registry.getUtility(ISessionAPI)
-    answer = api.answer
+    key, answer = api.key, api.answer
+    begin, end, monotonic = serving.set, serving.reset, time.monotonic
 
     def altsession_tween(request: Request) -> Response:
-        visit = api.visit(request)
-        token = visit.open(request) if visit.request is None else None  # else a part of another
+        # Most requests leave their session alone: what is done for each of them stands here.
+        visit = Visit()
+        visit.api = api
+        visit.began = monotonic()
+        visit.request = request
+        began = begin(visit)
+        token: Token[Visit | None] | None = began
+        if key in request.environ or began.old_value not in NONE:  # it may be a part of another
+            end(began)
+            visit = api.visit(request)
+            token = visit.open(request) if visit.request is None else None
+        else:
+            request.environ[key] = visit
         try:
             if visit.state is not None:  # another attempt of pyramid_retry's
                 api.session(request)
             response = handler(request)
-            return response if visit.state is None else finish(request, response)
+            state = visit.state
+            if state is not None and (state.layer is not None or request.exception is not None):
+                response = finish(request, response)
+            return response
         except AltSessionError:
             response = render(request)
             api.report(request)
@@ -46,10 +67,12 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
         except BaseException:
             api.abandon(request)
             raise
-        finally:  # a tween above may still make an answer of an exception
-            request.response_callbacks.append(answer)
+        finally:
+            # The session may be used yet, by a tween above or another callback.
+            request.response_callbacks += (answer,)
             if token is not None:
-                visit.close(token)
+                end(token)
+                visit.request = visit.outer = None
 
     def finish(request: Request, response: Response) -> Response:
         try:

@@ -5,40 +5,43 @@ them. A thread-local is shared by greenlets where gevent patches after Pyramid w
 """
 
 from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING
 
 from pyramid.request import Request
 
 from .state import SessionState
+
+if TYPE_CHECKING:
+    from .api import SessionAPI
 
 
 class Visit:
     """A request as the browser sent it, to one application.
 
     It lies in the request's environ, so that the attempts of pyramid_retry and what is made from
-    that environ find it. ``key`` is its name there, another one for each application.
+    that environ find it; under another name for each application.
     ``request`` is the attempt that the tween has in hand, None before and after.
     """
 
-    # Made for every request: what most never change stays in the class.
+    # One is made for every request, most of which leave their session alone: so it has no
+    # __init__, and what seldom changes stays in the class.
+    api: "SessionAPI"
+    began: float  # monotonic seconds
     request: Request | None = None
     outer: "Visit | None" = None
     state: SessionState | None = None
-
-    def __init__(self, key: str, home: int, began: float) -> None:
-        self.key = key
-        self.home = home  # the id of the environ that it was made for, to tell it from copies
-        self.began = began  # monotonic seconds
+    home = 0  # once it has a state: the id of the environ that it lies in, to tell it from copies
 
     def open(self, request: Request) -> "Token[Visit | None]":
         """The tween begins; :meth:`close` takes what this returns."""
         self.request = request
-        self.outer = _innermost.get()
-        return _innermost.set(self)
+        self.outer = serving.get()
+        return serving.set(self)
 
     def close(self, token: "Token[Visit | None]") -> None:
         """The tween ends. What was started meanwhile and goes on, in a copy of the context, is no
         part of the request any more."""
-        _innermost.reset(token)
+        serving.reset(token)
         self.request = self.outer = None
 
     def over(self, environ: dict[str, object]) -> bool:
@@ -48,17 +51,17 @@ class Visit:
         return answered or self.home == id(environ)
 
 
-_innermost: ContextVar[Visit | None] = ContextVar("pyramid_altsession.visit", default=None)
-innermost = _innermost.get
+serving: ContextVar[Visit | None] = ContextVar("pyramid_altsession.visit", default=None)
+innermost = serving.get
 """What this context serves, of whatever application; None outside of a request."""
 
 
-def under_way(key: str) -> list[Visit]:
+def under_way(api: "SessionAPI") -> list[Visit]:
     """What this context serves for one application, the innermost first."""
     found: list[Visit] = []
-    visit = _innermost.get()
+    visit = serving.get()
     while visit is not None:
-        if visit.key == key and visit.request is not None:
+        if visit.api is api and visit.request is not None:
             found.append(visit)
         visit = visit.outer
     return found

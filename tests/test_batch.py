@@ -526,10 +526,10 @@ def test_a_lost_reply_is_never_read_twice(server: Server) -> None:
     def lose(*args: Any, **kwargs: Any) -> Any:
         raise redis.ConnectionError("lost")
 
-    connection.read_response = lose  # type: ignore[method-assign]
+    connection.receive = lose  # type: ignore[method-assign]
     with pytest.raises(StoreUnavailable), session.batch() as batch:
         batch.get("a")
         batch.set("a", 2)
-    del connection.read_response
+    del connection.receive
     assert session.get("a") == 2
     api.close()

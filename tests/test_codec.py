@@ -7,6 +7,7 @@ import enum
 import math
 import uuid
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -357,3 +358,18 @@ def test_any_bytes(raw: bytes) -> None:
     except CorruptValue:
         return
     assert there_and_back(value) == value
+
+
+@pytest.mark.parametrize(("raw", "deep"), [(b"[1]", False), (b"[" * 300, True)])
+def test_a_decoder_at_the_end_of_the_stack(
+    monkeypatch: pytest.MonkeyPatch, raw: bytes, deep: bool
+) -> None:
+    """A value too deep for JSON is corrupt; where the caller's stack is at its end, the value is
+    not to blame. Which Python raises when differs, so a decoder that always does stands in."""
+
+    def decode(raw: bytes) -> Any:
+        raise RecursionError
+
+    monkeypatch.setattr("pyramid_altsession.codecs._decoder", SimpleNamespace(decode=decode))
+    with pytest.raises(CorruptValue if deep else RecursionError):
+        JSONCodec().decode("k", raw)

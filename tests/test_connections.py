@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -330,9 +329,9 @@ def test_decrypted_bytes_make_a_connection_unusable(server: Server) -> None:
     api = api_at(server.url)
     lease = lease_of(api)
     connection = lease._take()
-    ours, connection._sock = connection._sock, SimpleNamespace(pending=lambda: 5)
+    connection._pending = lambda: 5
     assert connection.can_read()
-    connection._sock = ours
+    connection._pending = None
     lease._idle.append(connection)
     api.close()
 

@@ -120,7 +120,7 @@ class Cut(BaseException):
     """An exception from outside."""
 
 
-@pytest.mark.parametrize("call", ["connect", "send_packed_command", "read_response"])
+@pytest.mark.parametrize("call", ["connect", "send", "receive"])
 def test_a_connection_that_an_exception_left_is_closed(
     server: Server, lease: Lease, call: str
 ) -> None:
@@ -367,15 +367,15 @@ def test_close_leaves_a_connection_in_use_to_its_user(lease: Lease) -> None:
     """The exchange under way ends well."""
     lease.exchange(PING, 1)
     (connection,) = lease._idle
-    read: Any = connection.read_response
+    receive: Any = connection.receive
 
     def close_then_read(*args: Any, **kwargs: Any) -> Any:
         lease.close()
-        return read(*args, **kwargs)
+        return receive(*args, **kwargs)
 
-    connection.read_response = close_then_read  # type: ignore[method-assign]
+    connection.receive = close_then_read  # type: ignore[method-assign]
     assert lease.exchange(PING, 1) == [b"PONG"]
-    connection.read_response = read  # type: ignore[method-assign]
+    connection.receive = receive  # type: ignore[method-assign]
 
 
 def test_what_others_take_during_a_close_is_theirs(lease: Lease) -> None:
@@ -452,13 +452,13 @@ def test_an_exchange_that_goes_on_in_a_child_keeps_its_socket_out_of_use(
     parent's."""
     before = client_id(lease)
     (connection,) = lease._idle
-    read: Any = connection.read_response
+    receive: Any = connection.receive
 
     def fork_then_read(*args: Any, **kwargs: Any) -> Any:
         monkeypatch.setattr(os, "getpid", lambda: 1)  # as in the child
-        return read(*args, **kwargs)
+        return receive(*args, **kwargs)
 
-    connection.read_response = fork_then_read  # type: ignore[method-assign]
+    connection.receive = fork_then_read  # type: ignore[method-assign]
     with pytest.raises(redis.ConnectionError, match="before a fork"):
         lease.exchange(CLIENT_ID, 1)
     assert client_id(lease) != before

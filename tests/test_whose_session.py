@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from servers import Server
 from webtest import TestApp
 from workers import in_threads
 
-from pyramid_altsession import SessionGone, visits
+from pyramid_altsession import SessionGone, tween, visits
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.events import SessionCreated
 from pyramid_altsession.interfaces import ISessionAPI
@@ -178,10 +179,11 @@ class SharedByGreenlets:
     def get(self) -> Any:
         return self.stack[-1]
 
-    def set(self, visit: Any) -> None:
+    def set(self, visit: Any) -> Any:
         self.stack.append(visit)
+        return SimpleNamespace(old_value=self.stack[-2])
 
-    def reset(self, token: None) -> None:
+    def reset(self, token: Any) -> None:
         self.stack.pop()
 
 
@@ -190,7 +192,8 @@ def test_what_thread_locals_did(monkeypatch: pytest.MonkeyPatch, path: str) -> N
     """With a thread-local in its place, and "no cookie" taken for an equal one, the test of
     greenlets sees sessions of others."""
     shared = SharedByGreenlets()
-    monkeypatch.setattr(visits, "_innermost", shared)
+    for module in (visits, tween):
+        monkeypatch.setattr(module, "serving", shared)
     monkeypatch.setattr("pyramid_altsession.api.innermost", shared.get)
     monkeypatch.setattr(SessionAPI, "_shared", lambda self, environ, known: stranger(self))
     answers = visited(site("memory://", VIEWS), path)
@@ -198,7 +201,7 @@ def test_what_thread_locals_did(monkeypatch: pytest.MonkeyPatch, path: str) -> N
 
 
 def stranger(api: SessionAPI) -> Any:
-    return next(iter(visits.under_way(api._key)), None)
+    return next(iter(visits.under_way(api)), None)
 
 
 # -- subrequests

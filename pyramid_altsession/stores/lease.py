@@ -21,9 +21,17 @@ import hiredis
 import redis
 from redis.connection import AbstractConnection, DefaultParser
 
+FORKED = "sent before a fork: the replies are the parent's"
+
 PAUSE = 0.25
 """Seconds after a failure to connect in which nobody tries it again."""
 
+
+SMALL = 16384
+"""Bytes that the system takes from an idle connection at once, without waiting."""
+
+PLAIN = {bytes, int, list, type(None)}
+"""What replies are; anything else is an error."""
 
 TURNED_AWAY = "max number of clients reached"
 """What a server says to a new connection that is one too many, before it reads anything of it."""
@@ -46,6 +54,8 @@ class Timed(AbstractConnection):
     """
 
     end = math.inf  # in the seconds of time.monotonic()
+    _poll: Callable[[int], list[tuple[int, int]]]
+    _pending: Callable[[], int] | None
     _reader: Any
     _sock: Any
     _socket_timeout: float
@@ -78,19 +88,48 @@ class Timed(AbstractConnection):
         self._reader = hiredis.Reader(
             protocolError=redis.exceptions.InvalidResponse, replyError=DefaultParser.parse_error
         )
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        self._poll = poll.poll
+        self._pending = getattr(sock, "pending", None)  # bytes that TLS has decrypted already
         return sock
 
+    def send(self, packet: bytes) -> None:
+        """Send it whole."""
+        if len(packet) > SMALL:  # less than that never waits
+            self._bound()
+        try:
+            self._sock.sendall(packet)
+        except OSError as error:
+            self.read_response()  # raises what the server said before it hung up, if it did
+            raise _translated(error) from error
+
+    def receive(self, count: int) -> list[Any]:
+        """The replies to what was just sent; an error reply is one of them."""
+        replies: list[Any] = []
+        self._read()
+        gets = self._reader.gets
+        try:
+            for _ in range(count):
+                while (reply := gets()) is False:
+                    self._read()
+                if reply.__class__ not in PLAIN and not isinstance(reply, redis.ResponseError):
+                    raise reply  # about the connection
+                replies.append(reply)
+        except redis.ConnectionError as error:
+            said = [reply for reply in replies if isinstance(reply, redis.ResponseError)]
+            if said:
+                raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
+            raise
+        return replies
+
     def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
+        """For redis-py, which says hello with it."""
         for packet in command:
-            try:
-                self._bound()
-                self._sock.sendall(packet)
-            except OSError as error:
-                self.read_response()  # raises what the server said before it hung up, if it did
-                raise _translated(error) from error
+            self.send(packet)
 
     def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
-        """The next reply; an error reply is raised."""
+        """For redis-py too: the next reply; an error reply is raised."""
         while (reply := self._reader.gets()) is False:
             self._read()
         if isinstance(reply, redis.RedisError):
@@ -114,21 +153,16 @@ class Timed(AbstractConnection):
         """Have the socket give up when the time is over, to 10 ms: most often, as it has been told
         to by the call before. Returns the seconds that are left."""
         remaining = self.end - time.monotonic()
-        if abs(remaining - self._told) > 0.01:
+        if not -0.01 < remaining - self._told < 0.01:
             self._told = self.socket_timeout
             self._sock.settimeout(self._told)
         return remaining
 
     def can_read(self, timeout: float = 0) -> bool:
         """Whether something unread waits in it, or its end: without waiting."""
-        if self._reader.has_data():
+        if self._reader.has_data() or self._poll(0):
             return True
-        sock = self._sock
-        if hasattr(sock, "pending") and sock.pending():  # decrypted already
-            return True
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
+        return self._pending is not None and self._pending() > 0
 
 
 def _translated(error: OSError) -> redis.RedisError:
@@ -176,32 +210,41 @@ class Lease:
         """
         end = self.until() if end is None else end
         while True:
+            connection = self._take(end)
+            pid, idle = self._pid, self._idle
             try:
-                return self.send(packet, replies, end).receive()
-            except NotConnected:
-                raise
-            except redis.ConnectionError as error:
-                if TURNED_AWAY not in str(error) or time.monotonic() > end:
+                connection.send(packet)
+                answers = connection.receive(replies)
+                if os.getpid() != pid:
+                    raise redis.ConnectionError(FORKED)
+            except BaseException as error:
+                self._broken(connection, idle, error)
+                if not isinstance(error, redis.ConnectionError) or TURNED_AWAY not in str(error):
                     raise
-                # Nothing was carried out, and an older connection may come free.
+                if time.monotonic() > end:
+                    raise
+                continue  # nothing was carried out, and an older connection may come free
+            idle.append(connection)
+            return answers
 
     def send(self, packet: bytes, replies: int, end: float | None = None) -> "Sent":
         """Send one packet and go on; the connection is taken until its replies are read."""
         connection = self._take(self.until() if end is None else end)
         pid, idle = self._pid, self._idle
         try:
-            connection.send_packed_command([packet], check_health=False)
+            connection.send(packet)
         except BaseException as error:
-            self._note(error)
-            connection.disconnect()
-            idle.appendleft(connection)
+            self._broken(connection, idle, error)
             raise
         return Sent(self, connection, idle, replies, pid)
 
-    def _note(self, error: BaseException) -> None:
-        """A connection that was turned away counts as one that could not be made."""
+    def _broken(self, connection: Timed, idle: deque[Timed], error: BaseException) -> None:
+        """Nobody gets its replies any more. One that the server turned away counts as one that
+        could not be made."""
         if isinstance(error, redis.ConnectionError) and TURNED_AWAY in str(error):
             self._away = time.monotonic() + PAUSE, str(error)
+        connection.disconnect()
+        idle.appendleft(connection)
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
@@ -216,7 +259,7 @@ class Lease:
         while True:
             connection = self._free()
             if connection is not None:
-                if connection.is_connected:
+                if connection._sock is not None:
                     connection.end = end
                     return connection
                 if self._connect(connection, end):
@@ -228,7 +271,7 @@ class Lease:
     def _free(self) -> Timed | None:
         """An idle connection, or a new one, if there is a place for it."""
         try:
-            while (connection := self._idle.pop()).is_connected and _unusable(connection):
+            while (connection := self._idle.pop())._sock is not None and _unusable(connection):
                 connection.disconnect()
                 self._idle.appendleft(connection)  # connecting may fail: others serve first
         except IndexError:
@@ -313,28 +356,22 @@ class Sent:
 
     def receive(self, end: float | None = None) -> list[Any]:
         """The replies; once. ``end``: of the call that asks for them now."""
-        answers: list[Any] = []
         connection = self._connection
         try:
             self._check_process()
             if end is not None:
                 connection.end = end
-            for _ in range(self._replies):
-                answers.append(_reply(connection))
+            answers = connection.receive(self._replies)
             self._check_process()
         except BaseException as error:
-            self._lease._note(error)
-            self.close()
-            said = [answer for answer in answers if isinstance(answer, redis.ResponseError)]
-            if said and isinstance(error, redis.ConnectionError):
-                raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
+            self._lease._broken(connection, self._idle, error)
             raise
         self._idle.append(connection)
         return answers
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            raise redis.ConnectionError("sent before a fork: the replies are the parent's")
+            raise redis.ConnectionError(FORKED)
 
     def close(self) -> None:
         """Nobody wants the replies."""
@@ -350,13 +387,6 @@ class Sent:
 def _disconnect(idle: deque[Timed]) -> None:
     for connection in idle:
         connection.disconnect()
-
-
-def _reply(connection: Timed) -> Any:
-    try:
-        return connection.read_response(disable_decoding=True)
-    except redis.ResponseError as error:
-        return error
 
 
 def _unusable(connection: Timed) -> bool:

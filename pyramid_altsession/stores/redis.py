@@ -62,6 +62,7 @@ PRUNE_SCRIPT = resources.files(__package__).joinpath("prune.lua").read_bytes()
 REVOKE_SCRIPT = resources.files(__package__).joinpath("revoke.lua").read_bytes()
 
 _OURS = tuple(name.encode() for name in FACTS)
+_BEHIND_OURS = len(_OURS)
 _DESCRIBED = tuple(
     name.encode() for name in (PROOF, PREDECESSOR, USER, CREATED, SEEN, LOGIN, *INFO)
 )
@@ -193,7 +194,7 @@ class RedisStore:
                 case Read():
                     packet, count = pack_read(operation, self._prefix)
                     replies = self._exchange(operation, packet, count, end)
-                    reply = unpack_read(operation, _no_errors(replies))
+                    reply = unpack_read(operation, replies)
                 case Write():
                     reply = self._write(operation, end)
                 case End():
@@ -220,7 +221,7 @@ class RedisStore:
         """Its reply; a read that the connection lost is carried out once more."""
         end = self._lease.until()
         try:
-            return unpack_read(operation, _no_errors(sent.receive(end)))
+            return unpack_read(operation, sent.receive(end))
         except redis.ConnectionError:
             return self.carry_out(operation, end)
         except redis.RedisError as error:
@@ -368,17 +369,17 @@ _cached_names = lru_cache(256)(_names)
 def pack_read(operation: Read, prefix: bytes) -> tuple[bytes, int]:
     """HMGET (or HGETALL), PTTL and the server's TIME for each claim, in one packet; and how many
     replies it gets."""
-    packet = b""
+    packet, replies, fields = b"", 0, operation.fields
     for claim in operation.claims:
         key = prefix + claim.id.encode()
         size = len(key)
-        if operation.fields is None:
+        if fields is None:
             packet += pack_command((b"HGETALL", key)) + _TIMES % (size, key)
         else:
-            pack = _cached_names if len(operation.fields) <= MOST_CACHED else _names
-            count, names = pack(operation.fields)
+            count, names = (_names if fields[MOST_CACHED:] else _cached_names)(fields)
             packet += _HMGET % (count, size, key, names, size, key)
-    return packet, 3 * len(operation.claims)
+        replies += 3
+    return packet, replies
 
 
 def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
@@ -386,6 +387,8 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
     states, timing = [], operation.timing
     for which, claim in enumerate(operation.claims):
         fetched, left, clock = replies[3 * which : 3 * which + 3]
+        if not (fetched.__class__ is clock.__class__ is list and left.__class__ is int):
+            _no_errors(replies)
         now = _milliseconds(clock)
         if operation.fields is None:
             held = dict(zip(fetched[::2], fetched[1::2], strict=True))
@@ -396,7 +399,7 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
                 if name[:1] != b"@" or name == CREATED.encode()
             }
         else:
-            facts, values = Facts(*fetched[: len(_OURS)]), fetched[len(_OURS) :]
+            facts, values = Facts(*fetched[:_BEHIND_OURS]), fetched[_BEHIND_OURS:]
         state = judge(claim, facts, now, timing.window, timing)
         if state is State.LIVE:
             remembered = None
