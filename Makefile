@@ -7,12 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find pyramid_altsession -type f -not -name '*.pyc') setup.cfg pyproject.toml
 
-.PHONY: demo test lint types unit docs lowest bench bench-check clean
+.PHONY: demo test lint types unit docs lowest bench bench-check package clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/pserve development.ini
 
-test: lint types unit bench-check docs
+test: lint types unit bench-check docs package
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -39,6 +39,12 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/sync.py
 	$(BIN)/python benchmarks/prefetch.py
+
+# What would be released: the archive holds every file, and its page can be rendered.
+package: $(VENV)/test.stamp
+	$(BIN)/check-manifest --no-build-isolation
+	$(BIN)/python -m build --no-isolation --outdir build/release . >/dev/null
+	$(BIN)/twine check --strict build/release/*
 
 bench-check: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/calls.py
