@@ -44,7 +44,6 @@
 
 local key, index, proof, life = KEYS[1], KEYS[2], ARGV[1], ARGV[10]
 local create, anybody = ARGV[2] == '1', ARGV[2] == 'any'
-local tombstone_ms, grace = tonumber(ARGV[6]), tonumber(ARGV[8])
 local at = 11  -- the next verb
 if life ~= '' and life ~= 'touch' then
   at = ({renew = 12, rotate = 13, invalidate = 14, login = 17})[life] or error('no such step')
@@ -55,7 +54,9 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local held = redis.call('HMGET', key, '@v', '@q', '@d', '@i', '@t', '@x', '@p', '@u', '@l')
 local owner, dead, deadline, own_tti, seen, tombstone, previous, user, login = unpack(held)
-deadline, own_tti, seen = tonumber(deadline), tonumber(own_tti), tonumber(seen)
+deadline = deadline and tonumber(deadline)
+own_tti = own_tti and tonumber(own_tti)
+seen = seen and tonumber(seen)
 
 -- '@p' is the predecessor that a periodic renewal still honours: its proof, when its successor was
 -- first used (0: not yet), and when it was replaced. Times within fields have 5 bytes, in units of
@@ -115,7 +116,7 @@ local by_predecessor = false
 
 if owner ~= proof or create or tombstone or previous or listed == false
     or (deadline and (now >= deadline or (seen and now < seen))) then
-  local window = tonumber(ARGV[7])
+  local tombstone_ms, window, grace = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
   local mark = not create and not anybody and ARGV[2]:sub(2) or ''
 
   -- A predecessor is good until the grace after its successor's first use; then its window begins.
@@ -213,7 +214,7 @@ if ARGV[at] then
   end
   local function split(raw)
     local frame = frame_of(raw)
-    return frame, raw:sub(#frame + 1)
+    return frame, frame == '' and raw or raw:sub(#frame + 1)
   end
   local function end_of(raw)
     return frame_of(raw):match('^@(%d+)')
@@ -231,7 +232,7 @@ if ARGV[at] then
   end
   -- What a field holds, or false; a value whose end has come is none, and goes with the next write.
   local function alive(name, raw)
-    local time = raw and end_of(raw)
+    local time = raw and raw:byte() == 64 and end_of(raw)
     if time and tonumber(time) <= now then
       draft[name] = false
       return false
@@ -374,8 +375,8 @@ elseif life ~= '' then
       if by_predecessor then
         bury(owner, now)  -- its answer was lost: nobody holds it
       elseif previous then
-        local began = confirmed == 0 and now or confirmed
-        bury(previous:sub(1, 32), math.min(now, began + grace))
+        local first_use = confirmed == 0 and now or confirmed
+        bury(previous:sub(1, 32), math.min(now, first_use + tonumber(ARGV[8])))
       end
       draft['@v'] = fresh
       draft['@p'] = proof .. stamp(0) .. stamp(now)
@@ -416,6 +417,7 @@ end
 -- 6. Commit
 
 local signs_in = life == 'login' and not over
+local tombstone_ms = over and tonumber(ARGV[6])
 
 -- No key may be left without an end: a user without the right to set one is told so before
 -- anything is written. (To try it would be a write, after which a full server refuses no data.)
@@ -467,16 +469,16 @@ for name, value in pairs(draft) do
 end
 grows = grows and not signs_in  -- a sign-in has to work on a full server
 
-local tti, interval = own_tti or tonumber(ARGV[3]), tonumber(ARGV[4])
+local expires = now + ARGV[3] + ARGV[4]
 if own_tti then
-  interval = math.max(interval, math.floor(tti / 10))
+  expires = now + own_tti + math.max(tonumber(ARGV[4]), math.floor(own_tti / 10))
 end
-local expires = now + tti + interval
 if deadline and deadline < expires then
   expires = deadline
 end
 
-local enter = listed ~= nil and function(score)
+local lost = listed == false and not signs_in and deadline  -- the index has lost this session
+local enter = (signs_in or lost) and function(score)
   local lasts = redis.call('PTTL', index)
   redis.call('ZADD', index, score, id)
   if lasts < deadline - now then
@@ -497,8 +499,12 @@ end
 if not grows then
   redis.call('PEXPIREAT', key, expires)
 end
-for start = 1, #sets, 4000 do  -- unpack has a limit
-  redis.call('HSET', key, unpack(sets, start, math.min(start + 3999, #sets)))
+if #sets <= 4000 then  -- unpack has a limit
+  redis.call('HSET', key, unpack(sets))
+else
+  for start = 1, #sets, 4000 do
+    redis.call('HSET', key, unpack(sets, start, math.min(start + 3999, #sets)))
+  end
 end
 if grows or create then
   redis.call('PEXPIREAT', key, expires)  -- at once: who may not HDEL leaves no key without an end
@@ -509,8 +515,7 @@ if removals then
   end
 end
 
--- A session that the index has lost gets its entry back.
-if listed == false and not signs_in and deadline then
+if lost then
   enter(login)
 end
 
