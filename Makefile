@@ -39,6 +39,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/sync.py
 	$(BIN)/python benchmarks/prefetch.py
+	$(BIN)/python benchmarks/script.py
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
