@@ -1,5 +1,6 @@
--- The least that a guarded write can be: the server's time, the fields that tell whether the session
--- may be written, the comparison of the proof, one field beside the time of this use, and the end.
+-- The least that a guarded write can be: the server's time, the fields that tell whether the
+-- session may be written, the comparison of the proof, one field beside the time of this use, and
+-- the end.
 --
 -- KEYS  1  the session's hash
 -- ARGV  1  proof    2  tti, ms    3  name    4  value

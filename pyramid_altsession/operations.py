@@ -562,6 +562,7 @@ class Write:
     mark: bytes = b""
     """Names the request that may start a new session where the old one owes its browser one."""
     life: Life | None = None
+    """What becomes of the session itself."""
 
     @property
     def repeatable(self) -> bool:
@@ -712,7 +713,7 @@ class Reply(NamedTuple):
     ``which``: the claim of a Read that was served, and ``facts`` of its session.
     ``remembered``: milliseconds until the end of a session with a tti of its own, else None.
     ``user``: whom the session was bound to before a Write. ``since``: when a signed-in session
-    got its verifier, ms. ``done``: the result of a Write's ``life``, None where it has none.
+    got its verifier, ms. ``done``: the result of a Write's ``life``, 0 where it has none.
     """
 
     state: State
@@ -724,7 +725,7 @@ class Reply(NamedTuple):
     remembered: int | None = None
     user: Raw = None
     since: int | None = None
-    done: int | None = None
+    done: int = 0
 
     @property
     def tti(self) -> int | None:

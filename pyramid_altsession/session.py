@@ -394,7 +394,7 @@ class AltSession:
                     f"the user has {life.limit - ended} sessions (session.max_sessions_per_user)"
                 ) from None
         self._end_oldest(userid)
-        if (entries or 0) % PRUNE_EACH == 0:
+        if entries % PRUNE_EACH == 0:
             with suppress(StoreUnavailable):  # the user is signed in all the same
                 prune_some(self._store, userid)
 
@@ -465,7 +465,7 @@ class AltSession:
 
     def _carry_out(
         self, operation: Read | Write | None, ask: Callable[[Read | Write], Reply] | None = None
-    ) -> tuple[int | None, Sequence[Any]]:
+    ) -> tuple[int, Sequence[Any]]:
         """Results of the step of life and of the verbs. Subscribers are told when all is done, as
         they may use the session themselves. ``ask``: who has the first reply."""
         state, carry_out = self._state, self._store.carry_out
@@ -565,7 +565,7 @@ class AltSession:
         return fields if layer is None else layer.shown(fields)
 
     def _step(self, life: Life) -> bool:
-        """Whether there was a live session, for which this was done."""
+        """Take it; whether there was a live session."""
         self._prepare()
         return bool(self._carry_out(self._state.write(life=life))[0])
 

@@ -117,7 +117,7 @@ class SessionState:
     left: int | None = None  # milliseconds until the end without use, at the last reply
     now: int | None = None  # the server's clock at the last reply
     results: Sequence[Any] = ()
-    done: int | None = None
+    done = 0
     cookie: Token | Literal[False] | None = None
     cookie_age: int | None = None  # milliseconds, of a remembered session
     renewal_due = False
@@ -314,7 +314,7 @@ class SessionState:
 
     def _find_nothing(self, verbs: tuple[Verb, ...], life: Life | None) -> None:
         self.results = [verb.absent() for verb in verbs]
-        self.done = None if life is None else life.absent()
+        self.done = 0 if life is None else life.absent()
 
     def _create(self, token: Token, verbs: tuple[Verb, ...], life: Life | None) -> Write:
         self._refuse_lost_cookie()
@@ -437,7 +437,7 @@ class SessionState:
     def _learn_step(self, operation: Write, life: Life, reply: Reply) -> None:
         if isinstance(life, Invalidate):
             self._tell("invalidated", operation.claim)  # while the session's user is known
-        life.note(self.memo, reply.done or 0)
+        life.note(self.memo, reply.done)
         match life:
             case Login():
                 self.memo.fields[LOGIN] = b"%d" % reply.now

@@ -61,7 +61,7 @@ class ToyStore:
         elif isinstance(life, Invalidate):
             self.held[id] = {"@x": life.nonce}
         results = [None if isinstance(v, Set) else 1 for v in verbs]
-        return Reply(state, results, self.now, 2 * HOUR, done=None if life is None else 1)
+        return Reply(state, results, self.now, 2 * HOUR, done=0 if life is None else 1)
 
     def read(self, operation: Read) -> Reply:
         (claim,), fields = operation.claims, operation.fields or ()
@@ -97,7 +97,7 @@ class Visit:
     async def write(self, *verbs: Verb) -> Sequence[Any]:
         return await self.drive(self.state.write(*verbs))
 
-    async def step(self, life: Life) -> int | None:
+    async def step(self, life: Life) -> int:
         await self.drive(self.state.write(life=life))
         return self.state.done
 

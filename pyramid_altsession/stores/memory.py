@@ -251,12 +251,12 @@ class _Change:
             state = self.admit(self.life)
             if state is not State.LIVE:
                 return Reply(state, (), self.now, user=self.user)
-        step = None if self.life is None else self.take(self.life)
-        if isinstance(self.life, Invalidate) and step:
-            return Reply(State.LIVE, results, self.now, user=self.user, done=step)
+        done = 0 if self.life is None else self.take(self.life)
+        if isinstance(self.life, Invalidate) and done:
+            return Reply(State.LIVE, results, self.now, user=self.user, done=done)
         self.confirm()
         self.keep()
-        return self.answer(results, step, self.draft)
+        return self.answer(results, done, self.draft)
 
     def repeated(self) -> bool:
         """Whether a first try was carried out and its reply lost."""
@@ -428,10 +428,9 @@ class _Change:
             self.draft.expires = min(self.draft.expires, deadline)
         self.store.hashes[self.id] = self.draft
 
-    def answer(self, results: list[Any], done: int | None, held: Hash) -> Reply:
+    def answer(self, results: list[Any], done: int, held: Hash) -> Reply:
         left, remembered = held.expires - self.now, held.remembered(self.now)
-        user, since = self.user, self.held.facts.verifier_since
+        since = self.held.facts.verifier_since
         return Reply(
-            *(State.LIVE, results, self.now, left),
-            remembered=remembered, user=user, since=since, done=done,
-        )  # fmt: skip
+            State.LIVE, results, self.now, left, 0, None, remembered, self.user, since, done
+        )

@@ -126,7 +126,8 @@ class SealedStore:
     # -- worked out here
 
     def _work_out(self, write: Write) -> Reply:
-        id, data = write.claim.id, [verb for verb in write.verbs if isinstance(verb, DataVerb)]
+        id, life = write.claim.id, self._noting(write.claim.id, write.life)
+        data = [verb for verb in write.verbs if isinstance(verb, DataVerb)]
         # What a Set writes does not depend on what was there.
         names = tuple(sorted({verb.name for verb in data if not isinstance(verb, Set)}))
         for _ in range(TRIES):
@@ -140,7 +141,7 @@ class SealedStore:
                     return found._replace(state=State.REFUSED, values=refused.args[0])
                 changes = _IMPOSSIBLE  # the other store says what is with the session
             unchanged = [Expect(n, raw) for n, raw in stored.items() if n in names or raw is None]
-            reply = self._store.carry_out(replace(write, verbs=(*unchanged, *changes)))
+            reply = self._store.carry_out(replace(write, verbs=(*unchanged, *changes), life=life))
             if reply.state is State.LIVE:
                 return reply._replace(values=worked_out(write.verbs, plain, reply.now)[1])
             if reply.state is not State.REFUSED:

@@ -1,12 +1,13 @@
 -- The guarded write: every change of a session is this script, so that no change ever reaches a
 -- session that ended, or that answers to another verifier by now.
 --
--- It has six parts: 1 read, 2 repeated?, 3 guard, 4 data, 5 lifecycle, 6 commit. Redis rolls nothing
--- back: so all that is asked for is worked out on a draft first, and then come the writes, none of
--- which can fail but for a full server, which refuses the first one alone.
+-- It has six parts: 1 read, 2 repeated?, 3 guard, 4 data, 5 lifecycle, 6 commit. Redis rolls
+-- nothing back. So all that is asked for is worked out on a draft first; then come the writes, none
+-- of which can fail but for a full server, which refuses the first one alone.
 --
--- Most calls set fields of a session that nothing is the matter with. They build no function and no
--- table that they do not need: that is more than half of a script's time.
+-- Every call runs this text from its first line, and pays for each function and table that it makes
+-- on its way. So they are made where a call needs them: a set of an unremarkable session, the most
+-- frequent call, makes no function at all.
 --
 -- KEYS  1  the session's hash
 --       2  optional: the index of the session's user, a sorted set (member: id, score: login, ms)
@@ -30,7 +31,7 @@
 --          compare_and_set name given('1'/'0') expected value ttl
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
 --       none), the user it was bound to, since when (ms) a signed-in session has its proof, the
---       step's result, a list of the verbs' results}
+--       step's result (0: there is none), a list of the verbs' results}
 --       LIVE      done        REFUSED   live, nothing written; for results the verb's place, from 0
 --       DEAD      no session  REJECTED  it lives under another proof
 --       REPLACED  the proof died within the window        ENDED  a tombstone stands
@@ -134,8 +135,8 @@ if owner ~= proof or create or tombstone or previous or listed == false
     end
   end
 
-  -- A tombstone with more time left than it was given has seen the clock set back: it is none, or it
-  -- would stand for so much longer.
+  -- A tombstone with more time left than it was given has seen the clock set back: it is none, or
+  -- it would stand for so much longer.
   if tombstone and redis.call('PTTL', key) <= tombstone_ms then
     local waits = redis.call('HGET', key, '@o')
     if waits ~= '' and (not waits or waits ~= mark) then
@@ -190,7 +191,7 @@ if owner ~= proof or create or tombstone or previous or listed == false
   if over then
     life, at = '', #ARGV + 1  -- nothing of what is asked for is done
   elseif state ~= 'LIVE' then
-    return {state, now, -2, -1, user, since, false, {}}
+    return {state, now, -2, -1, user, since, 0, {}}
   end
 end
 
@@ -199,6 +200,7 @@ end
 
 local results = {}
 
+-- A plain set needs none of the functions below.
 while ARGV[at] == 'set' and ARGV[at + 3] == '0' do
   draft[ARGV[at + 1]] = ARGV[at + 2]
   results[#results + 1] = false
@@ -333,7 +335,7 @@ if ARGV[at] then
     if result == nil then
       local left = redis.call('PTTL', key)
       local remembered = own_tti and deadline and left ~= -2 and deadline - now or -1
-      return {'REFUSED', now, left, remembered, user, since, false, #results}
+      return {'REFUSED', now, left, remembered, user, since, 0, #results}
     end
     results[#results + 1] = result
   until at > #ARGV
@@ -342,7 +344,7 @@ end
 
 -- 5. Lifecycle
 
-local done = false  -- the step's result
+local done = 0  -- the step's result
 
 if life == 'touch' then
   done = 1
@@ -392,7 +394,7 @@ elseif life ~= '' then
     local who, tti, info = ARGV[12], ARGV[13], ARGV[16]
     local lifetime, limit = tonumber(ARGV[14]), tonumber(ARGV[15])
     if limit > 0 and entries >= limit and not listed then
-      return {'CROWDED', now, -2, -1, user, since, false, {}}
+      return {'CROWDED', now, -2, -1, user, since, 0, {}}
     end
     if user and user ~= who then
       state, over = 'OTHERS', 'others'
