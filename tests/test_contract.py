@@ -23,6 +23,7 @@ from pyramid_altsession.errors import SessionGone
 from pyramid_altsession.frame import end_of, ending
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.operations import (
+    CSRF_TOKEN,
     SAFE_INTEGER,
     Append,
     CompareAndSet,
@@ -32,6 +33,7 @@ from pyramid_altsession.operations import (
     Increment,
     Invalidate,
     Life,
+    Login,
     Memo,
     Operation,
     Pop,
@@ -586,6 +588,16 @@ class TestBatch:
         reply = session.write(Pop("a"), Invalidate(b"n"), Set("b", b"2"))
         assert list(reply.values) == [b"1", 1, None]
         assert keys.fields(session.id) == {"@x": b"n"}
+
+    def test_step_comes_after_the_verbs(self, session: Session) -> None:
+        """A sign-in removes the CSRF token, one of the same Write too, and its result stands
+        apart."""
+        verbs = (Set(CSRF_TOKEN, b'"t"'), Set("a", b"1"))
+        login = Login("new", "ann", None, 60_000)
+        write = Write(session.token.claim, verbs, TIMING, user="ann", life=login)
+        reply = session.store.carry_out(write)
+        assert (reply.state, list(reply.values), reply.done) == (State.LIVE, [None, None], 1)
+        assert session.other("new").everything() == {"a": b"1"}
 
     def test_thousands_of_verbs(self, session: Session) -> None:
         """A Write has no limit of its own."""
