@@ -565,7 +565,7 @@ class AltSession:
         return fields if layer is None else layer.shown(fields)
 
     def _step(self, life: Life) -> bool:
-        """Take it; whether there was a live session."""
+        """Take this step of the session's life; whether there was a live session."""
         self._prepare()
         return bool(self._carry_out(self._state.write(life=life))[0])
 
