@@ -20,10 +20,13 @@ from pyramid_altsession.stores.embedded import server_binary
 Calls = Mapping[str, Callable[[], object]]
 
 
-def options(description: str | None) -> argparse.Namespace:
+def options(description: str | None, **more: str) -> argparse.Namespace:
+    """What the command line says; ``more``: options of one benchmark, with their defaults."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--times", type=int, default=300, help="calls of each kind in one round")
+    for name, default in more.items():
+        parser.add_argument(f"--{name}", default=default)
     return parser.parse_args()
 
 

@@ -496,12 +496,12 @@ class SessionAPI:
         for operation in (
             Read((claim,), None, timing),
             Write(claim, (Set("key", b"1"), Remove("other")), timing, create=True),
-            Write(claim, (login,), timing, user=user),
-            Write(Claim(claim.id, login.proof), (Touch(),), timing, user=user),
+            Write(claim, (), timing, user=user, life=login),
+            Write(Claim(claim.id, login.proof), (), timing, user=user, life=Touch()),
             Listing(user),
             Listing(user, 1),
             Prune(user, ((claim.id, 0),)),
-            Write(claim, (Invalidate(b"check", user),), timing, user=user, anybody=True),
+            Write(claim, (), timing, user=user, anybody=True, life=Invalidate(b"check", user)),
         ):
             self._store.carry_out(operation)
 

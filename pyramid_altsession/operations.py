@@ -1,16 +1,17 @@
 """What is asked of a store, and what it answers: values, without I/O.
 
-:class:`Read` and :class:`Write` (made of verbs) are carried out by a store, which answers with a
-:class:`Reply`; ``state.py`` tells what that means for a request. Times are milliseconds of the
-server's clock.
+:class:`Read` and :class:`Write` (made of verbs, and perhaps one step of the session's life) are
+carried out by a store, which answers with a :class:`Reply`; ``state.py`` tells what that means for
+a request. Times are milliseconds of the server's clock.
 """
 
 import hmac
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple, Protocol
+from operator import attrgetter
+from typing import Any, ClassVar, NamedTuple
 
 from .frame import end_of, ending, split
 from .settings import SessionSettings
@@ -90,28 +91,7 @@ class Timing(NamedTuple):
         return self._replace(tti=tti, interval=max(self.interval, tti // 10))
 
 
-# -- verbs: the parts of a Write
-
-
-class Verb(Protocol):
-    """One thing to do to a live session. The script (write.lua) and the memory store do it."""
-
-    @property
-    def creates(self) -> bool:
-        """Whether a visitor without a session gets one for this."""
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether doing it twice is the same as once, so that a lost reply is no harm."""
-
-    def wire(self) -> tuple[bytes, ...]:
-        """Name and arguments for the script; each name has a fixed number of arguments."""
-
-    def absent(self) -> Any:
-        """Its result where there is no session and none is made for it."""
-
-    def note(self, memo: "Memo", result: Any) -> None:
-        """Update what the request remembers."""
+# -- verbs: what a Write does to the data. The script (write.lua) and the memory store do it.
 
 
 def is_key(name: str) -> bool:
@@ -159,14 +139,23 @@ class Crowded(Exception):
 
 class DataVerb:
     """A verb about one field. ``ttl``: milliseconds that a value stored by it lasts; 0: as long
-    as the session. What changes a value in place keeps its end."""
+    as the session. What changes a value in place keeps its end.
+
+    ``creates``: whether a visitor without a session gets one for this. ``repeatable``: whether
+    doing it twice is the same as once, so that a lost reply is no harm.
+    """
 
     __slots__ = ()
     creates: ClassVar[bool] = True
     repeatable: ClassVar[bool] = False
     name: str
 
+    @abstractmethod
+    def wire(self) -> tuple[bytes, ...]:
+        """Name and arguments for the script; each name has a fixed number of arguments."""
+
     def absent(self) -> Any:
+        """Its result where there is no session and none is made for it."""
         return None
 
     @abstractmethod
@@ -175,6 +164,7 @@ class DataVerb:
         or raises Refused."""
 
     def note(self, memo: Memo, result: Any) -> None:
+        """Update what the request remembers."""
         memo.fields[self.name] = result
 
 
@@ -405,36 +395,43 @@ class Everything:
         memo.complete = CREATED in ours
 
 
+Verb = DataVerb | Everything
+"""One thing to do to the data of a live session."""
+
+
 def pairs(flat: Sequence[bytes]) -> dict[str, Raw]:
     """A flat list of names and bytes as a dict of keys."""
     names = [name.decode(errors="replace") for name in flat[::2]]
     return {n: raw for n, raw in zip(names, flat[1::2], strict=True) if is_key(n)}
 
 
-class LifeVerb:
-    """A verb about the session itself."""
+# -- steps of a session's life: what a Write does to the session itself, one at most
+
+
+class LifeStep:
+    """A step has the same methods as a verb."""
 
     __slots__ = ()
     creates: ClassVar[bool] = False
     repeatable: ClassVar[bool] = True
 
-    def absent(self) -> Any:
+    def absent(self) -> int:
         return 0
 
-    def note(self, memo: Memo, result: Any) -> None:
+    def note(self, memo: Memo, result: int) -> None:
         pass
 
 
 @dataclass(frozen=True, slots=True)
-class Touch(LifeVerb):
-    """Result 1. Every Write restarts the tti; this one does nothing else."""
+class Touch(LifeStep):
+    """Result 1. Every Write restarts the tti; this step does nothing else."""
 
     def wire(self) -> tuple[bytes, ...]:
         return (b"touch",)
 
 
 @dataclass(frozen=True, slots=True)
-class Renew(LifeVerb):
+class Renew(LifeStep):
     """Result 1. The session answers to a new verifier alone; the old one is remembered as dead."""
 
     verifier: str = field(repr=False)
@@ -448,7 +445,7 @@ class Renew(LifeVerb):
 
 
 @dataclass(frozen=True, slots=True)
-class Invalidate(LifeVerb):
+class Invalidate(LifeStep):
     """Result 1. Forgets the data and leaves a tombstone, by whose nonce a repeated script
     recognises its own.
 
@@ -463,12 +460,12 @@ class Invalidate(LifeVerb):
     def wire(self) -> tuple[bytes, ...]:
         return b"invalidate", self.nonce, self.user.encode(), b"1" if self.told else b"0"
 
-    def note(self, memo: Memo, result: Any) -> None:
+    def note(self, memo: Memo, result: int) -> None:
         memo.clear()
 
 
 @dataclass(frozen=True, slots=True)
-class Rotate(LifeVerb):
+class Rotate(LifeStep):
     """Periodic renewal. Result 1, or 0 when the verifier is not ``after`` ms old yet. The old
     verifier stays good until the grace after the new one's first use."""
 
@@ -484,7 +481,7 @@ class Rotate(LifeVerb):
 
 
 @dataclass(frozen=True, slots=True)
-class Login(LifeVerb):
+class Login(LifeStep):
     """Result: how many entries the user's index has. Binds the session to a user under a new
     verifier, with a new lifetime.
 
@@ -511,9 +508,20 @@ class Login(LifeVerb):
             *(b"%d" % self.lifetime, b"%d" % self.limit, self.info),
         )
 
-    def note(self, memo: Memo, result: Any) -> None:
+    def note(self, memo: Memo, result: int) -> None:
         memo.fields[USER] = self.user.encode()
         memo.fields[CSRF_TOKEN] = None
+
+
+Life = Touch | Renew | Rotate | Login | Invalidate
+"""One step of a session's life."""
+
+_CREATES = attrgetter("creates")
+
+
+def creates(verbs: Collection[Verb], life: Life | None) -> bool:
+    """Whether a visitor without a session gets one for these."""
+    return (life is not None and life.creates) or any(map(_CREATES, verbs))
 
 
 # -- operations and replies
@@ -534,7 +542,8 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """All verbs or none, on a live session; ``values`` has one result for each verb.
+    """All or nothing, on a live session: the verbs, in their order, and then the step of its life.
+    ``values`` has one result for each verb, ``done`` is the step's.
 
     ``create``: make the session first (its name must be new). ``window``: milliseconds in which
     a replaced verifier counts as REPLACED. ``optional``: a failure does not concern the caller.
@@ -552,6 +561,8 @@ class Write:
     """For administration: whatever the session's verifier is."""
     mark: bytes = b""
     """Names the request that may start a new session where the old one owes its browser one."""
+    life: Life | None = None
+    """What becomes of the session itself."""
 
     @property
     def repeatable(self) -> bool:
@@ -600,10 +611,10 @@ class End:
 
     def writes(self) -> tuple[Write, ...]:
         """One guarded Write for each."""
-        verbs = (Invalidate(self.nonce, self.user, told=False),)
+        life = Invalidate(self.nonce, self.user, told=False)
         return tuple(
             [
-                Write(Claim(id, b""), verbs, self.timing, user=self.user, anybody=True)
+                Write(Claim(id, b""), (), self.timing, user=self.user, anybody=True, life=life)
                 for id in self.ids
             ]
         )
@@ -702,7 +713,7 @@ class Reply(NamedTuple):
     ``which``: the claim of a Read that was served, and ``facts`` of its session.
     ``remembered``: milliseconds until the end of a session with a tti of its own, else None.
     ``user``: whom the session was bound to before a Write. ``since``: when a signed-in session
-    got its verifier, ms.
+    got its verifier, ms. ``done``: the result of a Write's ``life``, 0 where it has none.
     """
 
     state: State
@@ -714,6 +725,7 @@ class Reply(NamedTuple):
     remembered: int | None = None
     user: Raw = None
     since: int | None = None
+    done: int = 0
 
     @property
     def tti(self) -> int | None:

@@ -21,6 +21,7 @@ from .operations import (
     Everything,
     Get,
     Invalidate,
+    Life,
     Login,
     Raw,
     Read,
@@ -320,14 +321,14 @@ class AltSession:
 
     def touch(self) -> bool:
         """Restart the time to idle; False without a live session. Uses do that by themselves."""
-        return bool(self._write(Touch())[0])
+        return self._step(Touch())
 
     def renew(self) -> bool:
         """New verifier and cookie for the same session and data; the old cookie is dead at once.
 
         False without a live session.
         """
-        return bool(self._write(Renew(new_verifier()))[0])
+        return self._step(Renew(new_verifier()))
 
     # -- more in one round trip
 
@@ -382,19 +383,19 @@ class AltSession:
         One round trip on a live session. It works on a full server, and after
         :exc:`SessionGone`. :exc:`TooManySessions` as ``session.on_max_sessions`` says.
         """
-        verb = self._login(userid, remember, info)
+        life = self._login(userid, remember, info)
         with suppress(SessionGone):  # the one thing that it does not stand in the way of
             self._prepare()
         try:
-            (entries,) = self._carry_out(self._state.login(verb))
+            entries, _ = self._carry_out(self._state.login(life))
         except Crowded:
             ended = survey(self._store, userid)[1]  # entries of ended sessions do not count
-            verb = replace(verb, verifier=new_verifier(), limit=verb.limit + ended)
+            life = replace(life, verifier=new_verifier(), limit=life.limit + ended)
             try:
-                (entries,) = self._carry_out(self._state.login(verb))
+                entries, _ = self._carry_out(self._state.login(life))
             except Crowded:
                 raise TooManySessions(
-                    f"the user has {verb.limit - ended} sessions (session.max_sessions_per_user)"
+                    f"the user has {life.limit - ended} sessions (session.max_sessions_per_user)"
                 ) from None
         self._end_oldest(userid)
         if entries % PRUNE_EACH == 0:
@@ -459,7 +460,7 @@ class AltSession:
         session: it is still alive under its newer cookie, and was not ended.
         """
         state = self._state
-        ended = bool(self._write(Invalidate(state.mark, told=state.tells_browser))[0])
+        ended = self._step(Invalidate(state.mark, told=state.tells_browser))
         if state.layer is not None:
             state.layer.forget()
         return ended
@@ -468,9 +469,9 @@ class AltSession:
 
     def _carry_out(
         self, operation: Read | Write | None, ask: Callable[[Read | Write], Reply] | None = None
-    ) -> Sequence[Any]:
-        """Results of the verbs. Subscribers are told when all is done, as they may use the
-        session themselves. ``ask``: who has the first reply."""
+    ) -> tuple[int, Sequence[Any]]:
+        """Results of the step of life and of the verbs. Subscribers are told when all is done, as
+        they may use the session themselves. ``ask``: who has the first reply."""
         state, carry_out = self._state, self._store.carry_out
         ask = carry_out if ask is None else ask
         steps = 0
@@ -487,7 +488,7 @@ class AltSession:
                         break
                     raise
                 operation, ask = state.learn(operation, reply), carry_out
-            return state.results
+            return state.done, state.results
         finally:
             if state.happenings:
                 happenings, state.happenings = state.happenings, ()
@@ -567,21 +568,25 @@ class AltSession:
         layer, fields = self._state.layer, self._state.memo.fields
         return fields if layer is None else layer.shown(fields)
 
+    def _step(self, life: Life) -> bool:
+        """Take this step of the session's life; whether there was a live session."""
+        self._prepare()
+        return bool(self._carry_out(self._state.write(life=life))[0])
+
     def _write(self, *verbs: Verb) -> Sequence[Any]:
         self._prepare()
         layer = self._state.layer
         if layer is None:
-            return self._carry_out(self._state.write(*verbs))
+            return self._carry_out(self._state.write(*verbs))[1]
+        everything = any(isinstance(verb, Everything) for verb in verbs)
         names = {verb.name for verb in verbs if isinstance(verb, DataVerb)}
-        if any(isinstance(verb, Everything) for verb in verbs):
-            return self._write_after(layer, layer.pending(None), verbs)
-        return self._write_after(layer, layer.pending(names) if names else (), verbs)
+        return self._write_after(layer, *layer.pending(None if everything else names), verbs)
 
     def _write_after(
-        self, layer: "Layer", before: Sequence[Verb], verbs: Sequence[Verb]
+        self, layer: "Layer", life: Life | None, before: Sequence[Verb], verbs: Sequence[Verb]
     ) -> Sequence[Any]:
         """Write what ``request.session`` still had to write, and then the verbs; if that fails,
-        it still has to.
+        it still has to. Results of the verbs.
 
         Where a queue does not take its messages, it is read and written anew without its oldest
         ones, again if somebody was faster.
@@ -590,12 +595,13 @@ class AltSession:
         try:
             for _ in range(MODIFY_TRIES):
                 try:
-                    return self._carry_out(self._state.write(*ready, *verbs))[len(ready) :]
+                    write = self._state.write(*ready, *verbs, life=life)
+                    return self._carry_out(write)[1][len(ready) :]
                 except Refused as refused:
                     place: int = refused.args[0]
                     if place >= len(ready):
                         raise Refused(place - len(ready)) from None
-                    queues.add(ready[place].name)  # type: ignore[attr-defined]
+                    queues.add(ready[place].name)  # type: ignore[union-attr]
                     ready = layer.shortened(before, queues)
             raise RuntimeError(f"{sorted(queues)}: somebody else was faster {MODIFY_TRIES} times")
         except BaseException:

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol
 
 from .errors import SessionGone
@@ -22,6 +21,7 @@ from .operations import (
     DataVerb,
     Description,
     Invalidate,
+    Life,
     Login,
     Memo,
     Raw,
@@ -35,6 +35,7 @@ from .operations import (
     Touch,
     Verb,
     Write,
+    creates,
 )
 from .token import Claim, Token, new_verifier
 
@@ -78,14 +79,15 @@ class Layer(Protocol):
     def shown(self, fields: dict[str, Raw]) -> Mapping[str, Raw]:
         """What is remembered, and what is to be appended to it."""
 
-    def pending(self, names: Collection[str] | None) -> tuple[Verb, ...]:
-        """Verbs that have to come before others on these keys (None: on any)."""
+    def pending(self, names: Collection[str] | None) -> tuple[Renew | None, tuple[Verb, ...]]:
+        """Verbs that have to come before others on these keys (None: on any), and whether the
+        session has to be renewed with them."""
 
     def shortened(self, verbs: Collection[Verb], queues: Collection[str]) -> tuple[Verb, ...]:
         """The same verbs, where these queues take no further messages as they are."""
 
     def restore(self, verbs: Collection[Verb]) -> None:
-        """Take back what ``pending`` gave: it was not written."""
+        """Take back the verbs that ``pending`` gave: they were not written."""
 
     def forget(self) -> None:
         """Drop what is not written yet: the session it was meant for ends."""
@@ -105,8 +107,8 @@ class SessionState:
 
     The caller carries out what :meth:`read` and :meth:`write` give, and hands every reply to
     :meth:`learn`, which gives the next operation or None. ``results`` are then those of the
-    verbs; values are in ``memo``. ``cookie`` is what the answer has to send: a Token, False to
-    drop it, or None for nothing.
+    verbs, and ``done`` is that of the step of life; values are in ``memo``. ``cookie`` is what the
+    answer has to send: a Token, False to drop it, or None for nothing.
     """
 
     # Made for every request that uses its session: what most never change stays in the class.
@@ -115,6 +117,7 @@ class SessionState:
     left: int | None = None  # milliseconds until the end without use, at the last reply
     now: int | None = None  # the server's clock at the last reply
     results: Sequence[Any] = ()
+    done = 0
     cookie: Token | Literal[False] | None = None
     cookie_age: int | None = None  # milliseconds, of a remembered session
     renewal_due = False
@@ -223,24 +226,24 @@ class SessionState:
         claims = self._claims()
         return Read(claims, (), self._timing, touch=False) if len(claims) > 1 else None
 
-    def write(self, *verbs: Verb) -> Write | None:
-        """The Write for the verbs; None when without a session there is nothing to do."""
+    def write(self, *verbs: Verb, life: Life | None = None) -> Write | None:
+        """The Write for these; None when without a session there is nothing to do."""
         self._begin()
         self._met = frozenset()
         if self.status is Status.ALIVE and self.token is not None:
-            return self._guarded(self.token, verbs)
+            return self._guarded(self.token, verbs, life)
         if self.status in (Status.UNSEEN, Status.LOST) and self._tokens:
-            return self._guarded(self._tokens[0], verbs)
-        return self._without_session(verbs)
+            return self._guarded(self._tokens[0], verbs, life)
+        return self._without_session(verbs, life)
 
-    def login(self, verb: Login) -> Write:
+    def login(self, life: Login) -> Write:
         """The Write for a sign-in: the one thing that a gone session does not stand in the way
         of."""
         if self.status is Status.GONE and self.token is not None and not self._detached:
             self.used = True
             self._met = frozenset()
-            return self._guarded(self.token, (verb,))
-        write = self.write(verb)
+            return self._guarded(self.token, (), life)
+        write = self.write(life=life)
         assert write is not None  # a Login creates
         return write
 
@@ -248,7 +251,7 @@ class SessionState:
         """The periodic renewal that is due, to be asked for as the last thing of a request."""
         if not self.renewal_due or self.status is not Status.ALIVE or self.cookie is not None:
             return None
-        return self.write(Rotate(new_verifier(), self._timing.renew_after))
+        return self.write(life=Rotate(new_verifier(), self._timing.renew_after))
 
     @property
     def tells_browser(self) -> bool:
@@ -286,45 +289,51 @@ class SessionState:
             tokens = [*tokens, self._doubt]
         return tuple([token.claim for token in tokens])
 
-    def _guarded(self, token: Token, verbs: tuple[Verb, ...], optional: bool = False) -> Write:
-        if self.answered and any(isinstance(verb, Renew | Login) for verb in verbs):
+    def _guarded(
+        self, token: Token, verbs: tuple[Verb, ...], life: Life | None, optional: bool = False
+    ) -> Write:
+        if self.answered and isinstance(life, Renew | Login):
             self._refuse_lost_cookie()
-        signing_in = _who_signs_in(verbs)
         age = round((self.clock() - self.began) * 1000)
         window = self._timing.window and self._timing.window + age
-        user = self.user if signing_in is None else signing_in
-        starts = self.status is not Status.ALIVE or signing_in is not None
-        mark = self.mark if starts and not self._detached and _creates(verbs) else b""
+        user = life.user if isinstance(life, Login) else self.user
+        starts = self.status is not Status.ALIVE or isinstance(life, Login)
+        mark = self.mark if starts and not self._detached and creates(verbs, life) else b""
         timing = self._times(user)
-        return Write(token.claim, verbs, timing, window, False, optional, user, mark=mark)
+        return Write(token.claim, verbs, timing, window, False, optional, user, False, mark, life)
 
     def _times(self, user: str | None) -> Timing:
         """Until its cookie has come back, an anonymous session may live for a shorter time."""
         newborn = self.new and not self._detached and user is None and self.user is None
         return self._timing.newborn() if newborn else self._timing
 
-    def _without_session(self, verbs: tuple[Verb, ...]) -> Write | None:
-        """A new session where the verbs have something to store; else they find nothing."""
+    def _without_session(self, verbs: tuple[Verb, ...], life: Life | None) -> Write | None:
+        """A new session where there is something to store; else the verbs find nothing."""
         if self._detached:
             raise SessionGone()
-        if not _creates(verbs):
-            self.results = [verb.absent() for verb in verbs]
+        if not creates(verbs, life):
+            self._find_nothing(verbs, life)
             return None
-        return self._create(Token.new(), verbs)
+        return self._create(Token.new(), verbs, life)
 
-    def _create(self, token: Token, verbs: tuple[Verb, ...]) -> Write:
+    def _find_nothing(self, verbs: tuple[Verb, ...], life: Life | None) -> None:
+        self.results = [verb.absent() for verb in verbs]
+        self.done = 0 if life is None else life.absent()
+
+    def _create(self, token: Token, verbs: tuple[Verb, ...], life: Life | None) -> Write:
         self._refuse_lost_cookie()
         self.token = token
-        # A new session's verifier needs no renewal; a repeated script would find another one.
-        verbs = tuple([Touch() if isinstance(verb, Renew) else verb for verb in verbs])
-        user = _who_signs_in(verbs)
+        if isinstance(life, Renew):
+            # A new session's verifier needs no renewal; a repeated script would find another one.
+            life = None
+        user = life.user if isinstance(life, Login) else None
         timing = self._timing if self._detached or user else self._timing.newborn()
-        return Write(token.claim, verbs, timing, create=True, user=user)
+        return Write(token.claim, verbs, timing, create=True, user=user, life=life)
 
     def create(self, *verbs: Verb) -> Write:
         """A new session that no request asked for."""
         self._detached = True
-        return self._create(Token.new(), verbs)
+        return self._create(Token.new(), verbs, None)
 
     def _refuse_lost_cookie(self) -> None:
         if self.answered:
@@ -349,13 +358,15 @@ class SessionState:
             return None
         if state is State.CROWDED:
             raise Crowded
-        if self.status is Status.ALIVE and not _signs_in(operation):
+        signs_in = isinstance(operation, Write) and isinstance(operation.life, Login)
+        if self.status is Status.ALIVE and not signs_in:
             self._learn_gone(operation)
             return None
         if isinstance(operation, Read):
             return self._learn_lost(operation, reply)
+        verbs, life = operation.verbs, operation.life
         if operation.create:
-            return self._create(Token.new(), operation.verbs)  # the name was taken
+            return self._create(Token.new(), verbs, life)  # the name was taken
         chosen = self.status in (Status.ALIVE, Status.GONE) or state is State.OTHERS
         if self.status is not Status.GONE:
             self.status = Status.LOST
@@ -372,23 +383,23 @@ class SessionState:
         self._met |= {state}
         following = None if chosen else self._after(operation.claim)
         if following is not None:
-            return self._guarded(following, operation.verbs)
-        if _signs_in(operation):
+            return self._guarded(following, verbs, life)
+        if signs_in:
             if self._detached:
                 raise SessionGone()
-            return self._create(Token.new(), operation.verbs)
-        ends = isinstance(operation.verbs[0], Invalidate)
+            return self._create(Token.new(), verbs, life)
+        ends = isinstance(life, Invalidate)
         refused = State.REPLACED in self._met or (State.ENDED in self._met and not ends)
         if refused or self._detached:
             # Never a new session: its cookie would replace the one a newer login has just set.
             raise SessionGone()
         if ends:
-            self.results = [0]
+            self._find_nothing(verbs, life)
             # Else another answer may be setting a newer one: of who ended it, or signs in again.
             if not self._met & {State.ENDED, State.OWED}:
                 self.cookie = False
             return None
-        return self._without_session(operation.verbs)
+        return self._without_session(verbs, life)
 
     def _learn_lost(self, operation: Read, reply: Reply) -> Read | Write | None:
         self.status = Status.LOST
@@ -397,7 +408,7 @@ class SessionState:
             if state is State.REUSED:
                 # Only the script ends a session: let it see who came.
                 token = next(token for token in self._tokens if token.claim == claim)
-                following = self._guarded(token, (Touch(),), optional=True)
+                following = self._guarded(token, (), Touch(), optional=True)
             else:
                 self._note_rejection(claim, state)
         if self._detached and following is None:
@@ -419,28 +430,34 @@ class SessionState:
             self.memo.fields[CREATED] = b"%d" % reply.now
             self.cookie = self.token
             self._tell("created", operation.claim)
-        self.results = reply.values
+        self.results, self.done = reply.values, reply.done
         for verb, result in zip(operation.verbs, reply.values, strict=True):
-            if isinstance(verb, Invalidate):
-                self._tell("invalidated", operation.claim)
             verb.note(self.memo, result)
-            if isinstance(verb, Login):
+        if operation.life is not None:
+            self._learn_step(operation, operation.life, reply)
+        if self.cookie:
+            self.cookie_age = reply.remembered
+
+    def _learn_step(self, operation: Write, life: Life, reply: Reply) -> None:
+        if isinstance(life, Invalidate):
+            self._tell("invalidated", operation.claim)  # while the session's user is known
+        life.note(self.memo, reply.done)
+        match life:
+            case Login():
                 self.memo.fields[LOGIN] = b"%d" % reply.now
                 if not operation.create:
-                    self._adopt(verb.verifier, operation)
+                    self._adopt(life.verifier, operation)
                 self._tell("renewed", operation.claim, "login")
-            elif isinstance(verb, Renew):
-                self._adopt(verb.verifier, operation)
+            case Renew():
+                self._adopt(life.verifier, operation)
                 self._tell("renewed", operation.claim, "renew")
-            elif isinstance(verb, Rotate) and result:
-                self._adopt(verb.verifier, operation)
+            case Rotate() if reply.done:
+                self._adopt(life.verifier, operation)
                 self._tell("renewed", operation.claim, "periodic")
-            elif isinstance(verb, Invalidate):
+            case Invalidate():
                 self._leave()
                 self.status = Status.ENDED
                 self.cookie = False if self._tokens else None
-        if self.cookie:
-            self.cookie_age = reply.remembered
 
     def _adopt(self, verifier: str, operation: Write) -> None:
         self.token = self.cookie = Token(operation.claim.id, verifier)
@@ -492,9 +509,8 @@ class SessionState:
             due = facts.login is not None and reply.now - facts.last_use >= self._timing.interval
         else:
             due = left < timing.tti
-        return (
-            self._guarded(token, (Touch(),), optional=True) if due or astray or confirms else None
-        )
+        touches = due or astray or confirms
+        return self._guarded(token, (), Touch(), optional=True) if touches else None
 
     def _learn_gone(self, operation: Read | Write) -> None:
         """Row one: seen alive in this request, and now gone."""
@@ -520,11 +536,11 @@ class SessionState:
         if not isinstance(operation, Write):
             return
         self.memo.forget(*[v.name for v in operation.verbs if isinstance(v, DataVerb)])
-        for verb in operation.verbs:
-            if isinstance(verb, Renew | Login) and not operation.create:
-                self._doubt = Token(operation.claim.id, verb.verifier)
-                self.several = True
-                self.memo.forget(USER, LOGIN, CSRF_TOKEN)
+        life = operation.life
+        if isinstance(life, Renew | Login) and not operation.create:
+            self._doubt = Token(operation.claim.id, life.verifier)
+            self.several = True
+            self.memo.forget(USER, LOGIN, CSRF_TOKEN)
 
     def _choose(self, claim: Claim) -> None:
         """The first live candidate serves the whole request."""
@@ -554,22 +570,3 @@ class SessionState:
 
     def _tell(self, kind: str, claim: Claim, reason: str = "call") -> None:
         self.happenings += (Happening(kind, claim.id, self.user, reason),)
-
-
-_CREATES = attrgetter("creates")
-
-
-def _signs_in(operation: Read | Write) -> bool:
-    return isinstance(operation, Write) and _who_signs_in(operation.verbs) is not None
-
-
-def _who_signs_in(verbs: Collection[Verb]) -> str | None:
-    for verb in verbs:
-        if isinstance(verb, Login):
-            return verb.user
-    return None
-
-
-def _creates(verbs: Collection[Verb]) -> bool:
-    """Whether a visitor without a session gets one for these."""
-    return any(map(_CREATES, verbs))

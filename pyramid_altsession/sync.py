@@ -276,11 +276,11 @@ class SyncSession(MutableMapping[str, Any]):
         }
         return fields | queues
 
-    def pending(self, names: Collection[str] | None) -> tuple[Verb, ...]:
+    def pending(self, names: Collection[str] | None) -> tuple[Renew | None, tuple[Verb, ...]]:
         """What has to be written before ``request.altsession`` writes the same keys (None: before
         it looks at all of them)."""
         self.publish()
-        return tuple(self._take([*self._dirty, *self._flashes] if names is None else names))
+        return self._take([*self._dirty, *self._flashes] if names is None else names)
 
     def shortened(self, verbs: Collection[Verb], queues: Collection[str]) -> tuple[Verb, ...]:
         """The same verbs, where each of these queues is written anew, without its oldest messages
@@ -296,7 +296,7 @@ class SyncSession(MutableMapping[str, Any]):
         return tuple(shortened)
 
     def restore(self, verbs: Collection[Verb]) -> None:
-        """What ``pending`` gave was not written: it still has to be."""
+        """The verbs that ``pending`` gave were not written: they still have to be."""
         for verb in verbs:
             if isinstance(verb, Flash):
                 self._flashes.setdefault(verb.name, []).append(verb)
@@ -333,9 +333,9 @@ class SyncSession(MutableMapping[str, Any]):
         """
         try:
             self._session._prepare()
-            verbs = self.pending(None)
+            life, verbs = self.pending(None)
             if verbs:
-                self._session._write_after(self, verbs, ())
+                self._session._write_after(self, life, verbs, ())
         except BaseException:
             self.forget()  # or the page that tells so would try it again
             raise
@@ -384,16 +384,18 @@ class SyncSession(MutableMapping[str, Any]):
             return True  # a value has one form
         return repr(known) != repr(codec.decode(name, now))
 
-    def _take(self, names: Collection[str]) -> list[Verb]:
-        """Verbs for what these keys have to become; then it counts as written."""
+    def _take(self, names: Collection[str]) -> tuple[Renew | None, tuple[Verb, ...]]:
+        """Verbs for what these keys have to become, and the renewal that a change of who is signed
+        in needs; then it counts as written."""
         verbs: list[Verb] = []
+        renewal: Renew | None = None
         for name in names:
             raw = self._dirty.get(name)
             if raw is not None:
                 self._calls.check_size(name, raw)
         if any(self._signs_in(name) and self._dirty.get(name) is not None for name in names):
             if self._state.status is not Status.NONE:
-                verbs.append(Renew(new_verifier()))
+                renewal = Renew(new_verifier())
             self._dirty.setdefault(CSRF_TOKEN, None)
             names = [*names, CSRF_TOKEN]
         for name in dict.fromkeys(names):
@@ -401,7 +403,7 @@ class SyncSession(MutableMapping[str, Any]):
                 raw = self._dirty.pop(name)
                 verbs.append(Remove(name) if raw is None else Set(name, raw))
             verbs += self._flashes.pop(name, [])
-        return verbs
+        return renewal, tuple(verbs)
 
     def _signs_in(self, name: str) -> bool:
         """Whether this key tells who is signed in. One too many costs a new cookie; one too few

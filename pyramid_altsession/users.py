@@ -110,6 +110,6 @@ def end_all_sessions(store: "Store", user: str, timing: Timing, *, keep: str | N
 
 def end_session(store: "Store", id: str, timing: Timing, user: str | None = None) -> bool:
     """End a session whatever its verifier is; with ``user``, only if it is this user's."""
-    verb = Invalidate(secrets.token_bytes(16), user or "", told=False)
-    reply = store.carry_out(Write(Claim(id, b""), (verb,), timing, user=user, anybody=True))
-    return reply.state is State.LIVE and reply.values == [1]
+    life = Invalidate(secrets.token_bytes(16), user or "", told=False)
+    reply = store.carry_out(Write(Claim(id, b""), (), timing, user=user, anybody=True, life=life))
+    return reply.state is State.LIVE and reply.done == 1

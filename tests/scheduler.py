@@ -252,15 +252,15 @@ class World:
         if not isinstance(operation, Write):
             return
         if operation.create:
-            self._note_birth(actor, any(isinstance(verb, Login) for verb in operation.verbs))
+            self._note_birth(actor, isinstance(operation.life, Login))
+        if isinstance(operation.life, Renew | Invalidate):
+            self.deaths[claim] = (self.now, actor, type(operation.life))
+        if isinstance(operation.life, Invalidate):
+            self.ended[claim.id] = self.now
+            actor.ended_own = True
+            if operation.anybody:
+                self.untold.add(claim.id)
         for verb, result in zip(operation.verbs, reply.values, strict=True):
-            if isinstance(verb, Renew | Invalidate):
-                self.deaths[claim] = (self.now, actor, type(verb))
-            if isinstance(verb, Invalidate):
-                self.ended[claim.id] = self.now
-                actor.ended_own = True
-                if operation.anybody:
-                    self.untold.add(claim.id)
             if getattr(verb, "name", "") == actor.key:
                 stored = result if isinstance(result, bytes) else getattr(verb, "value", b"")
                 self.kept.append((claim.id, actor.key, stored))

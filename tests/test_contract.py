@@ -15,6 +15,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from parts import Part, in_a_row, write_of
 from servers import Server
 
 from pyramid_altsession.api import SessionAPI
@@ -22,6 +23,7 @@ from pyramid_altsession.errors import SessionGone
 from pyramid_altsession.frame import end_of, ending
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.operations import (
+    CSRF_TOKEN,
     SAFE_INTEGER,
     Append,
     CompareAndSet,
@@ -30,6 +32,8 @@ from pyramid_altsession.operations import (
     Get,
     Increment,
     Invalidate,
+    Life,
+    Login,
     Memo,
     Operation,
     Pop,
@@ -135,11 +139,15 @@ class Session:
     def id(self) -> str:
         return self.token.id
 
-    def create(self, *verbs: Verb) -> Reply:
-        return self.store.carry_out(Write(self.token.claim, verbs, self.timing, create=True))
+    def create(self, *parts: Part) -> Reply:
+        return self.carry_out(parts, create=True)
 
-    def write(self, *verbs: Verb) -> Reply:
-        return self.store.carry_out(Write(self.token.claim, verbs, self.timing, self.window))
+    def write(self, *parts: Part) -> Reply:
+        return self.carry_out(parts, window=self.window)
+
+    def carry_out(self, parts: tuple[Part, ...], **more: Any) -> Reply:
+        write = write_of(self.token.claim, parts, self.timing, **more)
+        return in_a_row(parts, self.store.carry_out(write))
 
     def read(self, *fields: str) -> Reply:
         return self.store.carry_out(Read((self.token.claim,), fields, self.timing))
@@ -510,7 +518,7 @@ def test_memo_forgets() -> None:
 def test_write_is_repeatable_when_all_verbs_are() -> None:
     """One verb that must not be done twice decides for the whole Write."""
     claim = Token.new().claim
-    assert Write(claim, (Set("a", b""), Touch()), TIMING).repeatable
+    assert write_of(claim, (Set("a", b""), Touch()), TIMING).repeatable
     assert not Write(claim, (Set("a", b""), Pop("b")), TIMING).repeatable
 
 
@@ -577,16 +585,19 @@ class TestBatch:
     def test_end_outweighs_the_rest(self, session: Session, keys: Memory | Keys) -> None:
         """With ``invalidate`` among the verbs nothing else is kept, and all results come."""
         session.write(Set("a", b"1"))
-        reply = session.write(Pop("a"), Invalidate(b"n"), Set("b", b"2"), Renew("new"))
-        assert list(reply.values) == [b"1", 1, None, 1]
+        reply = session.write(Pop("a"), Invalidate(b"n"), Set("b", b"2"))
+        assert list(reply.values) == [b"1", 1, None]
         assert keys.fields(session.id) == {"@x": b"n"}
 
-    def test_last_renewal_counts(self, session: Session, keys: Memory | Keys) -> None:
-        """Of two renewals in one Write the last one is the proof; the other never was one."""
-        session.write(Set("a", b"1"), Renew("first"), Renew("second"))
-        assert session.other("first").state() is State.REJECTED
-        assert session.other("second").state() is State.LIVE
-        assert len(keys.fields(session.id)["@q"]) == 21
+    def test_step_comes_after_the_verbs(self, session: Session) -> None:
+        """A sign-in removes the CSRF token, one of the same Write too, and its result stands
+        apart."""
+        verbs = (Set(CSRF_TOKEN, b'"t"'), Set("a", b"1"))
+        login = Login("new", "ann", None, 60_000)
+        write = Write(session.token.claim, verbs, TIMING, user="ann", life=login)
+        reply = session.store.carry_out(write)
+        assert (reply.state, list(reply.values), reply.done) == (State.LIVE, [None, None], 1)
+        assert session.other("new").everything() == {"a": b"1"}
 
     def test_thousands_of_verbs(self, session: Session) -> None:
         """A Write has no limit of its own."""
@@ -694,7 +705,7 @@ class TestRenew:
     def test_own_proof_does_not_create(self, session: Session) -> None:
         """Creating under a taken name is refused even with the owner's next proof in hand."""
         session.write(Renew("new"))
-        write = Write(session.other().token.claim, (Renew("new"),), TIMING, create=True)
+        write = write_of(session.other().token.claim, (Renew("new"),), TIMING, create=True)
         assert session.store.carry_out(write).state is State.REJECTED
 
     def test_three_are_remembered(self, session: Session) -> None:
@@ -1096,16 +1107,19 @@ verbs = st.one_of(
     ),
     st.builds(Append, field_names, values, st.sampled_from([8, 20, 1000])),
     st.builds(CompareAndSet, field_names, st.none() | values, values, ttls),
+)
+renewals = st.builds(Renew, st.sampled_from(VERIFIERS))
+lives = st.one_of(
     st.builds(Touch),
-    st.builds(Renew, st.sampled_from(VERIFIERS)),
+    renewals,
     st.builds(Invalidate, st.sampled_from([b"nonce", b"other"])),
 )
 # Plain ones more often than the end, or nothing would live long enough to be interesting.
 batches = st.one_of(
-    st.lists(verbs, max_size=4),
-    st.lists(st.builds(Set, field_names, values), max_size=3),
-    st.builds(Renew, st.sampled_from(VERIFIERS)).map(lambda verb: [verb]),
-).map(tuple)
+    st.tuples(st.lists(verbs, max_size=4), st.none() | st.none() | lives),
+    st.tuples(st.lists(st.builds(Set, field_names, values), max_size=3), st.none()),
+    st.tuples(st.just([]), renewals),
+)
 OWNER = b"whoever owns the session at that step"
 claims = st.builds(
     lambda place, verifier: Claim(place, OWNER if verifier is None else proof_of(verifier)),
@@ -1113,10 +1127,18 @@ claims = st.builds(
     st.sampled_from([None, None, None, *VERIFIERS]),
 )
 timings = st.sampled_from([LONG, LONG, LONG, ENDLESS])
+
+
+def batched(
+    claim: Claim, batch: tuple[list[Verb], Life | None], timing: Timing, **more: Any
+) -> Write:
+    return Write(claim, tuple(batch[0]), timing, life=batch[1], **more)
+
+
 operations = st.one_of(
-    st.builds(Write, claims, batches, timings, create=st.just(True)),
-    st.builds(Write, claims, batches, timings, st.sampled_from([0, 20_000, 50_000])),
-    st.builds(Write, claims, batches, timings, st.just(20_000)),
+    st.builds(batched, claims, batches, timings, create=st.just(True)),
+    st.builds(batched, claims, batches, timings, window=st.sampled_from([0, 20_000, 50_000])),
+    st.builds(batched, claims, batches, timings, window=st.just(20_000)),
     st.builds(
         Read,
         st.lists(claims, min_size=1, max_size=3).map(tuple),
@@ -1203,6 +1225,7 @@ def plain(reply: Reply, now: int) -> dict[str, Any]:
     return {
         "state": reply.state,
         "values": values,
+        "done": reply.done,
         "left": reply.left and since(reply.left, 0),
         "which": reply.which,
         "user": reply.user if reply.state is State.LIVE else None,

@@ -30,10 +30,11 @@ from pyramid_altsession.api import OpenSession
 from pyramid_altsession.codecs import EncryptedCodec, JSONCodec, encrypted
 from pyramid_altsession.frame import end_of, ending, framed, split
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Write
+from pyramid_altsession.operations import Describe, Increment, Login, Timing, Write
 from pyramid_altsession.settings import SessionSettings, read_settings
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.sealed import SealedStore
+from pyramid_altsession.token import Token, new_verifier
 
 Act = Callable[[AltSession], Any]
 OLD, NEW = "the-secret-of-the-old-days", "the-secret-of-the-new-days"
@@ -330,6 +331,18 @@ def test_another_version(api: SessionAPI, session: OpenSession, memory: MemorySt
         reader.get(SessionKey("cents", int))
     held["cents"] = ending(held["cents"], 1)
     assert later(api, session).get("cents") is None
+
+
+def test_login_info_beside_a_verb_that_reads(memory: MemoryStore) -> None:
+    """What is noted at login is sealed whatever else the same write does."""
+    store, timing, token = SealedStore(memory, CODEC), Timing(60_000, 0, 0, 0), Token.new()
+    store.carry_out(Write(token.claim, (), timing, create=True))
+    login = Login(new_verifier(), "ann", None, 60_000, info=b"phone")
+    verbs = (Increment("n", 1),)
+    store.carry_out(Write(token.claim, verbs, timing, user="ann", life=login))
+    assert b"phone" not in memory.hashes[token.id]["@n0"]
+    (known,) = store.carry_out(Describe((token.id,))).values
+    assert known.info == b"phone"
 
 
 @pytest.mark.parametrize("info", [b'{"device":"x"}', b"\x01" + bytes(40), b"\x00"])

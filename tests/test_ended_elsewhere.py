@@ -298,7 +298,8 @@ def test_tombstone_that_owes(store: Store) -> None:
     other."""
     token = Token.new()
     store.carry_out(Write(token.claim, (Set("a", b"1"),), TIMING, create=True))
-    end = Write(Claim(token.id, b""), (Invalidate(b"n", told=False),), TIMING, anybody=True)
+    life = Invalidate(b"n", told=False)
+    end = Write(Claim(token.id, b""), (), TIMING, anybody=True, life=life)
     assert store.carry_out(end).state is State.LIVE
 
     def asked(mark: bytes) -> State:

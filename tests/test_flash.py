@@ -397,7 +397,7 @@ def test_invalidate_that_fails(visitor: Visitor) -> None:
     messages included."""
 
     def fail(operation: object) -> None:
-        if isinstance(operation, Write) and isinstance(operation.verbs[0], Invalidate):
+        if isinstance(operation, Write) and isinstance(operation.life, Invalidate):
             raise StoreUnavailable("out of order")
 
     session = visitor()

@@ -463,7 +463,7 @@ def unguarded_write(monkeypatch: pytest.MonkeyPatch) -> None:
     apply = memory.apply
 
     def mutant(store: MemoryStore, write: Write, now: int) -> Reply:
-        if isinstance(write.verbs[0], Renew | Invalidate) or write.create:
+        if isinstance(write.life, Renew | Invalidate) or write.create:
             return apply(store, write, now)
         held = store.hashes.setdefault(write.claim.id, memory.Hash())
         for verb in write.verbs:
@@ -479,11 +479,11 @@ def bare_touch(monkeypatch: pytest.MonkeyPatch) -> None:
     apply = memory.apply
 
     def mutant(store: MemoryStore, write: Write, now: int) -> Reply:
-        if not isinstance(write.verbs[0], Touch):
+        if not isinstance(write.life, Touch):
             return apply(store, write, now)
         if write.claim.id in store.hashes:
             store.hashes[write.claim.id].expires = now + write.timing.tti
-        return Reply(State.LIVE, [1], now, write.timing.tti)
+        return Reply(State.LIVE, [], now, write.timing.tti, done=1)
 
     monkeypatch.setattr(memory, "apply", mutant)
 
@@ -517,7 +517,7 @@ def cookie_always_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def mutant(state: SessionState, operation: Operation, reply: Reply) -> Operation | None:
         following = learn(state, operation, reply)
-        if isinstance(operation, Write) and isinstance(operation.verbs[0], Invalidate):
+        if isinstance(operation, Write) and isinstance(operation.life, Invalidate):
             state.cookie = False
         return following
 
@@ -555,9 +555,9 @@ def untold_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def login_unmarked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A login starts its session without a look at the tombstone."""
 
-    def mutant(state: SessionState, verb: Login) -> Write:
+    def mutant(state: SessionState, life: Login) -> Write:
         state.used = True
-        return state._create(Token.new(), (verb,))
+        return state._create(Token.new(), (), life)
 
     monkeypatch.setattr(SessionState, "login", mutant)
 

@@ -234,7 +234,8 @@ def test_repeated_birth_that_signs_in(store: Store, books: Books) -> None:
     browser.api = api_on(Repeating(store))
     session = browser.visit()
     before = books.ids()
-    session._write(Renew(new_verifier()), Set("auth.userid", b'"bob"'))
+    sign_in = session._state.write(Set("auth.userid", b'"bob"'), life=Renew(new_verifier()))
+    session._carry_out(sign_in)
     browser.answer()
     assert len(books.ids()) == len(before) + 1
     assert browser.visit().get("auth.userid") == "bob"

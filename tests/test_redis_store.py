@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from parts import Part, in_a_row, write_of
 from redis.connection import Connection, SSLConnection
 from servers import Server, free_port
 from workers import CLIENT_ID
@@ -99,10 +100,11 @@ class Session:
         reply = self.carry_out(Write(self.token.claim, verbs, TIMING, create=True))
         assert reply.state is State.LIVE
 
-    def write(self, *verbs: Verb) -> list[Any]:
-        reply = self.carry_out(Write(self.token.claim, verbs, TIMING, TIMING.window))
+    def write(self, *parts: Part) -> list[Any]:
+        write = write_of(self.token.claim, parts, TIMING, window=TIMING.window)
+        reply = self.carry_out(write)
         assert reply.state is State.LIVE
-        return list(reply.values)
+        return list(in_a_row(parts, reply).values)
 
     def read(self, *fields: str) -> Any:
         return self.carry_out(Read((self.token.claim,), fields, TIMING)).values
@@ -614,7 +616,7 @@ def test_end_of_an_outage_of_reads(server: Server, caplog: pytest.LogCaptureFixt
         session.read("a")
     session.store._lease._build = build
     session.store._lease.close()
-    session.carry_out(Write(session.token.claim, (Touch(),), TIMING))
+    session.carry_out(Write(session.token.claim, (), TIMING, life=Touch()))
     assert len(caplog.records) == 1
     session.read("a")
     session.store.close()
@@ -790,7 +792,7 @@ def test_lost_reply_while_loading_the_script(
 
 
 class Nonsense(Touch):
-    """A verb that the script does not know."""
+    """A step that the script does not know."""
 
     def wire(self) -> tuple[bytes, ...]:
         return (b"nonsense",)
@@ -839,8 +841,8 @@ def test_no_verifier_reaches_the_server(
 
 
 def test_repr_of_a_renewal() -> None:
-    """A verb may stand in a traceback: no verifier in it."""
-    assert "v3rifier" not in repr(Write(Token.new().claim, (Renew("v3rifier"),), TIMING))
+    """A Write may stand in a traceback: no verifier in it."""
+    assert "v3rifier" not in repr(Write(Token.new().claim, (), TIMING, life=Renew("v3rifier")))
 
 
 # -- what settings build

@@ -126,7 +126,7 @@ def test_renewal_is_the_last_thing(due: Browser, watched: Watched) -> None:
 
 
 def _rotates(operation: Operation) -> bool:
-    return isinstance(operation, Write) and isinstance(operation.verbs[0], Rotate)
+    return isinstance(operation, Write) and isinstance(operation.life, Rotate)
 
 
 @pytest.mark.parametrize(
@@ -634,7 +634,7 @@ class Logins(World):
             before = self.api._cookie.parse(self.known[0])
             assert before is not None
             rotate = Rotate(new_verifier(), AFTER * 1000)
-            self.store.carry_out(Write(before.claim, (rotate,), self.api._timing))
+            self.store.carry_out(Write(before.claim, (), self.api._timing, life=rotate))
             self.jar = f"{before.id}.{rotate.verifier}"
         self.new_id: str | None = None
         self.actors = [
@@ -658,15 +658,15 @@ class Logins(World):
             super().do(event)
 
     def watch(self, actor: Actor, operation: Operation, reply: Reply) -> None:
-        verb = operation.verbs[0] if isinstance(operation, Write) and operation.verbs else None
-        if isinstance(verb, Login):
+        life = operation.life if isinstance(operation, Write) else None
+        if isinstance(life, Login):
             assert isinstance(operation, Write)
             actor.ended_own = actor.signs_in = True  # type: ignore[attr-defined]
             if reply.state is State.OTHERS:
                 self.ended[operation.claim.id] = self.now
         self.administered |= isinstance(operation, Write) and operation.anybody
         super().watch(actor, operation, reply)
-        if isinstance(verb, Login) and reply.state is State.LIVE:
+        if isinstance(life, Login) and reply.state is State.LIVE:
             assert isinstance(operation, Write)
             if not operation.create:
                 self.deaths[operation.claim] = (self.now, actor, Renew)
@@ -918,7 +918,7 @@ def renews_whatever_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def mutant(change: Any) -> State:
         state = guard(change)
-        renews = isinstance(change.first, Rotate)
+        renews = isinstance(change.life, Rotate)
         return State.LIVE if renews and state is State.REPLACED else state
 
     monkeypatch.setattr(memory._Change, "guard", mutant)
@@ -926,15 +926,15 @@ def renews_whatever_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def renews_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewal for every request that saw that one was due."""
-    monkeypatch.setattr(memory._Change, "apply", _renewing(memory._Change.apply))
+    monkeypatch.setattr(memory._Change, "take", _renewing(memory._Change.take))
 
 
-def _renewing(apply: Callable[..., Any]) -> Callable[..., Any]:
-    def mutant(change: Any, verb: Any) -> Any:
-        if isinstance(verb, Rotate):
-            change.rotate(verb.proof)
+def _renewing(take: Callable[..., Any]) -> Callable[..., Any]:
+    def mutant(change: Any, life: Any) -> Any:
+        if isinstance(life, Rotate):
+            change.rotate(life.proof)
             return 1
-        return apply(change, verb)
+        return take(change, life)
 
     return mutant
 

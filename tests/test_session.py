@@ -1563,8 +1563,8 @@ def test_errors_hold_no_secret(known: Browser, watched: Watched) -> None:
     verifiers = [known.jar.partition(".")[2]]
 
     def fail(operation: Operation) -> None:
-        if isinstance(operation, Write):
-            verifiers.extend(v.verifier for v in operation.verbs if hasattr(v, "verifier"))
+        if isinstance(operation, Write) and hasattr(operation.life, "verifier"):
+            verifiers.append(operation.life.verifier)
         raise StoreUnavailable("away")
 
     watched.before = fail

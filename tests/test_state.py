@@ -12,6 +12,7 @@ from pyramid_altsession.operations import (
     Facts,
     Increment,
     Invalidate,
+    Life,
     Operation,
     Read,
     Refused,
@@ -45,7 +46,7 @@ class ToyStore:
         await asyncio.sleep(0)
         if isinstance(operation, Read):
             return self.read(operation)
-        id, verbs = operation.claim.id, operation.verbs
+        id, verbs, life = operation.claim.id, operation.verbs, operation.life
         if operation.create:
             self.held[id] = {"@v": operation.claim.proof}
         state = self.judge(operation)
@@ -54,12 +55,13 @@ class ToyStore:
         for verb in verbs:
             if isinstance(verb, Set):
                 self.held[id][verb.name] = verb.value
-            elif isinstance(verb, Renew):
-                dead = remember_dead(None, operation.claim.proof, self.now)
-                self.held[id] |= {"@v": verb.proof, "@q": dead}
-            elif isinstance(verb, Invalidate):
-                self.held[id] = {"@x": verb.nonce}
-        return Reply(state, [None if isinstance(v, Set) else 1 for v in verbs], self.now, 2 * HOUR)
+        if isinstance(life, Renew):
+            dead = remember_dead(None, operation.claim.proof, self.now)
+            self.held[id] |= {"@v": life.proof, "@q": dead}
+        elif isinstance(life, Invalidate):
+            self.held[id] = {"@x": life.nonce}
+        results = [None if isinstance(v, Set) else 1 for v in verbs]
+        return Reply(state, results, self.now, 2 * HOUR, done=0 if life is None else 1)
 
     def read(self, operation: Read) -> Reply:
         (claim,), fields = operation.claims, operation.fields or ()
@@ -95,6 +97,10 @@ class Visit:
     async def write(self, *verbs: Verb) -> Sequence[Any]:
         return await self.drive(self.state.write(*verbs))
 
+    async def step(self, life: Life) -> int:
+        await self.drive(self.state.write(life=life))
+        return self.state.done
+
 
 async def new_session(store: ToyStore) -> Token:
     visit = Visit(store)
@@ -125,7 +131,7 @@ async def test_awaited_renewal(store: ToyStore) -> None:
     """After an awaited renew the new token reads, the old one finds nothing and may not write."""
     token = await new_session(store)
     visit = Visit(store, token)
-    assert await visit.write(Renew(new_verifier())) == [1]
+    assert await visit.step(Renew(new_verifier())) == 1
     assert isinstance(visit.state.cookie, Token)
     assert await Visit(store, visit.state.cookie).get("k") == b"1"
     assert await Visit(store, token).get("k") is None
@@ -139,7 +145,7 @@ async def test_awaited_logout_under_a_request(store: ToyStore) -> None:
     the other has ended it."""
     token = await new_session(store)
     slow, other = Visit(store, token), Visit(store, token)
-    first, _ = await asyncio.gather(slow.get("k"), other.write(Invalidate(b"nonce")))
+    first, _ = await asyncio.gather(slow.get("k"), other.step(Invalidate(b"nonce")))
     assert (first, other.state.cookie) == (b"1", False)
     with pytest.raises(SessionGone):
         await slow.write(Set("k", b"2"))
@@ -225,7 +231,7 @@ def test_when_a_touch_is_due(state: SessionState, reply: Reply, due: bool) -> No
     or when more is left than any touch gives."""
     following = read(state, reply)
     assert isinstance(following, Write) is due
-    assert following is None or (following.verbs, following.optional) == ((Touch(),), True)
+    assert following is None or (following.life, following.optional) == (Touch(), True)
 
 
 def test_touch_is_not_owed_by_ttl(state: SessionState) -> None:
@@ -283,11 +289,11 @@ def test_window_of_a_write(token: Token) -> None:
     """A write says how long ago its request began, on top of gone_window; 0 stays 0."""
     clock = iter([5.0, 7.5])
     state = SessionState([token], TIMING, clock=lambda: next(clock))
-    operation = state.write(Touch())
+    operation = state.write(life=Touch())
     assert isinstance(operation, Write)
     assert operation.window == 12_500
     none = SessionState([token], TIMING._replace(window=0), began=1.0, clock=lambda: 100.0)
-    operation = none.write(Touch())
+    operation = none.write(life=Touch())
     assert isinstance(operation, Write)
     assert operation.window == 0
 
@@ -301,8 +307,8 @@ def test_repr_has_no_verifier(state: SessionState, token: Token) -> None:
 
 def test_happening_after_own_end(state: SessionState, token: Token) -> None:
     """Ending is told with the id, although the session has none any more."""
-    operation = state.write(Invalidate(b"nonce"))
+    operation = state.write(life=Invalidate(b"nonce"))
     assert operation is not None
-    state.learn(operation, Reply(State.LIVE, [1], HOUR, None))
+    state.learn(operation, Reply(State.LIVE, [], HOUR, None, done=1))
     assert state.happenings == (Happening("invalidated", token.id, None, "call"),)
     assert (state.status, state.cookie) == (Status.ENDED, False)

@@ -74,7 +74,8 @@ class Step:
             return cls("read", ("all" if fields is None else "get",), fields or ())
         if not isinstance(operation, Write):
             return cls("users", *of_users(operation))
-        verbs = tuple(verb.wire()[0].decode() for verb in operation.verbs)
+        parts = [*operation.verbs, operation.life]
+        verbs = tuple(part.wire()[0].decode() for part in parts if part is not None)
         if operation.anybody:
             return cls("users", verbs, (short(operation.claim.id),))
         keys = tuple(verb.name for verb in operation.verbs if isinstance(verb, DataVerb))

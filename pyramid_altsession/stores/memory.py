@@ -34,9 +34,9 @@ from ..operations import (
     Describe,
     Description,
     End,
-    Everything,
     Facts,
     Invalidate,
+    Life,
     Listing,
     Login,
     Operation,
@@ -132,7 +132,7 @@ class MemoryStore:
                     return Reply(State.LIVE, others, now)
                 case End():
                     replies = [apply(self, write, now) for write in operation.writes()]
-                    done = [r.state is State.LIVE and r.values == [1] for r in replies]
+                    done = [r.state is State.LIVE and r.done == 1 for r in replies]
                     return Reply(State.LIVE, done, now)
                 case Prune():
                     return Reply(State.LIVE, self._prune(operation, now), now)
@@ -207,7 +207,7 @@ def _newest_first(entry: tuple[str, int]) -> tuple[int, str]:
 
 
 def apply(store: MemoryStore, write: Write, now: int) -> Reply:
-    """write.lua: all verbs or none, on a live session; else the reason."""
+    """write.lua: all or nothing, on a live session; else the reason."""
     return _Change(store, write, now).reply()
 
 
@@ -220,61 +220,49 @@ class _Change:
         self.now = now
         self.id = write.claim.id
         self.timing = write.timing
-        self.first = next(iter(write.verbs), None)
+        self.life = write.life
         self.held = store.hashes.get(self.id, Hash())
         self.draft = Hash(self.held)
         self.user: Raw = self.held.get(USER)
-        self.successor: Raw = None
         self.by_predecessor = by_predecessor(
             self.held.facts, write.claim.proof, now, write.timing.grace
         )
 
     def reply(self) -> Reply:
         if self.repeated():
-            done = [self.result_of_repeated(verb) for verb in self.write.verbs]
-            return self.answer(State.LIVE, done, self.held)
+            # The first try carried all of it out; beside the step those are Sets without a ttl.
+            results = [None if isinstance(verb, Set) else 1 for verb in self.write.verbs]
+            done = self.entries() if isinstance(self.life, Login) else 1
+            return self.answer(results, done, self.held)
         state = self.guard()
         if state is State.LIVE and self.revoked():
             self.finish(b"revoked", b"")
             state = State.ENDED
         if state is not State.LIVE:
             return Reply(state, (), self.now)
-        results: list[Any] = []
+        results = []
         for verb in self.write.verbs:
             try:
                 results.append(self.apply(verb))
             except Refused:
                 left = self.held.expires - self.now if self.held else None
                 return Reply(State.REFUSED, len(results), self.now, left, user=self.user)
-        if isinstance(self.first, Login):
-            state = self.admit(self.first)
+        if isinstance(self.life, Login):
+            state = self.admit(self.life)
             if state is not State.LIVE:
                 return Reply(state, (), self.now, user=self.user)
-        ended = [v for v, done in zip(self.write.verbs, results, strict=True) if done]
-        for verb in reversed(ended):  # of several the last one counts, as in the script
-            if isinstance(verb, Invalidate):
-                self.finish(verb.nonce, None if verb.told else b"")
-                self.index().pop(self.id, None)
-                return Reply(State.LIVE, results, self.now, user=self.user)
-        if self.successor is not None:
-            self.replace(self.successor)
+        done = 0 if self.life is None else self.take(self.life)
+        if isinstance(self.life, Invalidate) and done:
+            return Reply(State.LIVE, results, self.now, user=self.user, done=done)
         self.confirm()
         self.keep()
-        if isinstance(self.first, Login):
-            results[0] = self.entries()
-        return self.answer(State.LIVE, results, self.draft)
+        return self.answer(results, done, self.draft)
 
     def repeated(self) -> bool:
         """Whether a first try was carried out and its reply lost."""
-        if isinstance(self.first, Renew | Rotate | Login) and not self.write.create:
-            return self.held.get(PROOF) == self.first.proof
-        return isinstance(self.first, Invalidate) and (self.held.get(TOMBSTONE) == self.first.nonce)
-
-    def result_of_repeated(self, verb: Verb) -> int | None:
-        """The first try carried it out; beside the first verb that is a Set without a ttl."""
-        if isinstance(verb, Login):
-            return self.entries()
-        return None if isinstance(verb, Set) else 1
+        if isinstance(self.life, Renew | Rotate | Login) and not self.write.create:
+            return self.held.get(PROOF) == self.life.proof
+        return isinstance(self.life, Invalidate) and self.held.get(TOMBSTONE) == self.life.nonce
 
     def revoked(self) -> bool:
         """Whether the index has lost this session and its user was logged out everywhere since the
@@ -283,7 +271,7 @@ class _Change:
         guarded = not write.create and not write.anybody
         if write.user is None or login is None or not guarded:
             return False
-        if isinstance(self.first, Login | Invalidate) or self.id in self.index():
+        if isinstance(self.life, Login | Invalidate) or self.id in self.index():
             return False
         if login < self.index().get(REVOKED, 0):
             return True
@@ -327,49 +315,55 @@ class _Change:
 
     def apply(self, verb: Verb) -> Any:
         draft = self.draft
-        match verb:
-            case DataVerb():
-                held = alive(draft.get(verb.name), self.now)
-                value, result = verb.apply(held, self.now)
-                self.put(verb.name, value)
-                return result
-            case Everything():
-                for name in [name for name in draft if name[:1] != "@"]:
-                    self.put(name, alive(draft[name], self.now))
-                live = [(n.encode(), raw) for n, raw in draft.items() if n[:1] != "@"]
-                return [part for both in live for part in both]
+        if isinstance(verb, DataVerb):
+            held = alive(draft.get(verb.name), self.now)
+            value, result = verb.apply(held, self.now)
+            self.put(verb.name, value)
+            return result
+        for name in [name for name in draft if name[:1] != "@"]:
+            self.put(name, alive(draft[name], self.now))
+        live = [(n.encode(), raw) for n, raw in draft.items() if n[:1] != "@"]
+        return [part for both in live for part in both]
+
+    def take(self, life: Life) -> int:
+        """Take this step of the session's life; its result."""
+        match life:
             case Renew():
-                self.successor = verb.proof
+                self.replace(life.proof)
             case Rotate():
                 since = self.held.facts.verifier_since
                 arrived = self.by_predecessor and not self.held.facts.unconfirmed
-                if since is None or self.now - since < verb.after or arrived:
+                if since is None or self.now - since < life.after or arrived:
                     return 0
-                self.rotate(verb.proof)
-            case Invalidate() if verb.user and verb.user.encode() != self.held.get(USER):
-                return 0
+                self.rotate(life.proof)
+            case Invalidate():
+                if life.user and life.user.encode() != self.held.get(USER):
+                    return 0
+                self.finish(life.nonce, None if life.told else b"")
+                self.index().pop(self.id, None)
             case Login():
-                self.login(verb)
+                self.login(life)
+                return self.entries()
         return 1
 
-    def login(self, verb: Login) -> None:
+    def login(self, login: Login) -> None:
         draft = self.draft
         if not self.write.create:
-            self.successor = verb.proof
-        draft[USER] = verb.user.encode()
+            self.replace(login.proof)
+        draft[USER] = login.user.encode()
         draft[LOGIN] = b"%d" % self.now
-        draft[DEADLINE] = b"%d" % (self.now + verb.lifetime)
-        self.put(OWN_TTI, None if verb.tti is None else b"%d" % verb.tti)
+        draft[DEADLINE] = b"%d" % (self.now + login.lifetime)
+        self.put(OWN_TTI, None if login.tti is None else b"%d" % login.tti)
         self.put(CSRF_TOKEN, None)
         for chunk, name in enumerate(INFO):
-            part = verb.info[chunk * INFO_CHUNK : (chunk + 1) * INFO_CHUNK]
+            part = login.info[chunk * INFO_CHUNK : (chunk + 1) * INFO_CHUNK]
             self.put(name, part or None)
 
-    def admit(self, verb: Login) -> State:
+    def admit(self, login: Login) -> State:
         index = self.index()
-        if 0 < verb.limit <= self.entries() and self.id not in index:
+        if 0 < login.limit <= self.entries() and self.id not in index:
             return State.CROWDED
-        if self.user is not None and self.user != verb.user.encode():
+        if self.user is not None and self.user != login.user.encode():
             self.finish(b"others", None)
             return State.OTHERS
         index[self.id] = self.now
@@ -434,9 +428,9 @@ class _Change:
             self.draft.expires = min(self.draft.expires, deadline)
         self.store.hashes[self.id] = self.draft
 
-    def answer(self, state: State, results: list[Any], held: Hash) -> Reply:
+    def answer(self, results: list[Any], done: int, held: Hash) -> Reply:
         left, remembered = held.expires - self.now, held.remembered(self.now)
         since = self.held.facts.verifier_since
         return Reply(
-            state, results, self.now, left, remembered=remembered, user=self.user, since=since
+            State.LIVE, results, self.now, left, 0, None, remembered, self.user, since, done
         )

@@ -46,6 +46,7 @@ from ..operations import (
     Scan,
     State,
     Write,
+    creates,
     judge,
 )
 from ..settings import RedisSettings
@@ -242,7 +243,7 @@ class RedisStore:
         if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
             answers = self._exchange(operation, packet, len(writes), end)
         replies = [unpack_write(answer) for answer in answers]
-        return Reply(State.LIVE, [r.state is State.LIVE and r.values == [1] for r in replies])
+        return Reply(State.LIVE, [r.state is State.LIVE and r.done == 1 for r in replies])
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
@@ -339,7 +340,7 @@ class _Need(IntEnum):
             return cls.WRITE
         if not isinstance(operation, Write):
             return cls.READ
-        return cls.ROOM if any(verb.creates for verb in operation.verbs) else cls.WRITE
+        return cls.ROOM if creates(operation.verbs, operation.life) else cls.WRITE
 
 
 _HINT = (
@@ -445,6 +446,7 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
         b"%d" % operation.window,
         b"%d" % timing.grace,
         b"1" if timing.reuse_ends else b"0",
+        *((b"",) if operation.life is None else operation.life.wire()),
     ]
     for verb in operation.verbs:
         arguments += verb.wire()
@@ -452,11 +454,9 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
 
 
 def unpack_write(answer: Any) -> Reply:
-    state, now, left, remembered, user, since, *results = _no_errors([answer])[0]
-    state = State(state)
-    values = results[0] if state is State.REFUSED else results
+    state, now, left, remembered, user, since, done, values = _no_errors([answer])[0]
     remembered = None if remembered < 0 else remembered
-    return Reply(state, values, now, _left(left), remembered=remembered, user=user, since=since)
+    return Reply(State(state), values, now, _left(left), 0, None, remembered, user, since, done)
 
 
 def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:

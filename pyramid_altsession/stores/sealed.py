@@ -21,7 +21,7 @@ from ..operations import (
     Expect,
     Get,
     Increment,
-    LifeVerb,
+    Life,
     Login,
     Operation,
     Pop,
@@ -97,9 +97,9 @@ class SealedStore:
     def _pass_on(self, write: Write) -> Reply:
         """A write that the server can carry out without reading a value."""
         id = write.claim.id
-        reply = self._store.carry_out(
-            replace(write, verbs=tuple([self._sealing(id, verb) for verb in write.verbs]))
-        )
+        verbs = tuple([self._sealing(id, verb) for verb in write.verbs])
+        life = self._noting(id, write.life)
+        reply = self._store.carry_out(replace(write, verbs=verbs, life=life))
         if reply.state is not State.LIVE:
             return reply
         results = zip(write.verbs, reply.values, strict=True)
@@ -108,9 +108,12 @@ class SealedStore:
     def _sealing(self, id: str, verb: Verb) -> Verb:
         if isinstance(verb, Set | SetDefault):
             return replace(verb, value=self._sealed(id, verb.name, verb.value))
-        if isinstance(verb, Login) and verb.info:
-            return replace(verb, info=self._sealed(id, NOTED, verb.info))
         return verb
+
+    def _noting(self, id: str, life: Life | None) -> Life | None:
+        if isinstance(life, Login) and life.info:
+            return replace(life, info=self._sealed(id, NOTED, life.info))
+        return life
 
     def _result(self, id: str, verb: Verb, result: Any) -> Any:
         if isinstance(verb, Get | Pop | SetDefault):
@@ -123,7 +126,7 @@ class SealedStore:
     # -- worked out here
 
     def _work_out(self, write: Write) -> Reply:
-        id, life = write.claim.id, [verb for verb in write.verbs if isinstance(verb, LifeVerb)]
+        id, life = write.claim.id, self._noting(write.claim.id, write.life)
         data = [verb for verb in write.verbs if isinstance(verb, DataVerb)]
         # What a Set writes does not depend on what was there.
         names = tuple(sorted({verb.name for verb in data if not isinstance(verb, Set)}))
@@ -138,10 +141,9 @@ class SealedStore:
                     return found._replace(state=State.REFUSED, values=refused.args[0])
                 changes = _IMPOSSIBLE  # the other store says what is with the session
             unchanged = [Expect(n, raw) for n, raw in stored.items() if n in names or raw is None]
-            verbs: tuple[Verb, ...] = (*life, *unchanged, *changes)
-            reply = self._store.carry_out(replace(write, verbs=verbs))
+            reply = self._store.carry_out(replace(write, verbs=(*unchanged, *changes), life=life))
             if reply.state is State.LIVE:
-                return reply._replace(values=self._results(write.verbs, plain, reply))
+                return reply._replace(values=worked_out(write.verbs, plain, reply.now)[1])
             if reply.state is not State.REFUSED:
                 return reply
         raise RuntimeError(f"a sealed value: somebody else was faster {TRIES} times")
@@ -172,14 +174,6 @@ class SealedStore:
             return Set(name, self._sealed(id, name, raw))
         return Set(name, self._sealed(id, name, ending(raw, None)), end)
 
-    def _results(self, verbs: tuple[Verb, ...], plain: dict[str, Raw], reply: Reply) -> list[Any]:
-        of_life = iter(reply.values)
-        results = worked_out(verbs, plain, reply.now)[1]
-        return [
-            next(of_life) if isinstance(verb, LifeVerb) else result
-            for verb, result in zip(verbs, results, strict=True)
-        ]
-
     # -- one value
 
     def _sealed(self, id: str, name: str, raw: bytes) -> bytes:
@@ -203,17 +197,16 @@ def worked_out(
     verbs: tuple[Verb, ...], plain: dict[str, Raw], now: int
 ) -> tuple[dict[str, Raw], list[Any]]:
     """What the fields hold after the verbs, and the verbs' results, as the server's script works
-    them out; None for a verb about the session itself."""
+    them out."""
     held = dict(plain)
     results: list[Any] = []
     for verb in verbs:
-        result: Any = None
         if isinstance(verb, DataVerb):
             try:
                 held[verb.name], result = verb.apply(held.get(verb.name), now)
             except Refused:
                 raise Refused(len(results)) from None
-        elif isinstance(verb, Everything):
+        else:
             present = [(name.encode(), raw) for name, raw in held.items() if raw is not None]
             result = [part for both in present for part in both]
         results.append(result)

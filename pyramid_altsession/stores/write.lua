@@ -1,6 +1,14 @@
 -- The guarded write: every change of a session is this script, so that no change ever reaches a
 -- session that ended, or that answers to another verifier by now.
 --
+-- It has six parts: 1 read, 2 repeated?, 3 guard, 4 data, 5 lifecycle, 6 commit. Redis rolls
+-- nothing back. So all that is asked for is worked out on a draft first; then come the writes, none
+-- of which can fail but for a full server, which refuses the first one alone.
+--
+-- Every call runs this text from its first line, and pays for each function and table that it makes
+-- on its way. So they are made where a call needs them: a set of an unremarkable session, the most
+-- frequent call, makes no function at all.
+--
 -- KEYS  1  the session's hash
 --       2  optional: the index of the session's user, a sorted set (member: id, score: login, ms)
 -- ARGV  1  proof: SHA-256 of the caller's verifier, 32 bytes
@@ -12,483 +20,506 @@
 --       6  gone_window, ms: how long a tombstone stands
 --       7  the window in which a proof that died counts as REPLACED, ms
 --       8  renew_grace, ms    9  '1': a reused predecessor ends the session
---       10… verbs, each its name and its arguments (ttl: of a new value, ms, 0: none):
+--       10 one step of the session's life, or '' for none, and its arguments:
+--          touch · renew proof · rotate proof after(ms)
+--          invalidate nonce user(''=anybody's) told('1'/'0')
+--          login proof user tti(ms, ''=the setting's) lifetime(ms) limit(0=none) info
+--       …  verbs, each its name and its arguments (ttl: of a new value, ms, 0: none):
 --          get name · everything · expect name given('1'/'0') expected
 --          set name value ttl · remove name · pop name · setdefault name value ttl
 --          increment name by start ttl · append name item limit(bytes)
 --          compare_and_set name given('1'/'0') expected value ttl
---          touch · renew proof · rotate proof after(ms)
---          invalidate nonce user(''=anybody's) told('1'/'0')
---          login proof user tti(ms, ''=the setting's) lifetime(ms) limit(0=none) info
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
---       none), the user it was bound to, since when (ms) a signed-in session has its proof, result
---       of each verb…}
---       LIVE      done        REFUSED   live, nothing written; the place of the verb, from 0
+--       none), the user it was bound to, since when (ms) a signed-in session has its proof, the
+--       step's result (0: there is none), a list of the verbs' results}
+--       LIVE      done        REFUSED   live, nothing written; for results the verb's place, from 0
 --       DEAD      no session  REJECTED  it lives under another proof
 --       REPLACED  the proof died within the window        ENDED  a tombstone stands
 --       OWED      the same, and the session that follows it is this request's to start
 --       REUSED    the session was ended, since a predecessor came back after its time
 --       OTHERS    it was another user's session, and was ended for this login
 --       CROWDED   the user has as many sessions as allowed
---
--- Redis rolls nothing back. So all verbs are worked out on a draft first; then come the writes,
--- none of which can fail but for a full server, which refuses the first one alone.
 
-local key, index, proof = KEYS[1], KEYS[2], ARGV[1]
-local id = key:match('[^:]+$')
+
+-- 1. Read
+
+local key, index, proof, life = KEYS[1], KEYS[2], ARGV[1], ARGV[10]
 local create, anybody = ARGV[2] == '1', ARGV[2] == 'any'
-local mark = not create and not anybody and ARGV[2]:sub(2) or ''
-local tti, interval, lifetime = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local tombstone_ms, window = tonumber(ARGV[6]), tonumber(ARGV[7])
-local grace = tonumber(ARGV[8])
-local FIRST_VERB = 10
-local SAFE_INTEGER = 9007199254740991
-local INFO_CHUNK = 64
+local at = 11  -- the next verb
+if life ~= '' and life ~= 'touch' then
+  at = ({renew = 12, rotate = 13, invalidate = 14, login = 17})[life] or error('no such step')
+end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local held = redis.call('HMGET', key, '@v', '@q', '@d', '@i', '@t', '@x', '@p', '@u', '@l')
 local owner, dead, deadline, own_tti, seen, tombstone, previous, user, login = unpack(held)
-deadline, own_tti, seen = tonumber(deadline), tonumber(own_tti), tonumber(seen)
-dead = dead or ''
+deadline = deadline and tonumber(deadline)
+own_tti = own_tti and tonumber(own_tti)
+seen = seen and tonumber(seen)
 
-local function answer(state, left, results)
-  local remembered = own_tti and deadline and left ~= -2 and deadline - now or -1
-  local since = previous and struct.unpack('>I5', previous, 38) * 10 or tonumber(login)
-  local reply = {state, now, left, remembered, user, since or false}
-  for place, result in ipairs(results or {}) do
-    reply[6 + place] = result
+-- '@p' is the predecessor that a periodic renewal still honours: its proof, when its successor was
+-- first used (0: not yet), and when it was replaced. Times within fields have 5 bytes, in units of
+-- 10 ms.
+local since, confirmed = login and tonumber(login), nil
+if previous then
+  confirmed, since = struct.unpack('>I5I5', previous, 33)
+  confirmed, since = confirmed * 10, since * 10
+end
+
+-- What the index says of the session, and how many sessions it lists. '@ended' is no session, but
+-- the time of the last "log out everywhere".
+local id, listed, revoked, entries
+if index then
+  id = key:match('[^:]+$')
+  if life == 'login' or (user and login and life ~= 'invalidate' and not anybody) then
+    listed, revoked = unpack(redis.call('ZMSCORE', index, id, '@ended'))
   end
-  return reply
+  if life == 'login' then
+    entries = redis.call('ZCARD', index) - (revoked and 1 or 0)
+  end
 end
 
--- Times within fields: 5 bytes, in units of 10 ms.
-local function stamp(ms)
-  return struct.pack('>I5', math.floor(ms / 10))
+
+-- 2. Repeated?
+
+-- A script that is sent again because its first reply was lost finds its own new proof or its own
+-- nonce. All of it was carried out then: beside the step those are sets without a ttl.
+if life ~= '' and life ~= 'touch' then
+  local fresh = ARGV[11]
+  if (life == 'invalidate' and tombstone == fresh)
+      or (life ~= 'invalidate' and owner == fresh and not create) then
+    local arguments = {
+      get = 1, everything = 0, expect = 3, set = 3, remove = 1, pop = 1, setdefault = 3,
+      increment = 4, append = 3, compare_and_set = 5,
+    }
+    local results = {}
+    while at <= #ARGV do
+      results[#results + 1] = ARGV[at] ~= 'set' and 1
+      at = at + 1 + arguments[ARGV[at]]
+    end
+    local left = redis.call('PTTL', key)
+    local remembered = own_tti and deadline and left ~= -2 and deadline - now or -1
+    return {'LIVE', now, left, remembered, user, since, entries or 1, results}
+  end
 end
-local function stamped(text, at)
-  return struct.unpack('>I5', text, at) * 10
+
+
+-- 3. Guard
+
+local draft = {}  -- what changes: name -> value, or false for a field to remove
+local state = 'LIVE'
+local over, owed  -- where the session ends: the nonce of its tombstone; and, where no answer tells
+                  -- the browser, the mark of the request that may start the session that follows,
+                  -- '' for the first one that asks
+local by_predecessor = false
+
+if owner ~= proof or create or tombstone or previous or listed == false
+    or (deadline and (now >= deadline or (seen and now < seen))) then
+  local tombstone_ms, window, grace = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+  local mark = not create and not anybody and ARGV[2]:sub(2) or ''
+
+  -- A predecessor is good until the grace after its successor's first use; then its window begins.
+  -- Times in the future (a clock set back) count for nothing.
+  local is_predecessor, died = previous and previous:sub(1, 32) == proof, nil
+  if is_predecessor then
+    local age = now - confirmed
+    by_predecessor = confirmed == 0 or (0 <= age and age < grace)
+    died = confirmed + grace
+  end
+  -- '@q': the last three proofs that died, 16 bytes and a time each, newest first.
+  for start = 1, dead and #dead or 0, 21 do
+    if dead:sub(start, start + 15) == proof:sub(1, 16) then
+      died = struct.unpack('>I5', dead, start + 16) * 10
+    end
+  end
+
+  -- A tombstone with more time left than it was given has seen the clock set back: it is none, or
+  -- it would stand for so much longer.
+  if tombstone and redis.call('PTTL', key) <= tombstone_ms then
+    local waits = redis.call('HGET', key, '@o')
+    if waits ~= '' and (not waits or waits ~= mark) then
+      state = 'ENDED'
+    else
+      state = 'OWED'
+      if waits ~= mark then
+        redis.call('HDEL', key, '@o')  -- so that a full server does not refuse the next one
+        redis.call('HSET', key, '@o', mark)
+      end
+    end
+  elseif create and not owner then
+    if redis.call('EXISTS', key) == 1 then
+      state = 'DEAD'
+    end
+    local lifetime = tonumber(ARGV[5])
+    owner, deadline = proof, lifetime > 0 and now + lifetime or nil
+    draft['@v'], draft['@c'], draft['@d'] = proof, now, deadline
+  elseif not owner or (deadline and now >= deadline) then
+    state = 'DEAD'
+  elseif owner ~= proof and not by_predecessor and not anybody then
+    if died and now >= died and now - died < window then
+      state = 'REPLACED'
+    elseif is_predecessor and now >= died and ARGV[9] == '1' then
+      state, over, owed = 'REUSED', 'reused', mark
+    else
+      state = 'REJECTED'
+    end
+  else
+    create = false  -- a creation that is sent again
+    if deadline and seen and now < seen then
+      -- The server's clock was set back since the last use: the absolute end moves with it, else it
+      -- would come late.
+      deadline = deadline - (seen - now)
+      draft['@d'] = deadline
+    end
+    if deadline and now >= deadline then
+      redis.call('DEL', key)
+      state = 'DEAD'
+    elseif listed == false and life ~= 'login' and revoked
+        and tonumber(login) < tonumber(revoked) then
+      -- The index has lost this session, so that "log out everywhere" could not find it, but it has
+      -- left its time.
+      state, over, owed = 'ENDED', 'revoked', ''
+    elseif owner == proof and confirmed == 0 then
+      -- The first use of a new proof begins its predecessor's grace.
+      local first_use = struct.pack('>I5', math.floor(now / 10))
+      draft['@p'] = previous:sub(1, 32) .. first_use .. previous:sub(38)
+    end
+  end
+
+  if over then
+    life, at = '', #ARGV + 1  -- nothing of what is asked for is done
+  elseif state ~= 'LIVE' then
+    return {state, now, -2, -1, user, since, 0, {}}
+  end
 end
+
+
+-- 4. Data
+
+local results = {}
+
+-- A plain set needs none of the functions below.
+while ARGV[at] == 'set' and ARGV[at + 3] == '0' do
+  draft[ARGV[at + 1]] = ARGV[at + 2]
+  results[#results + 1] = false
+  at = at + 4
+end
+
+if ARGV[at] then
+  local SAFE_INTEGER = 9007199254740991
+
+  -- A value may stand in a frame: '@', its end in ms or nothing, ';' and a version or nothing, ':'.
+  local function frame_of(raw)
+    return raw:byte() == 64 and (raw:match('^@%d*:') or raw:match('^@%d*;%d+:')) or ''
+  end
+  local function split(raw)
+    local frame = frame_of(raw)
+    return frame, frame == '' and raw or raw:sub(#frame + 1)
+  end
+  local function end_of(raw)
+    return frame_of(raw):match('^@(%d+)')
+  end
+  local function ending(raw, time)
+    local frame, value = split(raw)
+    local version = frame:match(';%d+') or ''
+    if time == '' and version == '' and value:byte() ~= 64 then
+      return value
+    end
+    return '@' .. time .. version .. ':' .. value
+  end
+  local function lasting(value, ttl)
+    return ttl == '0' and value or ending(value, string.format('%.0f', now + ttl))
+  end
+  -- What a field holds, or false; a value whose end has come is none, and goes with the next write.
+  local function alive(name, raw)
+    local time = raw and raw:byte() == 64 and end_of(raw)
+    if time and tonumber(time) <= now then
+      draft[name] = false
+      return false
+    end
+    return raw
+  end
+  local function get(name)
+    local raw = draft[name]
+    if raw == nil then
+      raw = redis.call('HGET', key, name)
+    end
+    return alive(name, raw)
+  end
+
+  repeat
+    local verb, name = ARGV[at], ARGV[at + 1]
+    local result  -- nil: the verb cannot be carried out
+    if verb == 'set' then
+      local ttl = ARGV[at + 3]
+      draft[name] = lasting(ARGV[at + 2], ttl)
+      result = ttl ~= '0' and end_of(draft[name])
+      at = at + 4
+    elseif verb == 'get' then
+      result = get(name)
+      at = at + 2
+    elseif verb == 'remove' then
+      result = get(name) and 1 or 0
+      draft[name] = false
+      at = at + 2
+    elseif verb == 'pop' then
+      result = get(name)
+      draft[name] = false
+      at = at + 2
+    elseif verb == 'setdefault' then
+      result = get(name)
+      if not result then  -- else nothing grows, and a full server need not refuse it
+        result = lasting(ARGV[at + 2], ARGV[at + 3])
+        draft[name] = result
+      end
+      at = at + 4
+    elseif verb == 'increment' then
+      local frame, text = split(get(name) or lasting(ARGV[at + 3], ARGV[at + 4]))
+      if #text <= 17 and text:match('^%-?%d+$') then
+        local found = tonumber(text)
+        local number = found + tonumber(ARGV[at + 2])
+        if math.abs(found) <= SAFE_INTEGER and math.abs(number) <= SAFE_INTEGER then
+          result = frame .. string.format('%.0f', number)
+          draft[name] = result
+        end
+      end
+      at = at + 5
+    elseif verb == 'append' then
+      local item, limit = ARGV[at + 2], tonumber(ARGV[at + 3])
+      local frame, text = split(get(name) or '[]')
+      if text:sub(1, 1) == '[' and text:sub(-1) == ']' then
+        local items = text == '[]' and item or text:sub(2, -2) .. ',' .. item
+        if #items + 2 <= limit then
+          draft[name] = frame .. '[' .. items .. ']'
+          result = 1
+        end
+      end
+      at = at + 4
+    elseif verb == 'compare_and_set' then
+      local expected, value, ttl = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
+      local found = get(name)
+      if (found and ending(found, '')) == (ARGV[at + 2] == '1' and ending(expected, '')) then
+        draft[name] = found and ending(value, end_of(found) or '') or lasting(value, ttl)
+        result = {1, draft[name]}
+      else
+        result = {0, found}
+      end
+      at = at + 6
+    elseif verb == 'expect' then
+      if get(name) == (ARGV[at + 2] == '1' and ARGV[at + 3]) then
+        result = 1
+      end
+      at = at + 4
+    elseif verb == 'everything' then
+      local stored = redis.call('HGETALL', key)
+      result = {}
+      for field, raw in pairs(draft) do
+        if raw and field:byte() ~= 64 and alive(field, raw) then
+          result[#result + 1] = field
+          result[#result + 1] = raw
+        end
+      end
+      for place = 1, #stored, 2 do
+        local field, raw = stored[place], stored[place + 1]
+        if field:byte() ~= 64 and draft[field] == nil and alive(field, raw) then
+          result[#result + 1] = field
+          result[#result + 1] = raw
+        end
+      end
+      at = at + 1
+    else
+      error('no such verb: ' .. verb)
+    end
+    if result == nil then
+      local left = redis.call('PTTL', key)
+      local remembered = own_tti and deadline and left ~= -2 and deadline - now or -1
+      return {'REFUSED', now, left, remembered, user, since, 0, #results}
+    end
+    results[#results + 1] = result
+  until at > #ARGV
+end
+
+
+-- 5. Lifecycle
+
+local done = 0  -- the step's result
+
+if life == 'touch' then
+  done = 1
+elseif life ~= '' then
+  local fresh = ARGV[11]
+  local function stamp(ms)
+    return struct.pack('>I5', math.floor(ms / 10))
+  end
+  local function bury(buried, time)
+    dead = (buried:sub(1, 16) .. stamp(time) .. (dead or '')):sub(1, 63)
+    draft['@q'] = dead
+  end
+  -- A sign-in or an explicit renewal ends all honouring of predecessors.
+  local function replace()
+    if previous then
+      bury(previous:sub(1, 32), now)
+      draft['@p'] = false
+    end
+    bury(owner, now)
+    draft['@v'] = fresh
+  end
+
+  done = 1
+  if life == 'renew' then
+    replace()
+  elseif life == 'rotate' then
+    if not since or now - since < tonumber(ARGV[12]) or (by_predecessor and confirmed ~= 0) then
+      done = 0
+    else
+      if by_predecessor then
+        bury(owner, now)  -- its answer was lost: nobody holds it
+      elseif previous then
+        local first_use = confirmed == 0 and now or confirmed
+        bury(previous:sub(1, 32), math.min(now, first_use + tonumber(ARGV[8])))
+      end
+      draft['@v'] = fresh
+      draft['@p'] = proof .. stamp(0) .. stamp(now)
+    end
+  elseif life == 'invalidate' then
+    local whose, told = ARGV[12], ARGV[13] == '1'
+    if whose ~= '' and whose ~= user then
+      done = 0
+    else
+      over, owed = fresh, not told and ''
+    end
+  else
+    local who, tti, info = ARGV[12], ARGV[13], ARGV[16]
+    local lifetime, limit = tonumber(ARGV[14]), tonumber(ARGV[15])
+    if limit > 0 and entries >= limit and not listed then
+      return {'CROWDED', now, -2, -1, user, since, 0, {}}
+    end
+    if user and user ~= who then
+      state, over = 'OTHERS', 'others'
+    else
+      if ARGV[2] ~= '1' then
+        replace()
+      end
+      done = listed and entries or entries + 1
+      own_tti, deadline = tonumber(tti), now + lifetime
+      draft['@u'], draft['@l'], draft['@d'] = who, now, deadline
+      draft['@i'] = own_tti and tti or false
+      draft['_csrft_'] = false
+      for chunk = 0, 8 do  -- of 64 bytes
+        local part = info:sub(chunk * 64 + 1, (chunk + 1) * 64)
+        draft['@n' .. chunk] = part ~= '' and part
+      end
+    end
+  end
+end
+
+
+-- 6. Commit
+
+local signs_in = life == 'login' and not over
+local tombstone_ms = over and tonumber(ARGV[6])
 
 -- No key may be left without an end: a user without the right to set one is told so before
 -- anything is written. (To try it would be a write, after which a full server refuses no data.)
-local function can_end(command, name)
-  if not redis.acl_check_cmd(command, name, now) then
-    error({err = 'NOPERM this user has no permissions to run the \'' .. command .. '\' command'})
+if create or signs_in or over then
+  local function can_end(command, name)
+    if not redis.acl_check_cmd(command, name, now) then
+      error({err = 'NOPERM this user has no permissions to run the \'' .. command .. '\' command'})
+    end
+  end
+  if over then
+    if tombstone_ms > 0 then
+      can_end('PEXPIRE', key)
+    end
+  else
+    if create then
+      can_end('PEXPIREAT', key)
+    end
+    if signs_in then
+      can_end('PEXPIREAT', index)
+    end
   end
 end
 
--- owed: nil where an answer tells the browser; else the mark of the request that may start the
--- session that follows, '' for the first one that asks.
-local function finish(nonce, owed)
+if over then
+  redis.call('DEL', key)  -- first: this makes it work on a full server
   if tombstone_ms > 0 then
-    can_end('PEXPIRE', key)
-  end
-  -- Deleting first makes this work on a full server.
-  redis.call('DEL', key)
-  if tombstone_ms > 0 then
-    redis.call('HSET', key, '@x', nonce)
+    redis.call('HSET', key, '@x', over)
     if owed then
       redis.call('HSET', key, '@o', owed)
     end
     redis.call('PEXPIRE', key, tombstone_ms)
   end
-end
-
--- How many sessions the index lists. '@ended' is no session, but the time of the last revocation.
-local function entries()
-  local revoked = redis.call('ZSCORE', index, '@ended')
-  return redis.call('ZCARD', index) - (revoked and 1 or 0)
-end
-
--- What the verbs do: to a draft of what changes, name -> value, or false for a field to remove.
-local draft, results = {}, {}
-local ended, ended_owed, renewed, rotated, entered
-local by_predecessor, arrived, died = false, false, nil
-
--- A value may stand in a frame: '@', its end in ms or nothing, ';' and a version or nothing, ':'.
-local function frame_of(raw)
-  return raw:byte() == 64 and (raw:match('^@%d*:') or raw:match('^@%d*;%d+:')) or ''
-end
-local function split(raw)
-  local frame = frame_of(raw)
-  return frame, raw:sub(#frame + 1)
-end
-local function end_of(raw)
-  return frame_of(raw):match('^@(%d+)')
-end
-local function ending(raw, at)
-  local frame, value = split(raw)
-  local version = frame:match(';%d+') or ''
-  if at == '' and version == '' and value:sub(1, 1) ~= '@' then
-    return value
-  end
-  return '@' .. at .. version .. ':' .. value
-end
-local function lasting(value, ttl)
-  return ttl == '0' and value or ending(value, string.format('%.0f', now + ttl))
-end
-
--- What a field holds, or false; a value whose end has come is none, and goes with the next write.
-local function alive(name, raw)
-  local at = raw and end_of(raw)
-  if at and tonumber(at) <= now then
-    draft[name] = false
-    return false
-  end
-  return raw
-end
-local function get(name)
-  local raw = draft[name]
-  if raw == nil then
-    raw = redis.call('HGET', key, name)
-  end
-  return alive(name, raw)
-end
-
-local verbs = {
-  get = {1, get},
-  everything = {0, function()
-    local held, flat = redis.call('HGETALL', key), {}
-    local function add(name, raw)
-      if raw then
-        flat[#flat + 1] = name
-        flat[#flat + 1] = raw
-      end
-    end
-    for name, raw in pairs(draft) do
-      add(name, name:byte() ~= 64 and alive(name, raw))
-    end
-    for at = 1, #held, 2 do
-      if held[at]:byte() ~= 64 and draft[held[at]] == nil then
-        add(held[at], alive(held[at], held[at + 1]))
-      end
-    end
-    return flat
-  end},
-  expect = {3, function(name, given, expected)
-    return get(name) == (given == '1' and expected) and 1 or nil
-  end},
-  set = {3, function(name, value, ttl)
-    draft[name] = lasting(value, ttl)
-    return ttl ~= '0' and end_of(draft[name])
-  end},
-  remove = {1, function(name)
-    local found = get(name)
-    draft[name] = false
-    return found and 1 or 0
-  end},
-  pop = {1, function(name)
-    local found = get(name)
-    draft[name] = false
-    return found
-  end},
-  setdefault = {3, function(name, value, ttl)
-    local found = get(name)
-    if not found then  -- else nothing grows, and a full server need not refuse it
-      draft[name] = lasting(value, ttl)
-    end
-    return found or draft[name]
-  end},
-  increment = {4, function(name, by, start, ttl)
-    local frame, text = split(get(name) or lasting(start, ttl))
-    if #text > 17 or not text:match('^%-?%d+$') then
-      return nil
-    end
-    local found = tonumber(text)
-    local number = found + tonumber(by)
-    if math.abs(found) > SAFE_INTEGER or math.abs(number) > SAFE_INTEGER then
-      return nil
-    end
-    draft[name] = frame .. string.format('%.0f', number)
-    return draft[name]
-  end},
-  compare_and_set = {5, function(name, given, expected, value, ttl)
-    local found = get(name)
-    if (found and ending(found, '')) ~= (given == '1' and ending(expected, '')) then
-      return {0, found}
-    end
-    draft[name] = found and ending(value, end_of(found) or '') or lasting(value, ttl)
-    return {1, draft[name]}
-  end},
-  append = {3, function(name, item, limit)
-    local frame, text = split(get(name) or '[]')
-    if text:sub(1, 1) ~= '[' or text:sub(-1) ~= ']' then
-      return nil
-    end
-    local items = text == '[]' and item or text:sub(2, -2) .. ',' .. item
-    if #items + 2 > tonumber(limit) then
-      return nil
-    end
-    draft[name] = frame .. '[' .. items .. ']'
-    return 1
-  end},
-  touch = {0, function()
-    return 1
-  end},
-  renew = {1, function(new)
-    renewed = new
-    return 1
-  end},
-  rotate = {2, function(new, after)
-    local since = previous and stamped(previous, 38) or tonumber(login)
-    if not since or now - since < tonumber(after) or (by_predecessor and arrived) then
-      return 0
-    end
-    rotated = new
-    return 1
-  end},
-  invalidate = {3, function(nonce, whose, told)
-    if whose ~= '' and whose ~= user then
-      return 0
-    end
-    ended = nonce
-    ended_owed = told ~= '1' and '' or nil
-    return 1
-  end},
-  login = {6, function(new, who, tti_ms, lifetime_ms, limit, info)
-    renewed = ARGV[2] ~= '1' and new
-    entered = {who, now, tonumber(limit)}
-    own_tti = tonumber(tti_ms)
-    deadline = now + tonumber(lifetime_ms)
-    draft['@u'], draft['@l'] = who, string.format('%.0f', now)
-    draft['@i'] = own_tti and tti_ms or false
-    draft['@d'] = string.format('%.0f', deadline)
-    draft['_csrft_'] = false
-    for chunk = 0, 8 do
-      local part = info:sub(chunk * INFO_CHUNK + 1, (chunk + 1) * INFO_CHUNK)
-      draft['@n' .. chunk] = part ~= '' and part
-    end
-    return 1
-  end},
-}
-
--- A script that is sent again because its first reply was lost finds its own new proof or its own
--- nonce. All of its verbs were carried out then: beside the first one those are sets without a ttl.
-local function verb_by_verb(act)
-  local at = FIRST_VERB
-  while at <= #ARGV do
-    local verb = verbs[ARGV[at]]
-    local result = act(verb, at)
-    if result == nil then
-      return false
-    end
-    results[#results + 1] = result
-    at = at + 1 + verb[1]
-  end
-  return true
-end
-
-local first, fresh = ARGV[FIRST_VERB], ARGV[FIRST_VERB + 1]
-local renews = first == 'renew' or first == 'rotate' or first == 'login'
-if (renews and owner == fresh and not create) or (first == 'invalidate' and tombstone == fresh) then
-  verb_by_verb(function(_, at)
-    return ARGV[at] == 'login' and entries() or ARGV[at] ~= 'set' and 1
-  end)
-  return answer('LIVE', redis.call('PTTL', key), results)
-end
-
--- '@p' is the predecessor that a periodic renewal still honours: its proof, when its successor
--- was first used (0: not yet), and when it was replaced. It is good until the grace after that
--- first use; then its window begins. Times in the future (a clock set back) count for nothing.
-if previous and previous:sub(1, 32) == proof then
-  local confirmed = stamped(previous, 33)
-  local since = now - confirmed
-  arrived = confirmed ~= 0
-  by_predecessor = not arrived or (0 <= since and since < grace)
-  died = confirmed + grace
-end
--- '@q': the last three proofs that died, 16 bytes and a time each, newest first.
-for start = 1, #dead, 21 do
-  if dead:sub(start, start + 15) == proof:sub(1, 16) then
-    died = stamped(dead, start + 16)
-  end
-end
-
--- The guard. A tombstone with more time left than it was given has seen the clock set back: it is
--- none, or it would stand for so much longer.
-if tombstone and redis.call('PTTL', key) <= tombstone_ms then
-  local owed = redis.call('HGET', key, '@o')
-  if owed ~= '' and (not owed or owed ~= mark) then
-    return answer('ENDED', -2)
-  end
-  if owed ~= mark then
-    redis.call('HDEL', key, '@o')  -- so that a full server does not refuse the next one
-    redis.call('HSET', key, '@o', mark)
-  end
-  return answer('OWED', -2)
-elseif create and not owner then
-  if redis.call('EXISTS', key) == 1 then
-    return answer('DEAD', -2)
-  end
-  owner = proof
-  deadline = lifetime > 0 and now + lifetime or nil
-elseif not owner or (deadline and now >= deadline) then
-  return answer('DEAD', -2)
-elseif owner ~= proof and not by_predecessor and not anybody then
-  if died and now >= died and now - died < window then
-    return answer('REPLACED', -2)
-  elseif previous and previous:sub(1, 32) == proof and now >= died and ARGV[9] == '1' then
-    finish('reused', mark)
-    return answer('REUSED', -2)
-  end
-  return answer('REJECTED', -2)
-else
-  create = false
-end
-
--- The server's clock was set back since the last use: the absolute end moves with it, else it
--- would come late.
-local moved = not create and deadline and seen and now < seen
-if moved then
-  deadline = deadline - (seen - now)
-  if now >= deadline then
-    redis.call('DEL', key)
-    return answer('DEAD', -2)
-  end
-end
-
--- A session that the index has lost: "log out everywhere" could not find it, but left its time. One
--- that was there then is over; any other gets its entry back, at the end.
-local listed = true
-if index and user and login and not create and not anybody and first ~= 'login'
-    and first ~= 'invalidate' then
-  local found = redis.call('ZMSCORE', index, id, '@ended')
-  listed = found[1]
-  if not listed and found[2] and tonumber(login) < tonumber(found[2]) then
-    finish('revoked', '')
-    return answer('ENDED', -2)
-  end
-end
-
--- All verbs, or none.
-if not verb_by_verb(function(verb, at) return verb[2](unpack(ARGV, at + 1, at + verb[1])) end) then
-  return answer('REFUSED', redis.call('PTTL', key), {#results})
-end
-
--- Whom the session is for.
-if first == 'login' then
-  if entered[3] > 0 and entries() >= entered[3] and not redis.call('ZSCORE', index, id) then
-    return answer('CROWDED', -2)
-  end
-  if user and user ~= entered[1] then
-    finish('others')
-    return answer('OTHERS', -2)
-  end
-end
-
--- Write.
-if ended then
-  finish(ended, ended_owed)
-  if index then
+  if index and life == 'invalidate' then
     redis.call('ZREM', index, id)
   end
-  return answer('LIVE', -2, results)
+  return {state, now, -2, -1, user, since, done, results}
 end
 
-local sets, removals, grows = {'@t', now}, {}, create
+local sets, removals, grows = {'@t', now}, nil, create
 for name, value in pairs(draft) do
   if value then
     sets[#sets + 1] = name
     sets[#sets + 1] = value
-    grows = grows or name:sub(1, 1) ~= '@'
+    grows = grows or name:byte() ~= 64
   else
+    removals = removals or {}
     removals[#removals + 1] = name
   end
 end
--- A sign-in has to work on a full server.
-grows = grows and first ~= 'login'
+grows = grows and not signs_in  -- a sign-in has to work on a full server
 
-if create then
-  can_end('PEXPIREAT', key)
-end
-if entered then
-  can_end('PEXPIREAT', index)
-end
-
-local function also(name, value)
-  sets[#sets + 1] = name
-  sets[#sets + 1] = value
-end
-if create then
-  also('@v', proof)
-  also('@c', now)
-end
-if deadline and (create or moved) then
-  also('@d', deadline)
-end
-
-local function bury(buried, time)
-  dead = (buried:sub(1, 16) .. stamp(time) .. dead):sub(1, 63)
-  also('@q', dead)
-end
-if renewed then
-  -- A sign-in or an explicit renewal ends all honouring of predecessors.
-  if previous then
-    bury(previous:sub(1, 32), now)
-    removals[#removals + 1] = '@p'
-  end
-  bury(owner, now)
-  also('@v', renewed)
-elseif rotated then
-  if by_predecessor then
-    bury(owner, now)  -- its answer was lost: nobody holds it
-  elseif previous then
-    local confirmed = stamped(previous, 33)
-    bury(previous:sub(1, 32), math.min(now, (confirmed == 0 and now or confirmed) + grace))
-  end
-  also('@v', rotated)
-  also('@p', proof .. stamp(0) .. stamp(now))
-elseif previous and owner == proof and stamped(previous, 33) == 0 then
-  also('@p', previous:sub(1, 32) .. stamp(now) .. previous:sub(38))
-end
-
+local expires = now + ARGV[3] + ARGV[4]
 if own_tti then
-  tti = own_tti
-  interval = math.max(interval, math.floor(tti / 10))
+  expires = now + own_tti + math.max(tonumber(ARGV[4]), math.floor(own_tti / 10))
 end
-local function restart()
-  local expires = now + tti + interval
-  if deadline and deadline < expires then
-    expires = deadline
-  end
-  redis.call('PEXPIREAT', key, expires)
-  return expires - now
+if deadline and deadline < expires then
+  expires = deadline
 end
 
--- At a login the entry comes first: a signed-in session must never be one that its user cannot
--- find. The ZREM, of no member, lets the ZADD work on a full server, which refuses only the first
--- write of a script.
-local function enter(score)
+local lost = listed == false and not signs_in and deadline  -- the index has lost this session
+local enter = (signs_in or lost) and function(score)
   local lasts = redis.call('PTTL', index)
   redis.call('ZADD', index, score, id)
   if lasts < deadline - now then
     redis.call('PEXPIREAT', index, deadline)
   end
 end
-if entered then
+
+-- At a login the entry comes first: a signed-in session must never be one that its user cannot
+-- find. The ZREM, of no member, lets the ZADD work on a full server, which refuses only the first
+-- write of a script.
+if signs_in then
   redis.call('ZREM', index, '@')
-  enter(entered[2])
-  results[1] = entries()
+  enter(now)
 end
 
--- A full server refuses the first write of a script and no later one. So data goes first; a verb
--- that has to work on a full server (touch, remove, renew) restarts the tti before its HSET.
-local left
+-- A full server refuses the first write of a script and no later one. So data goes first; what has
+-- to work on a full server (touch, remove, renew) restarts the tti before its HSET.
 if not grows then
-  left = restart()
+  redis.call('PEXPIREAT', key, expires)
 end
-for start = 1, #sets, 4000 do
-  redis.call('HSET', key, unpack(sets, start, math.min(start + 3999, #sets)))
+if #sets <= 4000 then  -- unpack has a limit
+  redis.call('HSET', key, unpack(sets))
+else
+  for start = 1, #sets, 4000 do
+    redis.call('HSET', key, unpack(sets, start, math.min(start + 3999, #sets)))
+  end
 end
 if grows or create then
-  left = restart()  -- at once: who may not HDEL leaves no key without an end
+  redis.call('PEXPIREAT', key, expires)  -- at once: who may not HDEL leaves no key without an end
 end
-for start = 1, #removals, 4000 do
-  redis.call('HDEL', key, unpack(removals, start, math.min(start + 3999, #removals)))
+if removals then
+  for start = 1, #removals, 4000 do
+    redis.call('HDEL', key, unpack(removals, start, math.min(start + 3999, #removals)))
+  end
 end
-if not listed and deadline then
+
+if lost then
   enter(login)
 end
-return answer('LIVE', left, results)
+
+local remembered = own_tti and deadline and deadline - now or -1
+return {'LIVE', now, expires - now, remembered, user, since, done, results}

@@ -1,0 +1,24 @@
+"""The verbs of a Write and its step of life, named and answered in one row."""
+
+from typing import Any
+
+from pyramid_altsession.operations import Life, LifeStep, Reply, State, Timing, Verb, Write
+from pyramid_altsession.token import Claim
+
+Part = Verb | Life
+
+
+def write_of(claim: Claim, parts: tuple[Part, ...], timing: Timing, **more: Any) -> Write:
+    """A Write of verbs and at most one step of life."""
+    verbs = tuple([part for part in parts if not isinstance(part, LifeStep)])
+    (life,) = [part for part in parts if isinstance(part, LifeStep)] or [None]
+    return Write(claim, verbs, timing, life=life, **more)
+
+
+def in_a_row(parts: tuple[Part, ...], reply: Reply) -> Reply:
+    """The reply, with one value for each part."""
+    if reply.state is not State.LIVE:
+        return reply
+    results = iter(reply.values)
+    values = [reply.done if isinstance(part, LifeStep) else next(results) for part in parts]
+    return reply._replace(values=[*values, *results])
