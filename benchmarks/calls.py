@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from common import application, at, caller, server
-from pyramid_altsession import ISessionAPI
 from run import bare, read, write
+
+from pyramid_altsession import ISessionAPI
 
 EXPECTED = Path(__file__).with_suffix(".json")
 TOLERANCE = 0.05
