@@ -23,7 +23,7 @@ from pyramid_altsession.demo.products import PRODUCTS, price
 from pyramid_altsession.demo.texts import TEXTS
 from pyramid_altsession.interfaces import ISessionAPI
 
-pytestmark = pytest.mark.no_cover  # the shop is not part of what is measured
+pytestmark = pytest.mark.volume  # whole pages, of a shop that is not part of what is measured
 
 CART = ("language", *(product.key for product in PRODUCTS.values()))
 """The keys that every page of the shop reads."""
