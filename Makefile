@@ -1,13 +1,14 @@
 # make demo   the demo shop on http://localhost:6543
 # make test   everything that has to hold: lint, types, tests on real servers, docs
-# Both install what they need into .venv; no other step.
+# make quick  the tests for the work between two thoughts; says what it leaves out
+# All install what they need into .venv; no other step.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find pyramid_altsession -type f -not -name '*.pyc') setup.cfg pyproject.toml
 
-.PHONY: demo test lint types unit docs lowest bench bench-check package clean
+.PHONY: demo test quick lint types unit docs lowest bench bench-check package clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/pserve development.ini
@@ -25,6 +26,10 @@ types: $(VENV)/test.stamp
 # The tests import the installed wheel, not the checkout (pytest leaves this folder off the path).
 unit: $(VENV)/test.stamp
 	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term
+
+# Without what repeats itself thousands of times and what starts processes of its own.
+quick: $(VENV)/test.stamp
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not volume and not process"
 
 docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

@@ -1,7 +1,9 @@
 """Servers and stores that every test can ask for."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import leaks
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from servers import Server, redis_binary, valkey
 
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.settings import Settings, read_settings
+from pyramid_altsession.settings import RedisSettings, Settings, read_settings
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis import RedisStore
@@ -22,6 +24,59 @@ hypothesis_settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis_settings.load_profile("untimed")
+
+
+# A busy machine is no outage. What a test's settings leave open is this long in all of them; where
+# time is what is asked the test says how much. (In scripts and .ini files it is said there.)
+RedisSettings.__init__.__kwdefaults__.update(timeout=30.0, connect_timeout=30.0)
+
+
+# -- which tests, and in what order
+
+
+def own_process(item: pytest.Item) -> bool:
+    """Whether the test starts a process of its own."""
+    return "own_server" in getattr(item, "fixturenames", ())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked ``volume`` come first, so that no worker is left with one in the end. They
+    repeat, thousands of times, what plain tests do once: their lines are not counted."""
+    for item in items:
+        if own_process(item):
+            item.add_marker("process")
+        if item.get_closest_marker("volume"):
+            item.add_marker("no_cover")
+    items.sort(key=lambda item: item.get_closest_marker("volume") is None)
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = [item for first in range(workers) for item in items[first::workers]]
+
+
+LEFT_OUT: Counter[str] = Counter()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    LEFT_OUT.update(item.location[0] for item in items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if output := getattr(session.config, "workeroutput", None):
+        output["left_out"] = dict(LEFT_OUT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    LEFT_OUT.clear()  # every worker says the same
+    LEFT_OUT.update(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if LEFT_OUT and terminalreporter.config.option.markexpr:
+        files = ", ".join(f"{name} {count}" for name, count in LEFT_OUT.most_common())
+        terminalreporter.write_line(f"Left out, {LEFT_OUT.total()} tests: {files}")
+
+
+# -- servers and stores
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -164,6 +164,7 @@ def typed(value: Any) -> Any:
     return type(value), repr(value)
 
 
+@pytest.mark.volume
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(json_values)
 def test_round_trip(value: Any) -> None:
@@ -349,6 +350,7 @@ def test_undecodable_bytes(raw: bytes) -> None:
     assert caught.value.__suppress_context__
 
 
+@pytest.mark.volume
 @settings(max_examples=1000, deadline=None, derandomize=True)
 @given(st.binary() | st.text(alphabet='[]{}",:0123456789.eE+-\\untrfals ').map(str.encode))
 def test_any_bytes(raw: bytes) -> None:

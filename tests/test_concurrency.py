@@ -21,7 +21,10 @@ from pyramid_altsession.errors import SessionGone
 from pyramid_altsession.session import AltSession
 from pyramid_altsession.settings import SessionSettings
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.volume,
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+]
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ LATE = """
 import sys
 from pyramid_altsession.api import SessionAPI
 
-api = SessionAPI.from_settings({"redis.url": sys.argv[1]})
+api = SessionAPI.from_settings({"redis.url": sys.argv[1], "redis.timeout": 30})
 
 from gevent import monkey
 
@@ -118,6 +118,7 @@ api.close()
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", ["embedded", "memory", "server"])
 def test_gevent_may_patch_after_the_application_was_made(
     server: Server, tmp_path: Path, kind: str
@@ -622,7 +623,8 @@ from pyramid_altsession import ISessionAPI
 def visit(request):
     return request.altsession.increment("visits")
 
-with Configurator(settings={"altsession.redis.url": "%s", "altsession.session.secure": "no"}) as c:
+settings = {"redis.url": "%s", "redis.timeout": 30, "session.secure": "no"}
+with Configurator(settings={f"altsession.{name}": value for name, value in settings.items()}) as c:
     c.include("pyramid_altsession")
     c.add_route("home", "/")
     c.add_view(visit, route_name="home", renderer="json")
@@ -631,6 +633,7 @@ application.registry.getUtility(ISessionAPI).check()  # used before the fork
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", ["embedded", "server"])
 def test_uwsgi_serves_what_was_used_before_its_fork(
     server: Server, tmp_path: Path, kind: str

@@ -1275,6 +1275,7 @@ def compare_stores(sequence: list[Any], store: RedisStore, client: "redis.Redis"
             assert keys.left(id) > 0
 
 
+@pytest.mark.volume
 @settings(
     max_examples=250,
     deadline=None,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from bs4 import Tag
+from jinja2.bccache import Bucket, BytecodeCache
 from servers import Server, valkey
 from webtest import Form, TestApp, TestResponse
 
@@ -21,6 +22,8 @@ from pyramid_altsession.demo.account import ago
 from pyramid_altsession.demo.products import PRODUCTS, price
 from pyramid_altsession.demo.texts import TEXTS
 from pyramid_altsession.interfaces import ISessionAPI
+
+pytestmark = pytest.mark.volume  # whole pages, of a shop that is not part of what is measured
 
 CART = ("language", *(product.key for product in PRODUCTS.values()))
 """The keys that every page of the shop reads."""
@@ -36,8 +39,25 @@ def ini_file() -> dict[str, str]:
     return settings
 
 
+class Compiled(BytecodeCache):
+    """The templates, compiled once for all shops of this process."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if bucket.key + bucket.checksum in self.held:
+            bucket.bytecode_from_string(self.held[bucket.key + bucket.checksum])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self.held[bucket.key + bucket.checksum] = bucket.bytecode_to_string()
+
+
+COMPILED = {"jinja2.bytecode_caching": Compiled()}
+
+
 def shop_on(url: str, **settings: str) -> TestApp:
-    app = main({}, **ini_file() | {"altsession.redis.url": url, **settings})
+    app = main({}, **ini_file() | COMPILED | {"altsession.redis.url": url, **settings})
     return TestApp(app, extra_environ={"REMOTE_ADDR": "192.0.2.7"})
 
 

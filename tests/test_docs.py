@@ -255,6 +255,7 @@ def dialogues(block: Block) -> list[tuple[str, str]]:
     return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
+@pytest.mark.process
 def test_quickstart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All the ways to start the application serve what the page's curl commands show."""
     if shutil.which("curl") is None:

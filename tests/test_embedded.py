@@ -33,7 +33,10 @@ from workers import in_c_fork, in_threads
 from pyramid_altsession.stores import embedded
 from pyramid_altsession.stores.embedded import EmbeddedServer, server_binary
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+]
 
 GRACE = 0.4  # seconds
 fork = multiprocessing.get_context("fork")

@@ -19,7 +19,10 @@ from servers import free_port
 
 import pyramid_altsession
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+]
 
 APP = """
 import functools
@@ -56,6 +59,7 @@ INI = """
 [app:main]
 use = call:app:main
 altsession.redis.url = embedded://
+altsession.redis.timeout = 30
 altsession.session.secure = false
 
 [server:main]

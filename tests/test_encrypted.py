@@ -670,6 +670,7 @@ class Side:
         return raw if self.codec is None else opened(id, name, raw)
 
 
+@pytest.mark.volume
 @given(st.lists(steps, max_size=30))
 @settings(max_examples=300, deadline=None)
 def test_every_call_gives_what_it_gives_without_sealing(program: list[tuple[Any, ...]]) -> None:

@@ -191,6 +191,7 @@ def released(server: Server) -> bool:
         return bool(client.script_kill())
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("way", ["unix", "tcp"])
 @pytest.mark.parametrize(
     ("fault", "statuses"),

@@ -28,7 +28,10 @@ FIRST = int(os.environ.get("ALTSESSION_SEED", "0"))
 ORDINARY = {"memory": 500, "memory, sealed": 150, "valkey": 80, "valkey, sealed": 60}
 LONG = os.environ.get("ALTSESSION_HISTORIES")
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+pytestmark = [
+    pytest.mark.volume,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 
 @pytest.fixture(params=ORDINARY)

@@ -1189,6 +1189,7 @@ def bare(server: Server) -> Bare:
     return Bare(server.url)
 
 
+@pytest.mark.volume
 @hypothesis_settings(
     max_examples=100,
     deadline=None,
@@ -1224,6 +1225,7 @@ def damaged(random: Random, value: str) -> str:
     return value[:start] + piece + value[end:]
 
 
+@pytest.mark.volume
 def test_chosen_tokens_never_become_keys(server: Server) -> None:
     """Of 10,000 tokens that clients chose and wrote with none becomes a key."""
     api = site(server.url, {}).api

@@ -113,6 +113,7 @@ def anew(actor: Actor, session: AltSession) -> None:
     session.set(actor.key, 1)
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("end", ["renew", "invalidate"])
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("body", [alone, between])
@@ -120,7 +121,7 @@ def test_pairs(name: str, end: str, body: Callable[[str], Body]) -> None:
     """renew and invalidate against every other call, in every interleaving, with the answers in
     any order or lost: every invariant holds."""
     runs = list(explore(lambda: World([body(name), alone(end)]), lossy=True))
-    assert len(runs) >= 80
+    assert len(runs) >= 40
 
 
 TRIPLES: dict[str, list[Body]] = {
@@ -131,12 +132,14 @@ TRIPLES: dict[str, list[Body]] = {
 }
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("bodies", TRIPLES.values(), ids=TRIPLES)
 def test_triples(bodies: Sequence[Body]) -> None:
     """Three requests at once, in every interleaving, with the answers in any order."""
-    assert len(list(explore(lambda: World(bodies)))) >= 1000
+    assert len(list(explore(lambda: World(bodies)))) >= 200
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("end", ["renew", "invalidate"])
 @pytest.mark.parametrize("name", ["set", "touch", "invalidate"])
 def test_slow_requests(name: str, end: str) -> None:
@@ -152,6 +155,7 @@ def test_sign_out_and_go_on() -> None:
     assert len(list(explore(lambda: World([anew, between("set")]), lossy=True))) >= 80
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("end", ["renew", "invalidate"])
 @pytest.mark.parametrize("name", ["get", "set", "pop", "touch", "invalidate"])
 def test_pairs_on_a_server(server: Server, name: str, end: str) -> None:
@@ -160,7 +164,7 @@ def test_pairs_on_a_server(server: Server, name: str, end: str) -> None:
     bodies = [between(name), alone(end)]
     runs = list(explore(lambda: World(bodies, store, server.client)))
     store.close()
-    assert len(runs) >= 35
+    assert len(runs) >= 25
 
 
 # -- traces that broke earlier designs, by their numbers
@@ -313,6 +317,7 @@ def test_ended_elsewhere(name: str) -> None:
     assert len(list(explore(lambda: World(UNTOLD[name]), lossy=True))) >= 20
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("bodies", UNTOLD.values(), ids=UNTOLD)
 def test_ended_elsewhere_in_time(bodies: Sequence[Body]) -> None:
     """The same with two requests, in a random order, with time passing: within the window, and
@@ -593,6 +598,7 @@ MUTANTS: dict[Mutant, tuple[list[Body], str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_mutants_are_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one guard taken out the explorer finds a run that breaks the invariant it is for; with

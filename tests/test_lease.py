@@ -94,6 +94,7 @@ def storm(kind: str, calls: int, *urls: str) -> list[tuple[Counter[str], Any]]:
     return [(Counter(answer["seen"]), answer["places"]) for answer in answers]
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("kind", ["signals", "greenlets"])
 def test_exceptions_from_outside_mix_up_no_values_and_leak_no_connections(
     server: Server, kind: str
@@ -108,6 +109,7 @@ def test_exceptions_from_outside_mix_up_no_values_and_leak_no_connections(
         assert left == [LIMIT, LIMIT]
 
 
+@pytest.mark.volume
 def test_the_storm_finds_a_lease_that_puts_connections_back_as_they_are(server: Server) -> None:
     """Without the rule of the lease the same storm gives values of other sessions, and replies
     that are no answer to what was asked."""

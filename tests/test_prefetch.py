@@ -431,6 +431,7 @@ def ask(event: Any) -> None:
     event.request.altsession.prefetch("cart")
 
 
+@pytest.mark.volume
 def test_prefetches_in_a_storm(server: Server) -> None:
     """100,000 prefetches, taken, dropped or forgotten, under signal handlers that raise: every
     value is the right one, and as many connections are to be had as before."""

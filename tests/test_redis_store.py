@@ -918,6 +918,7 @@ def test_log_is_ours() -> None:
     assert module.log is logging.getLogger("pyramid_altsession")
 
 
+@pytest.mark.volume
 def test_memory_of_packed_names() -> None:
     """Reads of ever other keys, however many and long, leave a bounded amount of memory behind."""
     module._cached_names.cache_clear()

@@ -469,6 +469,7 @@ def test_slow_request_is_no_reuse(strict: Browser, books: Books) -> None:
 # -- many requests at once
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("retried", [False, True])
 def test_parallel_requests(server: Server, retried: bool) -> None:
     """20 requests at once with a cookie that is due, 200 rounds: none is refused, exactly one
@@ -596,7 +597,9 @@ class Thief(Signing):
             self.world.known.append(self.cookie)
 
 
-SETTINGS = read_settings({"session": {"gone_window": WINDOW, "tti": 1000, "renew_after": AFTER}})
+SETTINGS = read_settings(
+    {"session": {"gone_window": WINDOW, "tti": 1000, "renew_after": AFTER, "secure": False}}
+)
 
 
 class Logins(World):
@@ -656,6 +659,9 @@ class Logins(World):
             self.actors[int(which)].response = None
         else:
             super().do(event)
+
+    def settled(self, actor: Actor) -> bool:
+        return isinstance(actor, Thief) or super().settled(actor)
 
     def watch(self, actor: Actor, operation: Operation, reply: Reply) -> None:
         life = operation.life if isinstance(operation, Write) else None
@@ -729,6 +735,7 @@ BEGINNINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
 @pytest.mark.parametrize("name", CALLS)
 def test_login_and_another_request(name: str, beginning: dict[str, Any]) -> None:
@@ -739,6 +746,7 @@ def test_login_and_another_request(name: str, beginning: dict[str, Any]) -> None
     assert len(list(runs)) >= 30
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("name", ["set", "get", "get and set", "invalidate", "renew"])
 def test_renewal_and_another_request(name: str) -> None:
     """The same for a periodic renewal that is due in both requests."""
@@ -747,6 +755,7 @@ def test_renewal_and_another_request(name: str) -> None:
     assert len(list(runs)) >= 30
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("beginning", ["ann, renewal due", "ann, renewed"])
 @pytest.mark.parametrize("pair", [("get", "set"), ("get", "get"), ("get and set", "touch")])
 def test_lost_renewals(pair: tuple[str, str], beginning: str) -> None:
@@ -754,7 +763,7 @@ def test_lost_renewals(pair: tuple[str, str], beginning: str) -> None:
     signed in all the time, whichever cookie it was left with."""
     bodies = [CALLS[name] for name in pair]
     runs = explore(lambda: Logins(bodies, **BEGINNINGS[beginning], stays=True), lossy=True)
-    assert len(list(runs)) >= 50
+    assert len(list(runs)) >= 40
 
 
 def thinking(name: str) -> Body:
@@ -781,6 +790,7 @@ SLOW: dict[str, Body] = {
 }
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("with_", ["login", "get", "invalidate"])
 @pytest.mark.parametrize("name", SLOW)
 def test_slow_request_and_another(name: str, with_: str) -> None:
@@ -795,15 +805,17 @@ def test_slow_request_and_another(name: str, with_: str) -> None:
 ALL_FOUR = ["login", "get", "invalidate", "set"]
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("left_out", ALL_FOUR)
 def test_login_renewal_logout_write(left_out: str) -> None:
     """Three of a login, a periodic renewal, a logout and a write, in every order of their steps
     and answers."""
     bodies = [CALLS[name] for name in ALL_FOUR if name != left_out]
     runs = explore(lambda: Logins(bodies, **BEGINNINGS["ann, renewal due"]))
-    assert len(list(runs)) >= 2000
+    assert len(list(runs)) >= 1900
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
 def test_all_four(beginning: dict[str, Any]) -> None:
     """All four at once, the write a slow one, with one answer lost at most: some of all orders."""
@@ -812,13 +824,15 @@ def test_all_four(beginning: dict[str, Any]) -> None:
     assert len(list(runs)) == 1000
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("pair", [("set", "renew"), ("get", "set"), ("set", "invalidate")])
 def test_login_and_two_requests(pair: tuple[str, str]) -> None:
     """A login and two more requests, with the answers in any order."""
     bodies = [CALLS["login"], *[CALLS[name] for name in pair]]
-    assert len(list(explore(lambda: Logins(bodies)))) >= 500
+    assert len(list(explore(lambda: Logins(bodies)))) >= 200
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("ticks", [[], [WINDOW + 1]], ids=["at once", "late"])
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
 @pytest.mark.parametrize("name", ["login of another", "set", "get", "renew"])
@@ -831,6 +845,7 @@ def test_planted_session(name: str, beginning: dict[str, Any], ticks: list[float
     assert len(list(runs)) >= 15
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("beginning", [{}, {"user": "ann", "due": True, "renewed": True}])
 @pytest.mark.parametrize(
     "pair", [("renew", "get"), ("login of another", "get"), ("set", "get"), ("invalidate", "get")]
@@ -964,6 +979,7 @@ def renewing(*names: str) -> World:
     return Logins([CALLS[name] for name in names], user="ann", due=True, stays=True)
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_mutants_are_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one guard taken out the explorer finds a run that breaks its invariant; with it the

@@ -34,6 +34,8 @@ from workers import eventually
 
 import pyramid_altsession
 
+pytestmark = pytest.mark.process
+
 INI = """
 [app:main]
 use = call:shop:main
@@ -43,6 +45,7 @@ tm.annotate_user = false
 retry.attempts = 3
 shop.warehouse = %(here)s/warehouse
 altsession.redis.url = {url}
+altsession.redis.timeout = 30
 altsession.session.secure = false
 altsession.sync.enabled = true
 altsession.session.prefetch = _csrft_ _f_

@@ -2,6 +2,7 @@
 ``.ini`` file, a YAML file that it names, ``pserve app.yaml``, ``SessionAPI.from_settings``."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,17 @@ def write(file: Path, tree: Tree) -> None:
     file.write_text(yaml.safe_dump(tree, default_flow_style=True, sort_keys=False, width=10**9))
 
 
+@cache
+def loader_for(scheme: str) -> plaster.ILoaderInfo:
+    """The loader that pserve finds. It looks through all that is installed: once is enough."""
+    (found,) = plaster.find_loaders(scheme, protocols=["wsgi"])
+    return found
+
+
 def application(file: Path) -> Settings:
     """What an application finds whose settings pserve reads from this file."""
-    loader = plaster.get_loader(str(file), protocols=["wsgi"])
+    address = plaster.parse_uri(str(file))
+    loader = loader_for(address.scheme).load(address)
     config = Configurator(settings=loader.get_wsgi_app_settings())
     config.include("pyramid_tm")  # altsession.transactional wants it
     config.include("pyramid_altsession")

@@ -917,6 +917,7 @@ def test_session_in_its_own_state(visitor: Visitor) -> None:
     assert (visitor.stored, visitor().new) == ({}, False)
 
 
+@pytest.mark.volume
 def test_different_keys_both_win(live: Visitor) -> None:
     """Two overlapping requests that change different keys both win, 1000 times of 1000."""
     kept = 0
@@ -931,6 +932,7 @@ def test_different_keys_both_win(live: Visitor) -> None:
     assert kept == 1000
 
 
+@pytest.mark.volume
 def test_logout_beats_a_slow_request(live: Visitor) -> None:
     """A request that ends after a logout writes nothing and learns that its session is gone, 1000
     times of 1000."""
@@ -1197,7 +1199,7 @@ Overlapping.TestCase.settings = hypothesis_settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-TestOverlappingRequests = Overlapping.TestCase
+TestOverlappingRequests = pytest.mark.volume(Overlapping.TestCase)
 
 
 def test_refused_call_keeps_the_sign_in(visitor: Visitor) -> None:

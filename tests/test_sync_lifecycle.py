@@ -168,7 +168,10 @@ def with_error_pages(config: Configurator) -> None:
 # -- the table, in every order of includes
 
 
-@pytest.fixture(params=ORDERS, ids="-".join)
+@pytest.fixture(
+    params=[ORDERS[0], *[pytest.param(order, marks=pytest.mark.volume) for order in ORDERS[1:]]],
+    ids="-".join,
+)
 def includes(request: pytest.FixtureRequest) -> Sequence[str]:
     order: Sequence[str] = request.param
     return order
@@ -454,6 +457,7 @@ def overlapping(server: Server, other: Callable[[Request], object]) -> tuple[Sit
     return app, lambda path: app.other().get(path, status="*")
 
 
+@pytest.mark.volume
 def test_different_keys_in_threads(server: Server) -> None:
     """Two requests that overlap and change different keys, and flash: both kept, both shown, 1000
     of 1000."""
@@ -474,6 +478,7 @@ def test_different_keys_in_threads(server: Server) -> None:
     assert kept == 1000
 
 
+@pytest.mark.volume
 def test_logout_in_threads(server: Server) -> None:
     """A logout that overlaps a slow request, whichever ends first: the session is dead, and no
     answer gives a cookie, 1000 of 1000."""

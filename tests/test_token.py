@@ -336,6 +336,7 @@ def test_no_pieced_header_does_harm() -> None:
     assert came > 1000
 
 
+@pytest.mark.volume
 @settings(max_examples=1_000, deadline=None, derandomize=True)
 @given(st.text(st.characters(max_codepoint=255)) | st.text(alphabet="sid=; .\t\x00+"))
 @example("sid=" + "a" * 8192)

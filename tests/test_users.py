@@ -459,6 +459,7 @@ def test_scan_goes_on(server: Server) -> None:
 # -- many at once
 
 
+@pytest.mark.volume
 def test_log_out_everywhere(server: Server) -> None:
     """10,000 sessions of one user and logins going on: each that existed when the call began is
     dead when it returns; later logins stay; no entry of a dead session is left."""
@@ -534,6 +535,7 @@ def worker(url: str, seed: int, done: Any, place: int) -> None:
             browsers[at].does(act)
 
 
+@pytest.mark.volume
 def test_killed_workers(server: Server) -> None:
     """Workers killed at random points in 10,000 cycles of login, renewal and logout leave no
     signed-in session that the index misses and no key without a TTL."""

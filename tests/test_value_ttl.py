@@ -174,6 +174,7 @@ def test_the_same_request(session: OpenSession, watched: Watched) -> None:
         assert session.get("code") == "1234"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("hours", [0, 1, -1])
 def test_a_clock_that_is_wrong_by_an_hour(hours: int, any_server: Server) -> None:
     """An application whose clocks are an hour off finds the same, on every server."""

@@ -24,7 +24,10 @@ from servers import Server, free_port
 
 import pyramid_altsession
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="servers that fork")
+pytestmark = [
+    pytest.mark.volume,
+    pytest.mark.skipif(sys.platform != "linux", reason="servers that fork"),
+]
 
 VISITORS = 50
 ROUNDS = 5
