@@ -18,10 +18,14 @@ import hiredis
 import redis
 from common import options, server
 
-from pyramid_altsession.operations import Get, Increment, Set, Timing, Touch, Write
-from pyramid_altsession.settings import SessionSettings
-from pyramid_altsession.stores.redis import SCRIPT, pack_write
-from pyramid_altsession.token import Token
+from pyramid_altsession.config.table import SessionSettings
+from pyramid_altsession.protocol.fields import Timing
+from pyramid_altsession.protocol.lifecycle import Touch
+from pyramid_altsession.protocol.messages import Write
+from pyramid_altsession.protocol.token import Token
+from pyramid_altsession.protocol.verbs import Get, Increment, Set
+from pyramid_altsession.stores.redis.scripts import SCRIPT
+from pyramid_altsession.stores.redis.wire import pack_write
 
 HERE = Path(__file__).parent
 BEFORE = "e72c008"

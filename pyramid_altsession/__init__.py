@@ -10,6 +10,8 @@ from pyramid.request import Request
 from ._version import VERSION as __version__
 from .api import SessionAPI, SessionInfo
 from .batch import Batch, Handle
+from .config.sources import from_ini, read_settings
+from .config.table import Settings
 from .errors import (
     AltSessionError,
     CorruptValue,
@@ -22,13 +24,12 @@ from .errors import (
     ValueTooLarge,
 )
 from .interfaces import IAltSession, ISessionAPI
-from .keys import SessionKey
-from .security import add_view_options
+from .protocol.keys import SessionKey
 from .session import AltSession
-from .settings import Settings, from_ini, read_settings
-from .sync import add_sync_layer
-from .tween import add_tween
-from .visits import innermost
+from .web.security import add_view_options
+from .web.tween import add_tween
+from .web.view_options import add_sync_layer
+from .web.visits import innermost
 
 __all__ = [
     "AltSession",

@@ -16,34 +16,33 @@ from pyramid.request import Request
 from pyramid.response import Response
 from zope.interface import implementer
 
-from .calls import UNSET, Calls, Unset
 from .codecs import JSONCodec
+from .config.sources import from_ini, read_settings
+from .config.table import Settings
 from .errors import AltSessionError, CorruptValue, SessionGone, StoreUnavailable
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
-from .keys import Values, encodable
-from .operations import (
-    Description,
-    Invalidate,
-    Listing,
-    Login,
-    Prune,
-    Read,
-    Remove,
-    Set,
-    Timing,
-    Touch,
-    Write,
+from .protocol.administration import (
+    all_sessions,
+    described,
+    end_all_sessions,
+    end_session,
+    live_sessions,
 )
+from .protocol.commands import UNSET, Commands, Unset
+from .protocol.fields import Description, Timing
+from .protocol.keys import Values, encodable
+from .protocol.lifecycle import Invalidate, Login, Touch
+from .protocol.messages import Listing, Prune, Read, Write
+from .protocol.state import PendingEvent, SessionState
+from .protocol.token import ID_LENGTH, Claim, Token, new_verifier
+from .protocol.verbs import Remove, Set
 from .session import AltSession
-from .settings import Settings, from_ini, read_settings
-from .state import Happening, SessionState
 from .stores import open_store
 from .stores.memory import warn_of_processes
 from .stores.sealed import SealedStore
-from .token import ID_LENGTH, Claim, SessionCookie, Token, new_verifier
-from .users import all_sessions, described, end_all_sessions, end_session, live_sessions
-from .visits import Visit, innermost, under_way
+from .web.cookie import SessionCookie
+from .web.visits import Visit, innermost, under_way
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -67,7 +66,7 @@ class SessionInfo(NamedTuple):
     login: datetime | None = None
 
 
-def become(
+def turn_into(
     response: Response, error: SessionGone | StoreUnavailable, environ: Mapping[str, Any]
 ) -> None:
     """Turn an answer into an error's page."""
@@ -139,7 +138,7 @@ class SessionAPI:
             codec = JSONCodec() if make is None else make(settings.session)
         store = open_store(settings) if store is None else store
         self._store: Store = SealedStore(store, codec) if isinstance(codec, SealingCodec) else store
-        self._calls = Calls(codec, settings.session.max_value_bytes)
+        self._commands = Commands(codec, settings.session.max_value_bytes)
         self._notify = notify
         self._timing = Timing.of(settings.session)
         self._cookie = SessionCookie(settings.session)
@@ -240,7 +239,7 @@ class SessionAPI:
         # A weak reference: the request holds its session, and a circle would outlive both.
         tell = partial(self._tell, of=weakref.ref(request))
         return RequestSession(
-            self._store, self._calls, state, settings=self.settings.session, notify=tell
+            self._store, self._commands, state, settings=self.settings.session, notify=tell
         )
 
     def _begin_attempt(self, visit: Visit, request: Request) -> SessionState:
@@ -315,7 +314,7 @@ class SessionAPI:
         try:
             self.write_back(request, response)
         except (SessionGone, StoreUnavailable) as error:
-            become(response, error, request.environ)
+            turn_into(response, error, request.environ)
 
     def write_back(self, request: Request, response: Response) -> None:
         """Write what changed in ``request.session``, unless the answer is a failure, or says
@@ -356,8 +355,8 @@ class SessionAPI:
         except AltSessionError:
             state.cookie = None  # the page is made: it goes out, and a later request renews
 
-    def _tell(self, happening: Happening, of: "weakref.ref[Request] | None" = None) -> None:
-        kind, id, userid, reason = happening
+    def _tell(self, event: PendingEvent, of: "weakref.ref[Request] | None" = None) -> None:
+        kind, id, userid, reason = event
         if self.settings.log_events:
             log.info("session %s %s: user %r, %s", id, kind, userid, reason)
         if self._notify is not None:
@@ -384,7 +383,7 @@ class SessionAPI:
 
     def _detached(self, state: SessionState) -> OpenSession:
         session = OpenSession(
-            self._store, self._calls, state, settings=self.settings.session, notify=self._tell
+            self._store, self._commands, state, settings=self.settings.session, notify=self._tell
         )
         session._cookie = self._cookie
         return session
@@ -417,7 +416,7 @@ class SessionAPI:
             encodable("invalidate_user", keep)
         ended = end_all_sessions(self._store, userid, self._timing, keep=keep)
         for id in ended:
-            self._tell(Happening("invalidated", id, userid, "administration"))
+            self._tell(PendingEvent("invalidated", id, userid, "administration"))
         return len(ended)
 
     def describe(self, id: str) -> SessionInfo | None:
@@ -453,7 +452,7 @@ class SessionAPI:
     def _end(self, id: str, userid: str | None) -> bool:
         ended = end_session(self._store, id, self._timing, userid)
         if ended:
-            self._tell(Happening("invalidated", id, userid, "administration"))
+            self._tell(PendingEvent("invalidated", id, userid, "administration"))
         return ended
 
     def _current(self, found: Iterable[Description]) -> str | None:
@@ -476,7 +475,7 @@ class SessionAPI:
     def _noted(self, info: bytes) -> Mapping[str, Any]:
         # One that nobody can read hides no session: its user may be looking for it to end it.
         with suppress(CorruptValue):
-            return self._calls.decode("info", info) if info else {}
+            return self._commands.decode("info", info) if info else {}
         return {}
 
     # -- the server
@@ -503,7 +502,7 @@ class SessionAPI:
             Prune(user, ((claim.id, 0),)),
             Write(claim, (), timing, user=user, anybody=True, life=Invalidate(b"check", user)),
         ):
-            self._store.carry_out(operation)
+            self._store.execute(operation)
 
     def close(self) -> None:
         """Give the connections back. The sessions stay; a later use connects again."""

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from .calls import UNSET, Call
-from .keys import Key, SessionKey, Values
-from .operations import Refused
+from .protocol.commands import UNSET, Command
+from .protocol.keys import Key, SessionKey, Values
+from .protocol.verbs import Refused
 
 if TYPE_CHECKING:
     from .session import AltSession
@@ -21,7 +21,7 @@ class Handle(Generic[T]):
 
     __slots__ = ("_call", "_error", "_results")
 
-    def __init__(self, call: Call[T]) -> None:
+    def __init__(self, call: Command[T]) -> None:
         self._call = call
         self._results: Any = None
         self._error: BaseException | None = RuntimeError("the batch was not sent yet")
@@ -52,7 +52,7 @@ class Batch:
 
     def __init__(self, session: "AltSession") -> None:
         self._session = session
-        self._calls = session._calls
+        self._commands = session._commands
         self._handles: list[Handle[Any]] = []
         self._closed = _NOT_ENTERED
 
@@ -86,7 +86,7 @@ class Batch:
     def get(self, key: str, default: Any = None) -> Handle[Any]: ...
 
     def get(self, key: Key, default: Any = UNSET) -> Handle[Any]:
-        return self._add(self._calls.get(key, default))
+        return self._add(self._commands.get(key, default))
 
     @overload
     def mget(self, keys: Iterable[str], default: Any = None) -> Handle[dict[str, Any]]: ...
@@ -95,16 +95,16 @@ class Batch:
     def mget(self, keys: Iterable[Key], default: Any = None) -> Handle[dict[Key, Any]]: ...
 
     def mget(self, keys: Iterable[Key], default: Any = UNSET) -> Handle[Any]:
-        return self._add(self._calls.mget(keys, default))
+        return self._add(self._commands.mget(keys, default))
 
     def all(self) -> Handle[dict[str, Any]]:
-        return self._add(self._calls.all())
+        return self._add(self._commands.all())
 
     def keys(self) -> Handle[list[str]]:
-        return self._add(self._calls.keys())
+        return self._add(self._commands.keys())
 
     def exists(self, key: Key) -> Handle[bool]:
-        return self._add(self._calls.exists(key))
+        return self._add(self._commands.exists(key))
 
     # -- writes
 
@@ -117,13 +117,13 @@ class Batch:
     def set(self, key: str, value: Any, *, ttl: float | None = None) -> Handle[None]: ...
 
     def set(self, key: Key, value: Any, *, ttl: float | None = None) -> Handle[None]:
-        return self._add(self._calls.set(key, value, ttl))
+        return self._add(self._commands.set(key, value, ttl))
 
     def mset(self, values: Values) -> Handle[None]:
-        return self._add(self._calls.mset(values))
+        return self._add(self._commands.mset(values))
 
     def remove(self, keys: Key | Iterable[Key]) -> Handle[int]:
-        return self._add(self._calls.remove(keys))
+        return self._add(self._commands.remove(keys))
 
     @overload
     def pop(self, key: SessionKey[T, D]) -> Handle[T | D]: ...
@@ -135,7 +135,7 @@ class Batch:
     def pop(self, key: str, default: Any = None) -> Handle[Any]: ...
 
     def pop(self, key: Key, default: Any = UNSET) -> Handle[Any]:
-        return self._add(self._calls.pop(key, default))
+        return self._add(self._commands.pop(key, default))
 
     @overload
     def setdefault(self, key: SessionKey[T, Any], value: T) -> Handle[T]: ...
@@ -144,17 +144,17 @@ class Batch:
     def setdefault(self, key: str, value: Any) -> Handle[Any]: ...
 
     def setdefault(self, key: Key, value: Any) -> Handle[Any]:
-        return self._add(self._calls.setdefault(key, value))
+        return self._add(self._commands.setdefault(key, value))
 
     def increment(self, key: Key, by: int = 1) -> Handle[int]:
-        return self._add(self._calls.increment(key, by))
+        return self._add(self._commands.increment(key, by))
 
     def compare_and_set(self, key: Key, expected: Any, value: Any) -> Handle[bool]:
-        return self._add(self._calls.compare_and_set(key, expected, value))
+        return self._add(self._commands.compare_and_set(key, expected, value))
 
     # -- the end of the block
 
-    def _add(self, call: Call[T]) -> Handle[T]:
+    def _add(self, call: Command[T]) -> Handle[T]:
         if self._closed:
             raise RuntimeError(self._closed)
         handle = Handle(call)

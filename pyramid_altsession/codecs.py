@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 from pyramid.exceptions import ConfigurationError
 
+from .config.table import SessionSettings
 from .errors import CorruptValue
-from .settings import SessionSettings
 
 _BASES: tuple[type, ...] = (int, float, list, tuple, dict)
 _NESTING = (list, tuple, dict)

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
-    from .operations import Operation, Read, Reply
-    from .state import Sending
+    from .protocol.messages import Operation, Read, Reply
+    from .protocol.state import PendingRead
 
 
 class Store(Protocol):
     """Where sessions live. Thread-safe; bytes at the border; time is judged by the store."""
 
-    def carry_out(self, operation: "Operation") -> "Reply":
+    def execute(self, operation: "Operation") -> "Reply":
         """Do what the operation asks, whole or not at all, or raise StoreUnavailable.
 
         "No such session" is a Reply, never an error.
         """
 
-    def send(self, operation: "Read") -> "Sending":
+    def send(self, operation: "Read") -> "PendingRead":
         """Begin a read, and go on: its reply is asked for later. StoreUnavailable as above."""
 
     def close(self) -> None:

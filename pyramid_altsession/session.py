@@ -7,37 +7,24 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Never, TypeVar, overload
 
 from .batch import Batch
-from .calls import UNSET, Call, Calls, several
+from .config.table import SessionSettings
 from .errors import SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
-from .frame import framed
-from .keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, encodable, field_name
-from .operations import (
-    CREATED,
-    LOGIN,
-    USER,
-    CompareAndSet,
-    Crowded,
-    DataVerb,
-    Everything,
-    Get,
-    Invalidate,
-    Life,
-    Login,
-    Raw,
-    Read,
-    Refused,
-    Renew,
-    Reply,
-    Timing,
-    Touch,
-    Verb,
-    Write,
-    is_key,
+from .protocol.administration import (
+    end_all_sessions,
+    end_sessions,
+    live_sessions,
+    prune_some,
+    survey,
 )
-from .settings import SessionSettings
-from .state import Happening, Layer, SessionState, Status
-from .token import new_verifier
-from .users import end_all_sessions, end_sessions, live_sessions, prune_some, survey
+from .protocol.commands import UNSET, Command, Commands, several
+from .protocol.envelope import framed
+from .protocol.fields import CREATED, LOGIN, USER, Raw, Timing, is_key
+from .protocol.keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, encodable, field_name
+from .protocol.lifecycle import Invalidate, Life, Login, Renew, Touch
+from .protocol.messages import Read, Reply, SessionLimit, Write
+from .protocol.state import Layer, PendingEvent, SessionState, Status
+from .protocol.token import new_verifier
+from .protocol.verbs import CompareAndSet, DataVerb, Everything, Get, Refused, Verb
 
 if TYPE_CHECKING:
     from .interfaces import Store
@@ -78,19 +65,19 @@ class AltSession:
     An AltSession belongs to one thread.
     """
 
-    __slots__ = ("_calls", "_notify", "_settings", "_state", "_store")
+    __slots__ = ("_commands", "_notify", "_settings", "_state", "_store")
 
     def __init__(
         self,
         store: "Store",
-        calls: Calls,
+        calls: Commands,
         state: SessionState,
         *,
         settings: SessionSettings,
-        notify: Callable[[Happening], None],
+        notify: Callable[[PendingEvent], None],
     ) -> None:
         self._store = store
-        self._calls = calls
+        self._commands = calls
         self._state = state
         self._settings = settings
         self._notify = notify
@@ -147,11 +134,11 @@ class AltSession:
         name = field_name(key)
         if self._state.layer is None:
             self._ask((name,), fresh=fresh)
-            fields: Mapping[str, Raw] = self._state.memo.fields
+            fields: Mapping[str, Raw] = self._state.cache.fields
         else:
             self._fetch((name,), fresh)
             fields = self._shown()
-        return self._calls.value(key, fields.get(name), default)
+        return self._commands.value(key, fields.get(name), default)
 
     @overload
     def mget(
@@ -169,7 +156,7 @@ class AltSession:
         asked = several(keys)
         names = tuple([field_name(key) for key in asked])
         self._fetch(names, fresh)
-        fields, value = self._shown(), self._calls.value
+        fields, value = self._shown(), self._commands.value
         return {
             key: value(key, fields.get(name), default)
             for key, name in zip(asked, names, strict=True)
@@ -177,7 +164,7 @@ class AltSession:
 
     def all(self, *, fresh: bool = False) -> dict[str, Any]:
         """Every key with its value; one round trip."""
-        return self._calls.values(self._everything(fresh))
+        return self._commands.values(self._everything(fresh))
 
     def keys(self, *, fresh: bool = False) -> list[str]:
         """Every key, sorted; one round trip. Undecodable values do no harm here."""
@@ -201,7 +188,7 @@ class AltSession:
     def created(self) -> datetime | None:
         """When the session was made, by the server's clock (UTC); None without a session."""
         self._fetch((CREATED,), False)
-        raw = self._state.memo.fields.get(CREATED)
+        raw = self._state.cache.fields.get(CREATED)
         return None if raw is None else datetime.fromtimestamp(int(raw) / 1000, UTC)
 
     def ttl(self) -> float | None:
@@ -230,16 +217,16 @@ class AltSession:
         ``ttl``: seconds until this value ends, by the server's clock (None: with the session).
         ``set`` without it takes an earlier one off; what changes a value in place keeps it.
         """
-        self._do(self._calls.set(key, value, ttl))
+        self._do(self._commands.set(key, value, ttl))
 
     def mset(self, values: Values) -> None:
         """Store several values in one step: nobody ever reads half of them."""
         if values:
-            self._do(self._calls.mset(values))
+            self._do(self._commands.mset(values))
 
     def remove(self, keys: Key | Iterable[Key]) -> int:
         """Remove one key or many; returns how many were there."""
-        call = self._calls.remove(keys)
+        call = self._commands.remove(keys)
         return self._do(call) if call.verbs else 0
 
     @overload
@@ -256,7 +243,7 @@ class AltSession:
 
         :exc:`CorruptValue` when it cannot be decoded; it is taken out all the same.
         """
-        return self._do(self._calls.pop(key, default))
+        return self._do(self._commands.pop(key, default))
 
     @overload
     def setdefault(self, key: SessionKey[T, Any], value: T) -> T: ...
@@ -266,13 +253,13 @@ class AltSession:
 
     def setdefault(self, key: Key, value: Any) -> Any:
         """Store ``value`` unless there is one already; returns what is stored afterwards."""
-        return self._do(self._calls.setdefault(key, value))
+        return self._do(self._commands.setdefault(key, value))
 
     def increment(self, key: Key, by: int = 1) -> int:
         """Add to a whole number (0 when there is none) and return the sum; nothing is lost
         between concurrent callers. TypeError when something else is stored, or the sum is
         beyond ±(2⁵³ − 1), the whole numbers that JSON carries everywhere."""
-        return self._do(self._calls.increment(key, by))
+        return self._do(self._commands.increment(key, by))
 
     def compare_and_set(self, key: Key, expected: Any, value: Any) -> bool:
         """Store ``value`` if the stored one equals ``expected`` (None also stands for no value).
@@ -280,13 +267,13 @@ class AltSession:
         Of several callers with the same expectation one succeeds. One round trip, unless the
         same value is stored in other JSON (spaces, order, an older version): then one more.
         """
-        raw: Raw = None if expected is None else self._calls.framed(key, expected)[1]
+        raw: Raw = None if expected is None else self._commands.framed(key, expected)[1]
         for _ in range(MODIFY_TRIES):
-            verb = self._calls.comparison(key, raw, value)
+            verb = self._commands.comparison(key, raw, value)
             done, held = self._compare(verb)
             if done:
                 return True
-            if held == raw or not self._calls.same(key, held, raw):
+            if held == raw or not self._commands.same(key, held, raw):
                 return False
             raw = held
         return False
@@ -314,8 +301,8 @@ class AltSession:
         for _ in range(MODIFY_TRIES):
             self._fetch((name,), True)
             raw = self._shown().get(name)
-            value = function(self._calls.value(key, raw, default))
-            if self._compare(self._calls.comparison(key, raw, value))[0]:
+            value = function(self._commands.value(key, raw, default))
+            if self._compare(self._commands.comparison(key, raw, value))[0]:
                 return value
         raise RuntimeError(f"modify({name!r}): somebody else was faster {MODIFY_TRIES} times")
 
@@ -363,7 +350,7 @@ class AltSession:
         """Seconds from the login to the last answer of the server, by its clock; None without a
         login. At most one round trip per request, none after any other read."""
         self._fetch((LOGIN,), False)
-        raw, now = self._state.memo.fields.get(LOGIN), self._state.now
+        raw, now = self._state.cache.fields.get(LOGIN), self._state.now
         return None if raw is None or now is None else (now - int(raw)) / 1000
 
     def login(
@@ -388,12 +375,12 @@ class AltSession:
             self._prepare()
         try:
             entries, _ = self._carry_out(self._state.login(life))
-        except Crowded:
+        except SessionLimit:
             ended = survey(self._store, userid)[1]  # entries of ended sessions do not count
             life = replace(life, verifier=new_verifier(), limit=life.limit + ended)
             try:
                 entries, _ = self._carry_out(self._state.login(life))
-            except Crowded:
+            except SessionLimit:
                 raise TooManySessions(
                     f"the user has {life.limit - ended} sessions (session.max_sessions_per_user)"
                 ) from None
@@ -419,7 +406,7 @@ class AltSession:
             return 0
         ended = end_all_sessions(self._store, user, timing, keep=self.id)
         for id in ended:
-            self._notify(Happening("invalidated", id, user, "end_others"))
+            self._notify(PendingEvent("invalidated", id, user, "end_others"))
         return len(ended)
 
     def _login(self, userid: str, remember: float | None, info: Mapping[str, Any] | None) -> Login:
@@ -431,7 +418,7 @@ class AltSession:
             raise TypeError(f"login: remember must be a number of seconds, not {remember!r}")
         if remember is not None and not 1 <= remember <= LONGEST:
             raise ValueError(f"login: remember must be 1 second to 400 days, not {remember!r}")
-        noted = b"" if info is None else framed(self._calls.codec.encode("info", dict(info)))
+        noted = b"" if info is None else framed(self._commands.codec.encode("info", dict(info)))
         if len(noted) > MAX_INFO_BYTES:
             raise ValueTooLarge(f"login: info has {len(noted)} bytes, and {MAX_INFO_BYTES} fit")
         session = self._settings
@@ -448,7 +435,7 @@ class AltSession:
             others = [k.id for k in live_sessions(self._store, userid) if k.id != self.id]
             surplus, timing = others[session.max_sessions_per_user - 1 :], Timing.of(session)
             for id in end_sessions(self._store, userid, surplus, timing):
-                self._notify(Happening("invalidated", id, userid, "max_sessions_per_user"))
+                self._notify(PendingEvent("invalidated", id, userid, "max_sessions_per_user"))
 
     # -- the end
 
@@ -472,8 +459,8 @@ class AltSession:
     ) -> tuple[int, Sequence[Any]]:
         """Results of the step of life and of the verbs. Subscribers are told when all is done, as
         they may use the session themselves. ``ask``: who has the first reply."""
-        state, carry_out = self._state, self._store.carry_out
-        ask = carry_out if ask is None else ask
+        state, execute = self._state, self._store.execute
+        ask = execute if ask is None else ask
         steps = 0
         try:
             while operation is not None:
@@ -487,13 +474,13 @@ class AltSession:
                     if operation.optional and isinstance(error, StoreUnavailable):
                         break
                     raise
-                operation, ask = state.learn(operation, reply), carry_out
+                operation, ask = state.learn(operation, reply), execute
             return state.done, state.results
         finally:
-            if state.happenings:
-                happenings, state.happenings = state.happenings, ()
-                for happening in happenings:
-                    self._notify(happening)
+            if state.events:
+                events, state.events = state.events, ()
+                for event in events:
+                    self._notify(event)
 
     def _ask(
         self, names: tuple[str, ...] | None, *, touch: bool = True, fresh: bool = False
@@ -519,7 +506,7 @@ class AltSession:
                 raise
         (operation, sending), state.sent = state.sent, None
         try:
-            self._carry_out(operation, lambda _: sending.reply(operation))
+            self._carry_out(operation, lambda _: sending.result(operation))
         except StoreUnavailable:
             if needed:
                 raise
@@ -536,9 +523,9 @@ class AltSession:
             self._carry_out(state.choice())
 
     def _begin(self, values: Values) -> None:
-        self._carry_out(self._state.create(*self._calls.mset(values).verbs))
+        self._carry_out(self._state.create(*self._commands.mset(values).verbs))
 
-    def _do(self, call: Call[T]) -> T:
+    def _do(self, call: Command[T]) -> T:
         try:
             return call.result(self._write(*call.verbs))
         except Refused:
@@ -565,7 +552,7 @@ class AltSession:
 
     def _shown(self) -> Mapping[str, Raw]:
         """What is remembered, as ``request.session`` shows it too."""
-        layer, fields = self._state.layer, self._state.memo.fields
+        layer, fields = self._state.layer, self._state.cache.fields
         return fields if layer is None else layer.shown(fields)
 
     def _step(self, life: Life) -> bool:

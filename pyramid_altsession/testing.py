@@ -3,10 +3,10 @@
 from pyramid.config import Configurator
 
 from .api import SessionAPI
+from .config.sources import from_ini, read_settings
 from .interfaces import ISessionAPI
-from .keys import Values
+from .protocol.keys import Values
 from .session import AltSession
-from .settings import from_ini, read_settings
 from .stores.memory import MemoryStore
 
 

@@ -8,9 +8,9 @@ import pytest
 from apps import Behind, Browser
 
 from pyramid_altsession.api import SessionAPI
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import REVOKED
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.protocol.messages import REVOKED
 from pyramid_altsession.stores.memory import MemoryStore
 
 

@@ -16,12 +16,13 @@ from pyramid.tweens import EXCVIEW, MAIN
 from webtest import TestApp
 
 from pyramid_altsession.api import SessionAPI
-from pyramid_altsession.frame import end_of, ending
 from pyramid_altsession.interfaces import ISessionAPI, Store
-from pyramid_altsession.operations import Operation, Read, Reply, Write
+from pyramid_altsession.protocol.envelope import end_of, ending
+from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
+from pyramid_altsession.protocol.state import PendingRead
 from pyramid_altsession.session import AltSession
-from pyramid_altsession.state import Sending
-from pyramid_altsession.stores.memory import Hash, MemoryStore
+from pyramid_altsession.stores.apply import Hash
+from pyramid_altsession.stores.memory import MemoryStore
 
 SID = re.compile(r"sid=([^;]*)")
 
@@ -38,14 +39,14 @@ class Watched:
         self.before: Callable[[Operation], object] = lambda operation: None
         self.after: Callable[[Operation], object] = lambda operation: None
 
-    def carry_out(self, operation: Operation) -> Reply:
+    def execute(self, operation: Operation) -> Reply:
         self.operations.append(operation)
         self.before(operation)
-        reply = self.store.carry_out(operation)
+        reply = self.store.execute(operation)
         self.after(operation)
         return reply
 
-    def send(self, operation: Read) -> Sending:
+    def send(self, operation: Read) -> PendingRead:
         self.operations.append(operation)
         self.before(operation)
         return self.store.send(operation)
@@ -71,10 +72,10 @@ class Repeating:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def carry_out(self, operation: Operation) -> Reply:
+    def execute(self, operation: Operation) -> Reply:
         if isinstance(operation, Write):
-            self.store.carry_out(operation)
-        return self.store.carry_out(operation)
+            self.store.execute(operation)
+        return self.store.execute(operation)
 
     def close(self) -> None:
         """The fixture closes the store."""

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from servers import Server, redis_binary, valkey
 
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.config.table import RedisSettings, Settings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.settings import RedisSettings, Settings, read_settings
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.stores.redis import RedisStore
+from pyramid_altsession.stores.redis.store import RedisStore
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis_settings.register_profile(

@@ -197,7 +197,7 @@ def batched(random: Random) -> tuple[Call, ...]:
 # -- running them
 
 
-def carry_out(world: World, history: History) -> Violation | None:
+def execute(world: World, history: History) -> Violation | None:
     """Run a history in an empty store; what it shows."""
     application, store, inside = world.empty(history.variant)
     machine = Machine(application, application.store(store), inside)
@@ -212,7 +212,7 @@ def find(world: World, seeds: Sequence[int]) -> Iterator[tuple[int, History, Vio
     """The histories of these seeds that show something."""
     for seed in seeds:
         history = random_history(Random(seed))
-        violation = carry_out(world, history)
+        violation = execute(world, history)
         if violation is not None:
             yield seed, history, violation
 
@@ -224,7 +224,7 @@ def shrunk(world: World, history: History, kind: str) -> History:
         smaller = False
         for steps in smaller_lists(history.steps):
             candidate = History(history.variant, steps)
-            found = carry_out(world, candidate)
+            found = execute(world, candidate)
             if found is not None and found.kind == kind:
                 history, smaller = candidate, True
                 break

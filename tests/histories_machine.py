@@ -20,11 +20,12 @@ from sealed import SECRET
 
 from pyramid_altsession import ISessionAPI, SessionAPI
 from pyramid_altsession.errors import AltSessionError, StoreUnavailable, TooManySessions
-from pyramid_altsession.frame import split
-from pyramid_altsession.operations import USER
-from pyramid_altsession.state import SessionState, Status
+from pyramid_altsession.protocol.envelope import split
+from pyramid_altsession.protocol.fields import USER
+from pyramid_altsession.protocol.state import SessionState, Status
+from pyramid_altsession.protocol.token import Token, proof_of
 from pyramid_altsession.stores.sealed import SealedStore
-from pyramid_altsession.token import SessionCookie, Token, proof_of
+from pyramid_altsession.web.cookie import SessionCookie
 
 Step = tuple[Any, ...]
 Call = tuple[Any, ...]
@@ -96,7 +97,7 @@ class Application:
         faulty = Faulty(store)
         self.api._store = faulty
         if self.sealed:
-            self.api._store = SealedStore(faulty, self.api._calls.codec)  # type: ignore[arg-type]
+            self.api._store = SealedStore(faulty, self.api._commands.codec)  # type: ignore[arg-type]
         return faulty
 
 
@@ -398,7 +399,7 @@ class Visit:
     def user(self) -> str | None:
         if self.id is None:
             return None
-        known = USER in self.state.memo.fields
+        known = USER in self.state.cache.fields
         return self.state.user if known else self.machine.inside.user(self.id)
 
     def fresh(self) -> str:

@@ -8,11 +8,13 @@ from redis import ConnectionError as Disconnected
 from redis import Redis
 
 from pyramid_altsession.errors import StoreUnavailable
-from pyramid_altsession.frame import alive, end_of, ending, split
-from pyramid_altsession.operations import USER, Operation, Read, Reply
-from pyramid_altsession.state import Sending
+from pyramid_altsession.protocol.envelope import alive, end_of, ending, split
+from pyramid_altsession.protocol.fields import USER
+from pyramid_altsession.protocol.messages import Operation, Read, Reply
+from pyramid_altsession.protocol.state import PendingRead
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.stores.redis import RedisStore, _index
+from pyramid_altsession.stores.redis.store import RedisStore
+from pyramid_altsession.stores.redis.wire import _index
 
 MOST_OPERATIONS = 12
 """What one call, or the end of a request, may ask of the store, where nobody crosses it."""
@@ -38,9 +40,9 @@ class Faulty:
         self.store = store
         self.lossy: Any = None
         if isinstance(store, RedisStore):
-            if not isinstance(store._lease, LossyLease):
-                store._lease = LossyLease(store._lease)  # type: ignore[assignment]
-            self.lossy = store._lease
+            if not isinstance(store._pool, LossyPool):
+                store._pool = LossyPool(store._pool)  # type: ignore[assignment]
+            self.lossy = store._pool
         self.begin()
 
     def begin(self) -> None:
@@ -51,26 +53,26 @@ class Faulty:
         if self.lossy is not None:
             self.lossy.lose = 0
 
-    def carry_out(self, operation: Operation) -> Reply:
+    def execute(self, operation: Operation) -> Reply:
         lost = self._next()
         if lost == "request":
             raise StoreUnavailable("the request was lost")
         if lost == "repeat" and self.lossy is not None:
             self.lossy.lose = 1
-        reply = self.store.carry_out(operation)
+        reply = self.store.execute(operation)
         if lost == "repeat" and self.lossy is None:
             if not operation.repeatable:
                 raise StoreUnavailable("the reply was lost")
-            reply = self.store.carry_out(operation)
+            reply = self.store.execute(operation)
         if lost == "reply":
             raise StoreUnavailable("the reply was lost")
         return reply
 
-    def send(self, operation: Read) -> Sending:
+    def send(self, operation: Read) -> PendingRead:
         lost = self._next()
         if lost == "request":
             raise StoreUnavailable("the request was lost")
-        sending: Sending = self.store.send(operation)
+        sending: PendingRead = self.store.send(operation)
         return Unanswered(sending) if lost == "reply" else sending
 
     def close(self) -> None:
@@ -89,31 +91,31 @@ class Faulty:
 class Unanswered:
     """A read whose reply does not come."""
 
-    def __init__(self, sending: Sending) -> None:
-        self.drop = sending.drop
+    def __init__(self, sending: PendingRead) -> None:
+        self.cancel = sending.cancel
 
-    def reply(self, operation: Read) -> Reply:
-        self.drop()
+    def result(self, operation: Read) -> Reply:
+        self.cancel()
         raise StoreUnavailable("the reply was lost")
 
 
-class LossyLease:
+class LossyPool:
     """Connections that end after the server has carried out what was asked, instead of its reply.
     What is harmless is asked again then, by the store."""
 
-    def __init__(self, lease: Any) -> None:
-        self._lease = lease
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
         self.lose = 0
 
     def exchange(self, packet: bytes, replies: int, end: float | None = None) -> list[Any]:
-        answer: list[Any] = self._lease.exchange(packet, replies, end)
+        answer: list[Any] = self._pool.exchange(packet, replies, end)
         if self.lose:
             self.lose -= 1
             raise Disconnected("the reply was lost")
         return answer
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._lease, name)
+        return getattr(self._pool, name)
 
 
 # -- what is stored

@@ -2,8 +2,11 @@
 
 from typing import Any
 
-from pyramid_altsession.operations import Life, LifeStep, Reply, State, Timing, Verb, Write
-from pyramid_altsession.token import Claim
+from pyramid_altsession.protocol.fields import State, Timing
+from pyramid_altsession.protocol.lifecycle import Life, LifeStep
+from pyramid_altsession.protocol.messages import Reply, Write
+from pyramid_altsession.protocol.token import Claim
+from pyramid_altsession.protocol.verbs import Verb
 
 Part = Verb | Life
 

@@ -1,4 +1,4 @@
-"""A deterministic scheduler: requests of one browser, stepped one ``carry_out`` at a time, and an
+"""A deterministic scheduler: requests of one browser, stepped one ``execute`` at a time, and an
 explorer of every order in which their steps and answers can come.
 
 A run is a list of events: ``("step", i)`` sends request i, or lets it do its next operation on
@@ -27,20 +27,13 @@ from pyramid.response import Response
 
 from pyramid_altsession import AltSession, SessionGone
 from pyramid_altsession.api import SessionAPI
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import (
-    Invalidate,
-    Login,
-    Operation,
-    Read,
-    Renew,
-    Reply,
-    State,
-    Write,
-)
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.protocol.fields import State
+from pyramid_altsession.protocol.lifecycle import Invalidate, Login, Renew
+from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
+from pyramid_altsession.protocol.token import Claim
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.token import Claim
 
 WINDOW = 10.0
 SETTINGS = read_settings({"session": {"gone_window": WINDOW, "tti": 1000, "secure": False}})
@@ -135,19 +128,19 @@ class Stepped:
         self.world = world
         self.store = store
 
-    def carry_out(self, operation: Operation) -> Reply:
+    def execute(self, operation: Operation) -> Reply:
         here = getcurrent()
         actor: Actor | None = getattr(here, "actor", None)
         if actor is not None:
             here.parent.switch()
-        reply = self.store.carry_out(operation)
+        reply = self.store.execute(operation)
         if actor is not None:
             self.world.watch(actor, operation, reply)
         return reply
 
     def send(self, operation: Read) -> "Travelling":
         """The store sees it at once; its reply may come much later."""
-        return Travelling(self.carry_out(operation))
+        return Travelling(self.execute(operation))
 
     def close(self) -> None:
         self.store.close()
@@ -159,13 +152,13 @@ class Travelling:
     def __init__(self, answer: Reply) -> None:
         self.answer = answer
 
-    def reply(self, operation: Read) -> Reply:
+    def result(self, operation: Read) -> Reply:
         here = getcurrent()
         if hasattr(here, "actor"):
             here.parent.switch()
         return self.answer
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         """Nobody waits for it."""
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from apps import Behind
 
 from pyramid_altsession.codecs import EncryptedCodec
-from pyramid_altsession.frame import end_of, ending, split
+from pyramid_altsession.protocol.envelope import end_of, ending, split
 from pyramid_altsession.stores.sealed import SealedStore
 
 SECRET = "a-secret-of-sixteen"

@@ -2,7 +2,7 @@
 
 Arguments: ``signals`` (a handler raises), ``prefetches`` (the same, and what is read was asked for
 before, or asked for and dropped), ``greenlets`` (gevent.Timeout under monkey-patching) or
-``careless`` (signals, and a lease that keeps no order) · url · limit of connections · calls.
+``careless`` (signals, and a pool that keeps no order) · url · limit of connections · calls.
 Prints what was seen and the connections left, as JSON. A process of its own, since a signal may
 also strike in whatever measures or watches a test.
 """
@@ -22,10 +22,10 @@ from collections import Counter  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
-from workers import Known, api_at, known_values, lease_of, places  # noqa: E402
+from workers import Known, api_at, known_values, places, pool_of  # noqa: E402
 
 from pyramid_altsession.api import SessionAPI  # noqa: E402
-from pyramid_altsession.stores.lease import Lease  # noqa: E402
+from pyramid_altsession.stores.redis.pool import ConnectionPool  # noqa: E402
 
 GREENLETS = 8
 
@@ -133,7 +133,7 @@ def greenlet_storm(api: SessionAPI, held: list[Known], calls: int) -> Counter[st
     return seen
 
 
-class Careless(Lease):
+class Careless(ConnectionPool):
     """Puts connections back as they are, and takes them so."""
 
     def exchange(self, packet: bytes, replies: int) -> list[Any]:
@@ -150,8 +150,8 @@ def main(url: str, limit: int, calls: int) -> None:
     api = api_at(url, redis__max_connections=limit)
     held = known_values(api)
     if KIND == "careless":
-        api._store._lease = Careless(  # type: ignore[attr-defined]
-            lease_of(api)._build, limit=limit, wait=1.0
+        api._store._pool = Careless(  # type: ignore[attr-defined]
+            pool_of(api)._build, limit=limit, wait=1.0
         )
     storm = greenlet_storm if KIND == "greenlets" else signal_storm
     seen = storm(api, held, calls)

@@ -8,7 +8,7 @@ import redis
 from apps import Browser, Watched, site
 from pyramid.request import Request
 from servers import Server
-from workers import api_at, in_threads, lease_of, token_of
+from workers import api_at, in_threads, pool_of, token_of
 
 from pyramid_altsession import (
     AltSession,
@@ -22,9 +22,9 @@ from pyramid_altsession import (
     StoreUnavailable,
     ValueTooLarge,
 )
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Operation, Read, Write
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.protocol.messages import Operation, Read, Write
 
 
 @pytest.fixture
@@ -491,7 +491,7 @@ def test_batches_of_many_threads_are_whole(server: Server) -> None:
 
 
 def test_a_lost_reply_is_no_second_try(browser: Browser, watched: Watched) -> None:
-    """What may not be done twice is not; the memo knows nothing of its keys any more."""
+    """What may not be done twice is not; the cache knows nothing of its keys any more."""
     session = browser.visit()
     session.all()
 
@@ -520,8 +520,8 @@ def test_a_lost_reply_is_never_read_twice(server: Server) -> None:
     see its own writes."""
     api = api_at(server.url)
     session = api.open(token_of(api.create({"a": 1})))
-    lease = lease_of(api)
-    (connection,) = lease._idle
+    pool = pool_of(api)
+    (connection,) = pool._idle
 
     def lose(*args: Any, **kwargs: Any) -> Any:
         raise redis.ConnectionError("lost")

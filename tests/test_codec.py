@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.errors import CorruptValue
-from pyramid_altsession.keys import SessionKey
+from pyramid_altsession.protocol.keys import SessionKey
 
 codec = JSONCodec()
 

@@ -17,9 +17,9 @@ from servers import Server
 from workers import FORK, Worker, api_at, in_processes, in_threads, processes, token_of
 
 from pyramid_altsession.api import OpenSession, SessionAPI
+from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.errors import SessionGone
 from pyramid_altsession.session import AltSession
-from pyramid_altsession.settings import SessionSettings
 
 pytestmark = [
     pytest.mark.volume,

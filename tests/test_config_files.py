@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pyramid.exceptions import ConfigurationError
 
-from pyramid_altsession.settings import Settings, read_settings, table
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.config.table import Settings, table
 
 CONFIG = Path(__file__).parents[1] / "config"
 EVERYTHING = CONFIG / "altsession.yaml"

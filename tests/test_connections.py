@@ -24,20 +24,22 @@ from workers import (
     in_c_fork,
     in_threads,
     known_values,
-    lease_of,
+    pool_of,
     token_of,
     url_of,
 )
 
 from pyramid_altsession.api import SessionAPI
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.errors import CorruptValue, StoreFull, StoreUnavailable
-from pyramid_altsession.operations import Read, Timing
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.protocol.fields import Timing
+from pyramid_altsession.protocol.messages import Read
+from pyramid_altsession.protocol.token import Token
 from pyramid_altsession.stores import open_store
-from pyramid_altsession.stores import redis as redis_module
-from pyramid_altsession.stores.lease import Lease, NotConnected
-from pyramid_altsession.stores.redis import LULL, pack_command
-from pyramid_altsession.token import Token
+from pyramid_altsession.stores.redis import store as redis_module
+from pyramid_altsession.stores.redis.failures import LULL
+from pyramid_altsession.stores.redis.pool import ConnectionPool, NotConnected
+from pyramid_altsession.stores.redis.wire import pack_command
 
 PING = pack_command((b"PING",))
 
@@ -48,10 +50,10 @@ PING = pack_command((b"PING",))
 def test_a_child_that_c_forked_speaks_on_no_socket_of_its_parent(server: Server, way: str) -> None:
     """uWSGI forks in C. The child connects anew; the parent's connection serves on."""
     api = api_at(url_of(server, way))
-    lease = lease_of(api)
-    mine = lease.exchange(CLIENT_ID, 1)
-    assert in_c_fork(lambda: lease.exchange(CLIENT_ID, 1) != mine) == 0
-    assert lease.exchange(CLIENT_ID, 1) == mine
+    pool = pool_of(api)
+    mine = pool.exchange(CLIENT_ID, 1)
+    assert in_c_fork(lambda: pool.exchange(CLIENT_ID, 1) != mine) == 0
+    assert pool.exchange(CLIENT_ID, 1) == mine
     api.close()
 
 
@@ -71,13 +73,13 @@ def test_children_that_c_forked_and_their_parent_mix_up_no_values(server: Server
 def test_a_reply_under_way_is_not_read_by_a_child(server: Server) -> None:
     """What was sent before the fork is the parent's: the child hears so, and reads nothing."""
     api = api_at(server.url)
-    lease = lease_of(api)
-    sent = lease.send(pack_command((b"ECHO", b"the parent's")), 1)
+    pool = pool_of(api)
+    sent = pool.send(pack_command((b"ECHO", b"the parent's")), 1)
 
     def refused() -> bool:
         with pytest.raises(redis.ConnectionError, match="before a fork"):
             sent.receive()
-        return lease.exchange(PING, 1) == [b"PONG"]
+        return pool.exchange(PING, 1) == [b"PONG"]
 
     assert in_c_fork(refused) == 0
     assert sent.receive() == [b"the parent's"]
@@ -87,9 +89,9 @@ def test_a_reply_under_way_is_not_read_by_a_child(server: Server) -> None:
 def test_close_in_a_child_leaves_the_parents_connections(server: Server) -> None:
     """Its copies are closed; the parent's connection is the one that it was."""
     api = api_at(server.tcp_url)
-    mine = lease_of(api).exchange(CLIENT_ID, 1)
+    mine = pool_of(api).exchange(CLIENT_ID, 1)
     assert in_c_fork(lambda: api.close() is None) == 0
-    assert lease_of(api).exchange(CLIENT_ID, 1) == mine
+    assert pool_of(api).exchange(CLIENT_ID, 1) == mine
     api.close()
 
 
@@ -264,15 +266,15 @@ def test_a_longer_time_to_connect_counts(fake: Callable[..., Fake]) -> None:
 
     there = fake(slow_to_greet)
     api = api_at(f"redis://:p@{there.address}", redis__timeout=0.1, redis__connect_timeout=20)
-    assert lease_of(api).exchange(PING, 1) == [b"PONG"]
+    assert pool_of(api).exchange(PING, 1) == [b"PONG"]
     api.close()
 
 
 def test_a_process_that_was_held_up_finds_its_replies(server: Server) -> None:
     """Its time is over, but the replies are there."""
     api = api_at(server.url)
-    lease = lease_of(api)
-    sent = lease.send(PING * 2, 2)
+    pool = pool_of(api)
+    sent = pool.send(PING * 2, 2)
     assert eventually(lambda: sent.arrived)
     assert sent.receive(time.monotonic() - 1) == [b"PONG", b"PONG"]
     api.close()
@@ -288,8 +290,8 @@ def test_a_connection_that_breaks_while_sending(
     """Whether it arrived is not known; what the server said before it hung up is told."""
     there = fake(lambda connection, number: connection.sendall(last))
     api = api_at(f"redis://{there.address}")
-    lease = lease_of(api)
-    connection = lease._take()
+    pool = pool_of(api)
+    connection = pool._take()
     assert select.select([connection._sock], [], [], 10)[0]
     connection._sock.shutdown(socket.SHUT_WR)
     with pytest.raises(redis.RedisError, match=told):
@@ -308,7 +310,7 @@ def test_a_reply_that_is_incomplete_when_the_time_is_over(fake: Callable[..., Fa
 
     there = fake(half)
     api = api_at(f"redis://{there.address}")
-    sent = lease_of(api).send(PING, 1)
+    sent = pool_of(api).send(PING, 1)
     assert eventually(lambda: sent.arrived)
     with pytest.raises(redis.TimeoutError, match="not come in time"):
         sent.receive(time.monotonic() - 1)
@@ -318,28 +320,28 @@ def test_a_reply_that_is_incomplete_when_the_time_is_over(fake: Callable[..., Fa
 def test_a_connection_whose_socket_is_closed_is_replaced(server: Server) -> None:
     """Whoever closed it."""
     api = api_at(server.url)
-    lease = lease_of(api)
-    mine = lease.exchange(CLIENT_ID, 1)
-    lease._idle[-1]._sock.close()
-    assert lease.exchange(CLIENT_ID, 1) != mine
+    pool = pool_of(api)
+    mine = pool.exchange(CLIENT_ID, 1)
+    pool._idle[-1]._sock.close()
+    assert pool.exchange(CLIENT_ID, 1) != mine
     api.close()
 
 
 def test_decrypted_bytes_make_a_connection_unusable(server: Server) -> None:
     """With TLS they wait above the socket, which has nothing to read."""
     api = api_at(server.url)
-    lease = lease_of(api)
-    connection = lease._take()
+    pool = pool_of(api)
+    connection = pool._take()
     connection._pending = lambda: 5
     assert connection.can_read()
     connection._pending = None
-    lease._idle.append(connection)
+    pool._idle.append(connection)
     api.close()
 
 
 def test_times_of_a_connection_can_be_set_as_with_redis_py(server: Server) -> None:
     """While no call has given it an end, they are the times that hold."""
-    connection = lease_of(api_at(server.url))._build()
+    connection = pool_of(api_at(server.url))._build()
     connection.socket_timeout = 3
     connection.socket_connect_timeout = 4
     assert (connection.socket_timeout, connection.socket_connect_timeout) == (3, 4)
@@ -352,52 +354,52 @@ def test_times_of_a_connection_can_be_set_as_with_redis_py(server: Server) -> No
 def limited(own_server: Server) -> Iterator[SessionAPI]:
     """A utility with two healthy connections to a server that takes no further ones."""
     api = api_at(own_server.tcp_url, redis__timeout=20, redis__connect_timeout=20)
-    lease = lease_of(api)
-    taken = [lease._take(), lease._take()]
-    lease._idle.extend(taken)
+    pool = pool_of(api)
+    taken = [pool._take(), pool._take()]
+    pool._idle.extend(taken)
     count = int(own_server.client.info("clients")["connected_clients"])
     own_server.client.config_set("maxclients", count)
     yield api
     api.close()
 
 
-def fail_to_connect(lease: Lease) -> None:
+def fail_to_connect(pool: ConnectionPool) -> None:
     """A third caller at once, whose connection cannot be made."""
-    taken = [lease._take(), lease._take()]
+    taken = [pool._take(), pool._take()]
     with pytest.raises(redis.ConnectionError, match="max number of clients"):
-        lease.exchange(PING, 1, time.monotonic())
-    lease._idle.extend(taken)
+        pool.exchange(PING, 1, time.monotonic())
+    pool._idle.extend(taken)
 
 
 def test_healthy_connections_serve_while_another_cannot_be_made(limited: SessionAPI) -> None:
     """One that failed does not stand before them."""
-    lease = lease_of(limited)
-    fail_to_connect(lease)
-    assert [lease.exchange(PING, 1) for _ in range(100)] == [[b"PONG"]] * 100
+    pool = pool_of(limited)
+    fail_to_connect(pool)
+    assert [pool.exchange(PING, 1) for _ in range(100)] == [[b"PONG"]] * 100
 
 
 def test_a_stale_connection_does_not_hide_a_healthy_one(
     limited: SessionAPI, own_server: Server
 ) -> None:
     """One that the server closed is opened anew only when no other is idle."""
-    lease = lease_of(limited)
-    (top,) = lease.exchange(CLIENT_ID, 1)
+    pool = pool_of(limited)
+    (top,) = pool.exchange(CLIENT_ID, 1)
     own_server.client.client_kill_filter(_id=top)
     own_server.client.config_set("maxclients", 1)
-    newest = lease._idle[-1]
+    newest = pool._idle[-1]
     assert eventually(lambda: select.select([newest._sock], [], [], 0)[0])
-    assert [lease.exchange(PING, 1) for _ in range(20)] == [[b"PONG"]] * 20
+    assert [pool.exchange(PING, 1) for _ in range(20)] == [[b"PONG"]] * 20
 
 
 def test_more_callers_than_connections_that_can_be_made(limited: SessionAPI) -> None:
     """Those who cannot connect wait for the healthy connections, as at max_connections."""
-    lease = lease_of(limited)
-    answers = in_threads(6, lambda number: [lease.exchange(PING, 1) for _ in range(30)])
+    pool = pool_of(limited)
+    answers = in_threads(6, lambda number: [pool.exchange(PING, 1) for _ in range(30)])
     assert answers == [[[b"PONG"]] * 30] * 6
 
 
 class Flapping:
-    """A lease every other exchange of which fails."""
+    """A pool every other exchange of which fails."""
 
     def __init__(self) -> None:
         self.turn = 0
@@ -417,7 +419,7 @@ def test_an_outage_that_flaps_does_not_fill_the_log(
 ) -> None:
     """One line that it began, one that it ended; the next ones after some seconds."""
     store = open_store(read_settings({"redis.url": server.url}))
-    store._lease = Flapping()  # type: ignore[union-attr, assignment]
+    store._pool = Flapping()  # type: ignore[union-attr, assignment]
     claim = Token.new().claim
     read = Read((claim,), (), Timing(60_000, 6_000, 0, 0))
 
@@ -425,8 +427,8 @@ def test_an_outage_that_flaps_does_not_fill_the_log(
         caplog.clear()
         for _ in range(count):
             with pytest.raises(StoreUnavailable):
-                store.carry_out(read)
-            store.carry_out(read)
+                store.execute(read)
+            store.execute(read)
         return [record.levelname for record in caplog.records]
 
     assert calls(50) == ["ERROR", "WARNING"]

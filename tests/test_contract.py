@@ -19,11 +19,17 @@ from parts import Part, in_a_row, write_of
 from servers import Server
 
 from pyramid_altsession.api import SessionAPI
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.errors import SessionGone
-from pyramid_altsession.frame import end_of, ending
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import (
-    CSRF_TOKEN,
+from pyramid_altsession.protocol.envelope import end_of, ending
+from pyramid_altsession.protocol.field_cache import FieldCache
+from pyramid_altsession.protocol.fields import CSRF_TOKEN, State, Timing, died_within, remember_dead
+from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Login, Renew, Touch
+from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
+from pyramid_altsession.protocol.token import Claim, Token, proof_of
+from pyramid_altsession.protocol.verbs import (
     SAFE_INTEGER,
     Append,
     CompareAndSet,
@@ -31,32 +37,17 @@ from pyramid_altsession.operations import (
     Expect,
     Get,
     Increment,
-    Invalidate,
-    Life,
-    Login,
-    Memo,
-    Operation,
     Pop,
-    Read,
     Remove,
-    Renew,
-    Reply,
     Set,
     SetDefault,
-    State,
-    Timing,
-    Touch,
     Verb,
-    Write,
-    died_within,
-    remember_dead,
 )
 from pyramid_altsession.session import AltSession
-from pyramid_altsession.settings import SessionSettings, read_settings
 from pyramid_altsession.stores import open_store
-from pyramid_altsession.stores.memory import Hash, MemoryStore
-from pyramid_altsession.stores.redis import RedisStore
-from pyramid_altsession.token import Claim, Token, proof_of
+from pyramid_altsession.stores.apply import Hash
+from pyramid_altsession.stores.memory import MemoryStore
+from pyramid_altsession.stores.redis.store import RedisStore
 
 TIMING = Timing(tti=60_000, interval=6_000, lifetime=3_600_000, window=10_000)
 WHOLE = TIMING.tti + TIMING.interval
@@ -140,21 +131,21 @@ class Session:
         return self.token.id
 
     def create(self, *parts: Part) -> Reply:
-        return self.carry_out(parts, create=True)
+        return self.execute(parts, create=True)
 
     def write(self, *parts: Part) -> Reply:
-        return self.carry_out(parts, window=self.window)
+        return self.execute(parts, window=self.window)
 
-    def carry_out(self, parts: tuple[Part, ...], **more: Any) -> Reply:
+    def execute(self, parts: tuple[Part, ...], **more: Any) -> Reply:
         write = write_of(self.token.claim, parts, self.timing, **more)
-        return in_a_row(parts, self.store.carry_out(write))
+        return in_a_row(parts, self.store.execute(write))
 
     def read(self, *fields: str) -> Reply:
-        return self.store.carry_out(Read((self.token.claim,), fields, self.timing))
+        return self.store.execute(Read((self.token.claim,), fields, self.timing))
 
     def everything(self) -> dict[str, bytes]:
         """What the application stored."""
-        reply = self.store.carry_out(Read((self.token.claim,), None, self.timing))
+        reply = self.store.execute(Read((self.token.claim,), None, self.timing))
         return {name: raw for name, raw in reply.values.items() if name != "@c"}
 
     def state(self) -> State:
@@ -197,7 +188,7 @@ class TestRead:
     def test_all_fields(self, session: Session) -> None:
         """Without names everything comes, and of our own fields the birth alone."""
         session.write(Set("a", b"1"), Set("ü", b""))
-        reply = session.store.carry_out(Read((session.token.claim,), None, TIMING))
+        reply = session.store.execute(Read((session.token.claim,), None, TIMING))
         assert sorted(reply.values) == ["@c", "a", "ü"]
         assert session.everything() == {"a": b"1", "ü": b""}
 
@@ -243,7 +234,7 @@ class TestRead:
         second = Session(session.store, Token.new())
         second.create(Set("a", b"2"))
         claims = (session.other().token.claim, second.token.claim, session.token.claim)
-        reply = session.store.carry_out(Read(claims, ("a",), TIMING))
+        reply = session.store.execute(Read(claims, ("a",), TIMING))
         assert (reply.state, reply.which, reply.values) == (State.LIVE, 1, [b"2"])
 
     def test_no_live_candidate(self, session: Session, nobody: Session) -> None:
@@ -254,7 +245,7 @@ class TestRead:
         old = session.token
         session.write(Renew("new"))
         claims = (nobody.token.claim, ended.token.claim, old.claim, session.other().token.claim)
-        reply = session.store.carry_out(Read(claims, (), TIMING))
+        reply = session.store.execute(Read(claims, (), TIMING))
         states = [State.DEAD, State.ENDED, State.REPLACED, State.REJECTED]
         assert reply == Reply(State.DEAD, states)
 
@@ -444,9 +435,9 @@ def test_verb_makes_a_session(name: str, nobody: Session, keys: Memory | Keys) -
 def test_verb_is_remembered(name: str) -> None:
     """What a request remembers after a verb is what the store holds."""
     case = CASES[name]
-    memo = Memo()
-    case.verb.note(memo, case.result)
-    assert memo.fields == {"k": case.after}
+    cache = FieldCache()
+    case.verb.note(cache, case.result)
+    assert cache.fields == {"k": case.after}
 
 
 @pytest.mark.parametrize("held", NO_NUMBERS)
@@ -486,33 +477,33 @@ def test_nature_of_a_verb(verb: Verb, creates: bool, repeatable: bool, absent: o
 
 def test_life_verbs_are_not_remembered() -> None:
     """Renewal and touch keep what a request has seen; the end of the session clears it."""
-    memo = Memo()
-    memo.fields = {"a": b"1"}
-    memo.complete = True
-    Touch().note(memo, 1)
-    Renew("v").note(memo, 1)
-    assert (memo.fields, memo.complete) == ({"a": b"1"}, True)
-    Invalidate(b"n").note(memo, 1)
-    assert (memo.fields, memo.complete) == ({}, False)
+    cache = FieldCache()
+    cache.fields = {"a": b"1"}
+    cache.complete = True
+    Touch().note(cache, 1)
+    Renew("v").note(cache, 1)
+    assert (cache.fields, cache.complete) == ({"a": b"1"}, True)
+    Invalidate(b"n").note(cache, 1)
+    assert (cache.fields, cache.complete) == ({}, False)
 
 
 def test_memo_tells_what_is_missing() -> None:
     """What was read, absent included, is not missing; nothing is once everything was read."""
-    memo = Memo()
-    memo.fields = {"a": b"1", "b": None, "@c": b"0"}
-    assert memo.missing(("a", "b", "c")) == ("c",)
-    assert memo.present() == {"a": b"1"}
-    memo.complete = True
-    assert memo.missing(("c",)) == ()
+    cache = FieldCache()
+    cache.fields = {"a": b"1", "b": None, "@c": b"0"}
+    assert cache.missing(("a", "b", "c")) == ("c",)
+    assert cache.present() == {"a": b"1"}
+    cache.complete = True
+    assert cache.missing(("c",)) == ()
 
 
 def test_memo_forgets() -> None:
     """A forgotten field is missing again, and so is everything that was never named."""
-    memo = Memo()
-    memo.fields = {"a": b"1", "b": b"2"}
-    memo.complete = True
-    memo.forget("a", "never seen")
-    assert memo.missing(("a", "b", "c")) == ("a", "c")
+    cache = FieldCache()
+    cache.fields = {"a": b"1", "b": b"2"}
+    cache.complete = True
+    cache.forget("a", "never seen")
+    assert cache.missing(("a", "b", "c")) == ("a", "c")
 
 
 def test_write_is_repeatable_when_all_verbs_are() -> None:
@@ -595,7 +586,7 @@ class TestBatch:
         verbs = (Set(CSRF_TOKEN, b'"t"'), Set("a", b"1"))
         login = Login("new", "ann", None, 60_000)
         write = Write(session.token.claim, verbs, TIMING, user="ann", life=login)
-        reply = session.store.carry_out(write)
+        reply = session.store.execute(write)
         assert (reply.state, list(reply.values), reply.done) == (State.LIVE, [None, None], 1)
         assert session.other("new").everything() == {"a": b"1"}
 
@@ -706,7 +697,7 @@ class TestRenew:
         """Creating under a taken name is refused even with the owner's next proof in hand."""
         session.write(Renew("new"))
         write = write_of(session.other().token.claim, (Renew("new"),), TIMING, create=True)
-        assert session.store.carry_out(write).state is State.REJECTED
+        assert session.store.execute(write).state is State.REJECTED
 
     def test_three_are_remembered(self, session: Session) -> None:
         """The last three verifiers that died are told from guesses; older ones are not."""
@@ -785,7 +776,7 @@ class TestInvalidate:
         """Not even an empty proof fits a tombstone."""
         session.write(Invalidate(b"n"))
         for proof in (b"", b"n", bytes(32)):
-            reply = session.store.carry_out(Read((Claim(session.id, proof),), None, TIMING))
+            reply = session.store.execute(Read((Claim(session.id, proof),), None, TIMING))
             assert reply == Reply(State.DEAD, [State.ENDED])
 
     def test_older_than_its_window(self, session: Session, keys: Memory | Keys) -> None:
@@ -1262,9 +1253,9 @@ def compare_stores(sequence: list[Any], store: RedisStore, client: "redis.Redis"
                 keys.put(place, "@i", tti)
         else:
             step = resolved(step, behind)
-            ours, theirs = memory.carry_out(step), store.carry_out(step)
+            ours, theirs = memory.execute(step), store.execute(step)
             assert plain(ours, behind.now()) == plain(theirs, keys.now()), step
-        memory.carry_out(Read((), (), LONG))  # forget what ended
+        memory.execute(Read((), (), LONG))  # forget what ended
         assert behind.ids() == keys.ids()
         for id in behind.ids():
             one, two = behind.fields(id), keys.fields(id)

@@ -32,8 +32,9 @@ from servers import Server, free_port, valkey
 
 from pyramid_altsession import SessionAPI, StoreUnavailable, TooManySessions
 from pyramid_altsession.api import OpenSession
-from pyramid_altsession.settings import ANCESTOR_NAMES, Settings, from_ini, read_settings, table
-from pyramid_altsession.yamlfile import read_yaml
+from pyramid_altsession.config.sources import ANCESTOR_NAMES, from_ini, read_settings
+from pyramid_altsession.config.table import Settings, table
+from pyramid_altsession.config.yamlfile import read_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path for path in [ROOT / "README.rst", *sorted(ROOT.glob("docs/*.rst"))]}

@@ -30,11 +30,11 @@ import os
 
 from pyramid.config import Configurator
 from pyramid_altsession import ISessionAPI
-from pyramid_altsession.stores import redis
+from pyramid_altsession.stores.redis import store
 from pyramid_altsession.stores.embedded import EmbeddedServer
 
 if "GRACE" in os.environ:
-    redis.EmbeddedServer = functools.partial(EmbeddedServer, grace=float(os.environ["GRACE"]))
+    store.EmbeddedServer = functools.partial(EmbeddedServer, grace=float(os.environ["GRACE"]))
 
 def visit(request):
     return [os.getpid(), request.altsession.increment("visits")]

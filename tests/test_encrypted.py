@@ -28,13 +28,17 @@ from pyramid_altsession import (
 )
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.codecs import EncryptedCodec, JSONCodec, encrypted
-from pyramid_altsession.frame import end_of, ending, framed, split
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Describe, Increment, Login, Timing, Write
-from pyramid_altsession.settings import SessionSettings, read_settings
+from pyramid_altsession.protocol.envelope import end_of, ending, framed, split
+from pyramid_altsession.protocol.fields import Timing
+from pyramid_altsession.protocol.lifecycle import Login
+from pyramid_altsession.protocol.messages import Describe, Write
+from pyramid_altsession.protocol.token import Token, new_verifier
+from pyramid_altsession.protocol.verbs import Increment
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.sealed import SealedStore
-from pyramid_altsession.token import Token, new_verifier
 
 Act = Callable[[AltSession], Any]
 OLD, NEW = "the-secret-of-the-old-days", "the-secret-of-the-new-days"
@@ -192,7 +196,7 @@ def test_what_sealing_costs(session: OpenSession, memory: MemoryStore) -> None:
 
 def test_repr(session: OpenSession, api: SessionAPI) -> None:
     """No secret in what logs and tracebacks show."""
-    shown = f"{api!r} {session!r} {api._store!r} {api._calls.codec!r} {api.settings!r}"
+    shown = f"{api!r} {session!r} {api._store!r} {api._commands.codec!r} {api.settings!r}"
     assert SECRET not in shown
     assert "<SessionAPI <SealedStore <MemoryStore>>>" in shown
 
@@ -336,12 +340,12 @@ def test_another_version(api: SessionAPI, session: OpenSession, memory: MemorySt
 def test_login_info_beside_a_verb_that_reads(memory: MemoryStore) -> None:
     """What is noted at login is sealed whatever else the same write does."""
     store, timing, token = SealedStore(memory, CODEC), Timing(60_000, 0, 0, 0), Token.new()
-    store.carry_out(Write(token.claim, (), timing, create=True))
+    store.execute(Write(token.claim, (), timing, create=True))
     login = Login(new_verifier(), "ann", None, 60_000, info=b"phone")
     verbs = (Increment("n", 1),)
-    store.carry_out(Write(token.claim, verbs, timing, user="ann", life=login))
+    store.execute(Write(token.claim, verbs, timing, user="ann", life=login))
     assert b"phone" not in memory.hashes[token.id]["@n0"]
-    (known,) = store.carry_out(Describe((token.id,))).values
+    (known,) = store.execute(Describe((token.id,))).values
     assert known.info == b"phone"
 
 
@@ -853,7 +857,7 @@ def test_closing(server: Server) -> None:
     api.check()
     api.close()
     assert isinstance(api._store, SealedStore)
-    assert api._store._store._lease._idle == deque()  # type: ignore[attr-defined]
+    assert api._store._store._pool._idle == deque()  # type: ignore[attr-defined]
 
 
 def test_other_keys_go_on_in_a_view() -> None:

@@ -12,24 +12,16 @@ from redis.exceptions import NoScriptError
 from servers import Server, valkey
 
 from pyramid_altsession import AltSession, SessionAPI, SessionGone, StoreFull, TooManySessions
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import (
-    REVOKED,
-    End,
-    Invalidate,
-    Listing,
-    Operation,
-    Prune,
-    Set,
-    State,
-    Timing,
-    Write,
-)
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.protocol.administration import MANY, SAMPLE
+from pyramid_altsession.protocol.fields import State, Timing
+from pyramid_altsession.protocol.lifecycle import Invalidate
+from pyramid_altsession.protocol.messages import REVOKED, End, Listing, Operation, Prune, Write
+from pyramid_altsession.protocol.token import Claim, Token
+from pyramid_altsession.protocol.verbs import Set
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.token import Claim, Token
-from pyramid_altsession.users import MANY, SAMPLE
 
 DAY = 86400
 TIMING = Timing(tti=60_000, interval=6_000, lifetime=0, window=10_000)
@@ -297,13 +289,13 @@ def test_tombstone_that_owes(store: Store) -> None:
     """OWED for who asks without a mark, then for the first mark and for it again; ENDED for every
     other."""
     token = Token.new()
-    store.carry_out(Write(token.claim, (Set("a", b"1"),), TIMING, create=True))
+    store.execute(Write(token.claim, (Set("a", b"1"),), TIMING, create=True))
     life = Invalidate(b"n", told=False)
     end = Write(Claim(token.id, b""), (), TIMING, anybody=True, life=life)
-    assert store.carry_out(end).state is State.LIVE
+    assert store.execute(end).state is State.LIVE
 
     def asked(mark: bytes) -> State:
-        return store.carry_out(Write(token.claim, (Set("a", b"2"),), TIMING, mark=mark)).state
+        return store.execute(Write(token.claim, (Set("a", b"2"),), TIMING, mark=mark)).state
 
     one, other = b"1" * 16, b"2" * 16
     marks = (b"", one, one, other, b"")
@@ -318,7 +310,7 @@ def test_end_many(store: Store) -> None:
     ids = tuple([id_of(browser) for browser in (*mine, others)])
     end = End("ann", (*ids, "x" * 22), b"n" * 16, TIMING)
     for _ in range(2):
-        assert store.carry_out(end).values == [True, True, True, False, False]
+        assert store.execute(end).values == [True, True, True, False, False]
     assert (api.sessions_of("ann"), others.visit().userid()) == ([], "bob")
 
 
@@ -328,7 +320,7 @@ def test_end_many_after_a_flush_of_the_scripts(any_server: Server) -> None:
     browser = signed_in(api_on(store))
     any_server.client.script_flush()
     end = End("ann", (id_of(browser), "x" * 22), b"n" * 16, TIMING)
-    assert store.carry_out(end).values == [True, False]
+    assert store.execute(end).values == [True, False]
     store.close()
 
 
@@ -340,7 +332,7 @@ def test_end_many_while_the_scripts_are_flushed(
     store = open_store(read_settings({"redis": {"url": any_server.url}}))
     api = api_on(store)
     ids = tuple([id_of(signed_in(api)) for _ in range(2)])
-    exchange, flushed = store._lease.exchange, []  # type: ignore[attr-defined]
+    exchange, flushed = store._pool.exchange, []  # type: ignore[attr-defined]
 
     def forgetful(*arguments: Any) -> list[Any]:
         answers: list[Any] = exchange(*arguments)
@@ -349,8 +341,8 @@ def test_end_many_while_the_scripts_are_flushed(
             answers[-1] = NoScriptError("NOSCRIPT No matching script")
         return answers
 
-    monkeypatch.setattr(store._lease, "exchange", forgetful)  # type: ignore[attr-defined]
-    assert store.carry_out(End("ann", ids, b"n" * 16, TIMING)).values == [True, True]
+    monkeypatch.setattr(store._pool, "exchange", forgetful)  # type: ignore[attr-defined]
+    assert store.execute(End("ann", ids, b"n" * 16, TIMING)).values == [True, True]
     assert api.sessions_of("ann") == []
     store.close()
 
@@ -465,8 +457,8 @@ def test_revocation_is_no_session(api: SessionAPI, watched: Watched, books: Book
     assert limited.sessions_of("ann") == []
     browser = signed_in(limited)
     assert [known.id for known in limited.sessions_of("ann")] == [id_of(browser)]
-    assert [id for id, _ in watched.store.carry_out(Listing("ann", 64)).values] == [id_of(browser)]
-    assert watched.store.carry_out(Listing("ann", 1)).values != [REVOKED]
+    assert [id for id, _ in watched.store.execute(Listing("ann", 64)).values] == [id_of(browser)]
+    assert watched.store.execute(Listing("ann", 1)).values != [REVOKED]
 
 
 def test_revocation_outlasts_every_session(server: Server) -> None:
@@ -537,6 +529,6 @@ def test_sample_is_bounded(watched: Watched) -> None:
     """However many entries there are, a look draws a bounded number, each of them once."""
     memory = MemoryStore()
     memory.indexes["ann"] = {f"{number:022d}": 1 for number in range(1000)}
-    drawn = memory.carry_out(Listing("ann", SAMPLE)).values
+    drawn = memory.execute(Listing("ann", SAMPLE)).values
     assert (len(drawn), len(set(drawn))) == (SAMPLE, SAMPLE)
-    assert memory.carry_out(Prune("ann", tuple(drawn))).values == SAMPLE
+    assert memory.execute(Prune("ann", tuple(drawn))).values == SAMPLE

@@ -373,7 +373,7 @@ def test_an_increment_whose_reply_is_lost_is_done_once(
 def test_what_must_not_be_repeated_is_not(
     server: Server, proxy: Proxy, call: Callable[[Any], object], left: object
 ) -> None:
-    """Its result would be another one the second time; the memo forgets what it knew."""
+    """Its result would be another one the second time; the cache forgets what it knew."""
     api = api_at(proxy.url)
     session = api.create({"k": "v"})
     before = scripts_run(server)

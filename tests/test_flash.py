@@ -13,7 +13,9 @@ from test_sync import Sealing, Visitor, fail_on
 
 from pyramid_altsession import CorruptValue, SessionGone, StoreUnavailable, ValueTooLarge
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Append, Invalidate, Read, Refused, Write
+from pyramid_altsession.protocol.lifecycle import Invalidate
+from pyramid_altsession.protocol.messages import Read, Write
+from pyramid_altsession.protocol.verbs import Append, Refused
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.sealed import SealedStore
 
@@ -102,8 +104,8 @@ def test_flash_asks_for_nothing_back(live: Visitor) -> None:
     assert session.peek_flash() == ["one"]
     session.flash("two")
     replies: list[Any] = []
-    carry_out = live.watched.store.carry_out
-    live.watched.store.carry_out = lambda o: replies.append(carry_out(o)) or replies[-1]  # type: ignore[method-assign, func-returns-value]
+    execute = live.watched.store.execute
+    live.watched.store.execute = lambda o: replies.append(execute(o)) or replies[-1]  # type: ignore[method-assign, func-returns-value]
     session.write_back()
     assert [reply.values for reply in replies] == [[1]]
     assert session.peek_flash() == live.latest.altsession.get("_f_") == ["one", "two"]

@@ -12,17 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from histories import History, World, carry_out, find, shrunk
+from histories import History, World, execute, find, shrunk
 from histories_machine import VARIANTS
 from servers import Server
 
 from pyramid_altsession import SessionAPI
-from pyramid_altsession.operations import Increment
+from pyramid_altsession.protocol.state import SessionState
+from pyramid_altsession.protocol.token import Token, new_verifier
+from pyramid_altsession.protocol.verbs import Increment
 from pyramid_altsession.session import AltSession
-from pyramid_altsession.state import SessionState
-from pyramid_altsession.stores.memory import _Change
-from pyramid_altsession.sync import SyncSession
-from pyramid_altsession.token import SessionCookie, Token, new_verifier
+from pyramid_altsession.stores.apply import Change
+from pyramid_altsession.web.cookie import SessionCookie
+from pyramid_altsession.web.request_session import SyncSession
 
 FIRST = int(os.environ.get("ALTSESSION_SEED", "0"))
 ORDINARY = {"memory": 500, "memory, sealed": 150, "valkey": 80, "valkey, sealed": 60}
@@ -50,7 +51,7 @@ def test_histories(world: tuple[World, int]) -> None:
     stores, count = world
     for seed, history, violation in find(stores, range(FIRST, FIRST + count)):
         shortest = shrunk(stores, history, violation.kind)
-        shown = carry_out(stores, shortest)
+        shown = execute(stores, shortest)
         pytest.fail(f"seed {seed}: {violation}\n\n{shortest}\n\n{shown}", pytrace=False)
 
 
@@ -59,7 +60,7 @@ def test_histories(world: tuple[World, int]) -> None:
 
 def shows(history: History) -> str | None:
     """The kind of what a history in memory shows."""
-    violation = carry_out(World(), history)
+    violation = execute(World(), history)
     return None if violation is None else violation.kind
 
 
@@ -245,32 +246,32 @@ def one_token_twice(patch: pytest.MonkeyPatch) -> None:
 @mutant("foreign value stored", "not done", "wrong user")
 def login_keeps_anybodys_session(patch: pytest.MonkeyPatch) -> None:
     """Another user's session is taken over by a login."""
-    admit = _Change.admit
+    admit = Change.admit
 
     def admitted(self: Any, verb: Any) -> Any:
         self.user = None
         return admit(self, verb)
 
-    patch.setattr(_Change, "admit", admitted)
+    patch.setattr(Change, "admit", admitted)
 
 
 @mutant("not in the index")
 def login_without_an_entry(patch: pytest.MonkeyPatch) -> None:
     """A signed-in session that its user cannot find."""
-    admit = _Change.admit
+    admit = Change.admit
 
     def admitted(self: Any, verb: Any) -> Any:
         state = admit(self, verb)
         self.index().pop(self.id, None)
         return state
 
-    patch.setattr(_Change, "admit", admitted)
+    patch.setattr(Change, "admit", admitted)
 
 
 @mutant("undead")
 def end_that_forgets_nothing(patch: pytest.MonkeyPatch) -> None:
     """A session that outlives its end."""
-    patch.setattr(_Change, "finish", lambda self, *arguments: None)
+    patch.setattr(Change, "finish", lambda self, *arguments: None)
 
 
 @mutant("miscounted", "made up")
@@ -309,14 +310,14 @@ def no_cookie_is_somebodys(patch: pytest.MonkeyPatch) -> None:
 @mutant("planted CSRF token")
 def login_leaves_the_csrf_token(patch: pytest.MonkeyPatch) -> None:
     """Who planted the session knows the token of the user who signs in on it."""
-    login = _Change.login
+    login = Change.login
 
     def with_token(self: Any, verb: Any) -> None:
         token = self.draft.get("_csrft_")
         login(self, verb)
         self.put("_csrft_", token)
 
-    patch.setattr(_Change, "login", with_token)
+    patch.setattr(Change, "login", with_token)
 
 
 @pytest.mark.parametrize("name", MUTANTS)

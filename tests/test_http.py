@@ -33,9 +33,9 @@ from pyramid_altsession.events import (
     SessionRenewed,
     TokenRejected,
 )
+from pyramid_altsession.protocol.state import SessionState
+from pyramid_altsession.protocol.token import Token
 from pyramid_altsession.session import AltSession
-from pyramid_altsession.state import SessionState
-from pyramid_altsession.token import Token
 
 Make = Callable[..., Site]
 

@@ -12,22 +12,15 @@ from scheduler import WINDOW, Actor, Body, Broken, World, explore, found, play, 
 from servers import Server
 
 from pyramid_altsession import AltSession, SessionGone
-from pyramid_altsession.operations import (
-    Invalidate,
-    Login,
-    Operation,
-    Renew,
-    Reply,
-    State,
-    Touch,
-    Write,
-    judge,
-)
-from pyramid_altsession.settings import read_settings
-from pyramid_altsession.state import SessionState, Status
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.protocol.fields import State, judge
+from pyramid_altsession.protocol.lifecycle import Invalidate, Login, Renew, Touch
+from pyramid_altsession.protocol.messages import Operation, Reply, Write
+from pyramid_altsession.protocol.state import SessionState, Status
+from pyramid_altsession.protocol.token import Token
+from pyramid_altsession.stores import apply as applying
 from pyramid_altsession.stores import memory, open_store
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.token import Token
 
 Act = Callable[[Actor, AltSession], object]
 
@@ -441,7 +434,8 @@ def judged(wrong: dict[State, State]) -> Callable[..., State]:
 
 def patch_judge(monkeypatch: pytest.MonkeyPatch, **wrong: State) -> None:
     table = {State[name]: state for name, state in wrong.items()}
-    monkeypatch.setattr(memory, "judge", judged(table))
+    for module in (memory, applying):
+        monkeypatch.setattr(module, "judge", judged(table))
 
 
 def replaced_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,17 +538,17 @@ def refusal_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def one_dead_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the last verifier is remembered as dead."""
-    monkeypatch.setattr("pyramid_altsession.operations._KEPT", 1)
+    monkeypatch.setattr("pyramid_altsession.protocol.fields._KEPT", 1)
 
 
 def not_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tombstone does not note that its session was followed by another."""
-    monkeypatch.setattr(memory._Change, "owed", lambda change: State.OWED)
+    monkeypatch.setattr(applying.Change, "owed", lambda change: State.OWED)
 
 
 def untold_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tombstone counts as one that the browser was told of."""
-    monkeypatch.setattr(memory._Change, "owed", lambda change: State.ENDED)
+    monkeypatch.setattr(applying.Change, "owed", lambda change: State.ENDED)
 
 
 def login_unmarked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from workers import token_of
 
 from pyramid_altsession import AltSession, CorruptValue, InvalidKey, SessionAPI, SessionKey
 from pyramid_altsession.api import OpenSession
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores.memory import MemoryStore
 
 Act = Callable[[AltSession], Any]

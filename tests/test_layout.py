@@ -22,10 +22,20 @@ PACKAGE = Path(str(resources.files("pyramid_altsession")))
 
 LAYERS = [
     {"_version", "errors", "interfaces", "events"},
-    {"settings", "yamlfile", "codecs", "frame", "keys", "token", "operations", "state"},
-    {"stores"} | {f"stores.{name}" for name in ("lease", "redis", "memory", "sealed", "embedded")},
-    {"calls", "batch", "session", "users", "visits", "api", "tween"},
-    {"sync", "security", "testing"},
+    {f"config{name}" for name in ("", ".converters", ".server_url", ".sources", ".table")}
+    | {"config.yamlfile", "codecs"},
+    {"protocol"} | {f"protocol.{path.stem}" for path in PACKAGE.glob("protocol/*.py")},
+    {"stores"}
+    | {f"stores.{name}" for name in ("apply", "memory", "sealed", "embedded", "redis")}
+    | {f"stores.redis.{path.stem}" for path in PACKAGE.glob("stores/redis/*.py")},
+    {"batch", "session", "settings"},
+    {"web", "web.cookie", "web.visits", "api"},
+    {
+        f"web.{path.stem}"
+        for path in PACKAGE.glob("web/*.py")
+        if path.stem not in ("cookie", "visits")
+    },
+    {"security", "testing", "tween"},
     {"", "demo"},
 ]
 """From below to above; a module imports from its own layer and those below it."""

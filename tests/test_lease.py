@@ -27,15 +27,16 @@ from workers import (
     in_processes,
     in_threads,
     known_values,
-    lease_of,
+    pool_of,
     url_of,
 )
 
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.errors import StoreUnavailable
-from pyramid_altsession.settings import read_settings
-from pyramid_altsession.stores import lease as lease_module
-from pyramid_altsession.stores.lease import PAUSE, Lease, NotConnected, Timed
-from pyramid_altsession.stores.redis import connections, pack_command
+from pyramid_altsession.stores.redis import pool as pool_module
+from pyramid_altsession.stores.redis.connections import connections
+from pyramid_altsession.stores.redis.pool import PAUSE, ConnectionPool, NotConnected, Timed
+from pyramid_altsession.stores.redis.wire import pack_command
 
 PING = pack_command((b"PING",))
 LIMIT = 4
@@ -45,8 +46,10 @@ def builder(url: str, **options: object) -> Callable[[], Timed]:
     return connections(read_settings({"redis": {"url": url, **options}}).redis)
 
 
-def lease_at(url: str, *, limit: int = LIMIT, wait: float = 1.0, **options: object) -> Lease:
-    return Lease(builder(url, **options), limit=limit, wait=wait)
+def pool_at(
+    url: str, *, limit: int = LIMIT, wait: float = 1.0, **options: object
+) -> ConnectionPool:
+    return ConnectionPool(builder(url, **options), limit=limit, wait=wait)
 
 
 @pytest.fixture(params=["unix", "tcp"])
@@ -55,22 +58,22 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def lease(server: Server, way: str) -> Iterator[Lease]:
-    lease = lease_at(url_of(server, way))
-    yield lease
-    lease.close()
+def pool(server: Server, way: str) -> Iterator[ConnectionPool]:
+    pool = pool_at(url_of(server, way))
+    yield pool
+    pool.close()
 
 
-def client_id(lease: Lease) -> int:
-    (found,) = lease.exchange(CLIENT_ID, 1)
+def client_id(pool: ConnectionPool) -> int:
+    (found,) = pool.exchange(CLIENT_ID, 1)
     return int(found)
 
 
 @contextlib.contextmanager
-def all_taken(lease: Lease) -> Iterator[None]:
-    taken = [lease._take() for _ in range(lease._limit)]
+def all_taken(pool: ConnectionPool) -> Iterator[None]:
+    taken = [pool._take() for _ in range(pool._limit)]
     yield
-    lease._idle.extend(taken)
+    pool._idle.extend(taken)
 
 
 # -- exceptions from outside
@@ -111,7 +114,7 @@ def test_exceptions_from_outside_mix_up_no_values_and_leak_no_connections(
 
 @pytest.mark.volume
 def test_the_storm_finds_a_lease_that_puts_connections_back_as_they_are(server: Server) -> None:
-    """Without the rule of the lease the same storm gives values of other sessions, and replies
+    """Without the rule of the pool the same storm gives values of other sessions, and replies
     that are no answer to what was asked."""
     calls = 10_000
     ((seen, _),) = storm("careless", calls, server.tcp_url)
@@ -124,13 +127,13 @@ class Cut(BaseException):
 
 @pytest.mark.parametrize("call", ["connect", "send", "receive"])
 def test_a_connection_that_an_exception_left_is_closed(
-    server: Server, lease: Lease, call: str
+    server: Server, pool: ConnectionPool, call: str
 ) -> None:
     """Cut off before, between or after the replies, nobody speaks on that connection again."""
-    before = client_id(lease)
-    (connection,) = lease._idle
+    before = client_id(pool)
+    (connection,) = pool._idle
     if call == "connect":
-        lease._idle[0].disconnect()
+        pool._idle[0].disconnect()
     original = getattr(connection, call)
 
     def cut(*args: Any, **kwargs: Any) -> None:
@@ -139,52 +142,52 @@ def test_a_connection_that_an_exception_left_is_closed(
 
     setattr(connection, call, cut)
     with pytest.raises(Cut):
-        lease.exchange(PING * 2, 2)
+        pool.exchange(PING * 2, 2)
     setattr(connection, call, original)
-    assert [known.is_connected for known in lease._idle] == [False]
-    assert client_id(lease) != before
+    assert [known.is_connected for known in pool._idle] == [False]
+    assert client_id(pool) != before
     assert eventually(lambda: connections_of_ours(server) == 1)
 
 
-def test_a_lost_connection_frees_its_place(lease: Lease) -> None:
-    """A connection that an exception tore out of the lease's hands is closed and replaced."""
+def test_a_lost_connection_frees_its_place(pool: ConnectionPool) -> None:
+    """A connection that an exception tore out of the pool's hands is closed and replaced."""
     for _ in range(3 * LIMIT):
-        lease._take().connect()  # what is returned here nobody keeps
-    with all_taken(lease):
-        assert len(lease._places) == LIMIT
-    assert lease.exchange(PING, 1) == [b"PONG"]
+        pool._take().connect()  # what is returned here nobody keeps
+    with all_taken(pool):
+        assert len(pool._places) == LIMIT
+    assert pool.exchange(PING, 1) == [b"PONG"]
 
 
 def test_of_two_who_want_the_last_place_one_gets_it(server: Server) -> None:
     """Whoever is slower with it leaves the place to the other."""
-    lease = lease_at(server.url, limit=1)
-    build = lease._build
+    pool = pool_at(server.url, limit=1)
+    build = pool._build
     taken: list[Timed | None] = []
 
     def overtaken() -> Timed:
-        lease._build = build
-        taken.append(lease._another())
+        pool._build = build
+        taken.append(pool._another())
         return build()
 
-    lease._build = overtaken
-    assert lease._another() is None
-    assert ([each is None for each in taken], len(lease._places)) == ([False], 1)
+    pool._build = overtaken
+    assert pool._another() is None
+    assert ([each is None for each in taken], len(pool._places)) == ([False], 1)
 
 
 # -- what idle connections may have come to
 
 
-def test_an_error_reply_is_an_answer(lease: Lease) -> None:
+def test_an_error_reply_is_an_answer(pool: ConnectionPool) -> None:
     """Error replies are returned in their place; the connection stays in use."""
-    before = client_id(lease)
-    pong, wrong, again = lease.exchange(PING + pack_command((b"GET",)) + PING, 3)
+    before = client_id(pool)
+    pong, wrong, again = pool.exchange(PING + pack_command((b"GET",)) + PING, 3)
     assert (pong, type(wrong), again) == (b"PONG", redis.ResponseError, b"PONG")
-    assert client_id(lease) == before
+    assert client_id(pool) == before
 
 
-def test_the_connection_used_last_is_used_next(lease: Lease) -> None:
+def test_the_connection_used_last_is_used_next(pool: ConnectionPool) -> None:
     """One caller at a time needs one connection."""
-    assert len({client_id(lease) for _ in range(50)}) == 1
+    assert len({client_id(pool) for _ in range(50)}) == 1
 
 
 def test_a_connection_that_the_server_closed_is_replaced_before_anything_is_sent(
@@ -193,9 +196,9 @@ def test_a_connection_that_the_server_closed_is_replaced_before_anything_is_sent
     """So that what must not be repeated, like ``increment``, succeeds all the same."""
     api = api_at(url_of(server, way))
     session = api.create({"n": 1})
-    (connection,) = lease_of(api)._idle
+    (connection,) = pool_of(api)._idle
     server.client.client_kill_filter(_type="normal", skipme=True)
-    assert eventually(lambda: lease_module._unusable(connection))
+    assert eventually(lambda: pool_module._unusable(connection))
     assert session.increment("n") == 2
     api.close()
 
@@ -214,12 +217,12 @@ def leave_unread(connection: Any, *, parsed: bool) -> None:
 
 
 @pytest.mark.parametrize("parsed", [False, True])
-def test_a_connection_with_something_unread_is_replaced(lease: Lease, parsed: bool) -> None:
+def test_a_connection_with_something_unread_is_replaced(pool: ConnectionPool, parsed: bool) -> None:
     """An unread reply would be taken for the next caller's."""
-    before = client_id(lease)
-    leave_unread(lease._idle[0], parsed=parsed)
-    assert client_id(lease) != before
-    assert len(lease._places) == 1
+    before = client_id(pool)
+    leave_unread(pool._idle[0], parsed=parsed)
+    assert client_id(pool) != before
+    assert len(pool._places) == 1
 
 
 # -- no connection to be had
@@ -231,7 +234,7 @@ def test_when_all_connections_are_in_use_the_call_fails_in_time(
     """StoreUnavailable that names the setting, not before redis.timeout and not much later."""
     api = api_at(server.url, redis__max_connections=2, redis__timeout=0.2)
     session = api.create({"k": "v"})
-    with all_taken(lease_of(api)):
+    with all_taken(pool_of(api)):
         began = clock.now
         with pytest.raises(StoreUnavailable, match=r"2 connections \(redis.max_connections\)"):
             session.get("k", fresh=True)
@@ -242,31 +245,31 @@ def test_when_all_connections_are_in_use_the_call_fails_in_time(
 
 def test_who_waits_for_a_connection_gets_the_one_that_is_put_back(server: Server) -> None:
     """Nobody is turned away while there is time left."""
-    lease = lease_at(server.url, limit=1, wait=30.0)
+    pool = pool_at(server.url, limit=1, wait=30.0)
     answers: queue.Queue[list[Any]] = queue.Queue()
-    waiting = threading.Thread(target=lambda: answers.put(lease.exchange(PING, 1)))
-    with all_taken(lease):
+    waiting = threading.Thread(target=lambda: answers.put(pool.exchange(PING, 1)))
+    with all_taken(pool):
         waiting.start()
     assert answers.get(timeout=120) == [b"PONG"]
     waiting.join()
-    lease.close()
+    pool.close()
 
 
 def test_threads_share_no_more_connections_than_the_limit(server: Server, way: str) -> None:
     """16 threads, 4 connections, and every reply is its caller's."""
-    lease = lease_at(url_of(server, way), wait=30.0)
+    pool = pool_at(url_of(server, way), wait=30.0)
     before = server.client.info("stats")["total_connections_received"]
 
     def echo(number: int) -> int:
         packets = [b"%d-%d" % (number, turn) for turn in range(100)]
         return sum(
-            lease.exchange(pack_command((b"ECHO", text)) * 2, 2) == [text] * 2 for text in packets
+            pool.exchange(pack_command((b"ECHO", text)) * 2, 2) == [text] * 2 for text in packets
         )
 
     assert sum(in_threads(16, echo)) == 1600
     after = server.client.info("stats")["total_connections_received"]
     assert after - before <= LIMIT
-    lease.close()
+    pool.close()
 
 
 class Clock(SimpleNamespace):
@@ -284,14 +287,14 @@ class Clock(SimpleNamespace):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(lease_module, "time", clock)
+    monkeypatch.setattr(pool_module, "time", clock)
     return clock
 
 
-def counting(lease: Lease) -> list[str]:
+def counting(pool: ConnectionPool) -> list[str]:
     """One entry for each attempt to connect."""
     attempts: list[str] = []
-    build = lease._build
+    build = pool._build
 
     def counted() -> Timed:
         connection: Any = build()
@@ -304,22 +307,22 @@ def counting(lease: Lease) -> list[str]:
         connection._connect = attempt
         return connection  # type: ignore[no-any-return]
 
-    lease._build = counted
+    pool._build = counted
     return attempts
 
 
 def test_after_a_failure_to_connect_nobody_tries_again_for_a_moment(clock: Clock) -> None:
     """A server that is down makes one caller wait in each PAUSE, not all of them; the answers
     name its trouble all the same."""
-    lease = lease_at(f"redis://127.0.0.1:{free_port()}")
-    attempts = counting(lease)
+    pool = pool_at(f"redis://127.0.0.1:{free_port()}")
+    attempts = counting(pool)
     for _ in range(10):
         with pytest.raises(NotConnected, match="Connection refused"):
-            lease.exchange(PING, 1)
+            pool.exchange(PING, 1)
     assert len(attempts) == 1
     clock.now += PAUSE
     with pytest.raises(NotConnected, match="Connection refused"):
-        lease.exchange(PING, 1)
+        pool.exchange(PING, 1)
     assert len(attempts) == 2
 
 
@@ -327,83 +330,83 @@ def test_a_server_that_came_back_is_found_after_the_pause(clock: Clock) -> None:
     """The first try after the pause succeeds, and nobody has to wait any more."""
     server = valkey()
     try:
-        lease = lease_at(server.url)
+        pool = pool_at(server.url)
         server.kill()
         with pytest.raises(NotConnected):
-            lease.exchange(PING, 1)
+            pool.exchange(PING, 1)
         server.start()
         with pytest.raises(NotConnected):
-            lease.exchange(PING, 1)
+            pool.exchange(PING, 1)
         clock.now += PAUSE
-        assert lease.exchange(PING, 1) == [b"PONG"]
-        lease.close()
-        assert lease.exchange(PING, 1) == [b"PONG"]
-        lease.close()
+        assert pool.exchange(PING, 1) == [b"PONG"]
+        pool.close()
+        assert pool.exchange(PING, 1) == [b"PONG"]
+        pool.close()
     finally:
         server.stop()
 
 
 def test_connected_ones_go_on_while_another_cannot_connect(server: Server, clock: Clock) -> None:
     """The pause is about connecting alone."""
-    lease = lease_at(server.url)
-    before = client_id(lease)
-    lease._away = (clock.now + PAUSE, "too many open files")
-    assert client_id(lease) == before
-    lease.close()
+    pool = pool_at(server.url)
+    before = client_id(pool)
+    pool._away = (clock.now + PAUSE, "too many open files")
+    assert client_id(pool) == before
+    pool.close()
 
 
 # -- close
 
 
 def test_close_closes_what_is_idle_and_the_next_call_connects(server: Server, way: str) -> None:
-    """Nothing stays open on the server; the lease can be used again."""
-    lease = lease_at(url_of(server, way), wait=30.0)
-    in_threads(8, lambda _: lease.exchange(PING, 1))
-    lease.close()
+    """Nothing stays open on the server; the pool can be used again."""
+    pool = pool_at(url_of(server, way), wait=30.0)
+    in_threads(8, lambda _: pool.exchange(PING, 1))
+    pool.close()
     assert eventually(lambda: connections_of_ours(server) == 0)
-    assert lease.exchange(PING, 1) == [b"PONG"]
-    lease.close()
+    assert pool.exchange(PING, 1) == [b"PONG"]
+    pool.close()
 
 
-def test_close_leaves_a_connection_in_use_to_its_user(lease: Lease) -> None:
+def test_close_leaves_a_connection_in_use_to_its_user(pool: ConnectionPool) -> None:
     """The exchange under way ends well."""
-    lease.exchange(PING, 1)
-    (connection,) = lease._idle
+    pool.exchange(PING, 1)
+    (connection,) = pool._idle
     receive: Any = connection.receive
 
     def close_then_read(*args: Any, **kwargs: Any) -> Any:
-        lease.close()
+        pool.close()
         return receive(*args, **kwargs)
 
     connection.receive = close_then_read  # type: ignore[method-assign]
-    assert lease.exchange(PING, 1) == [b"PONG"]
+    assert pool.exchange(PING, 1) == [b"PONG"]
     connection.receive = receive  # type: ignore[method-assign]
 
 
-def test_what_others_take_during_a_close_is_theirs(lease: Lease) -> None:
+def test_what_others_take_during_a_close_is_theirs(pool: ConnectionPool) -> None:
     """No error, though there are fewer to close by then than there were at first."""
-    with all_taken(lease):
+    with all_taken(pool):
         pass
-    first, *others = reversed(lease._idle)
+    first, *others = reversed(pool._idle)
     original = first.disconnect
 
     def disconnect() -> None:
-        lease._idle.clear()  # other threads, while this one waits for the system
+        pool._idle.clear()  # other threads, while this one waits for the system
         original()
 
     first.disconnect = disconnect  # type: ignore[assignment]
-    lease.close()
-    assert list(lease._idle) == []
-    lease._idle.extend(others)
-    assert lease.exchange(PING, 1) == [b"PONG"]
+    pool.close()
+    assert list(pool._idle) == []
+    pool._idle.extend(others)
+    assert pool.exchange(PING, 1) == [b"PONG"]
 
 
 def test_a_forgotten_lease_closes_its_connections(server: Server, way: str) -> None:
     """Whoever drops an application without closing it leaves no open socket behind."""
-    lease = lease_at(url_of(server, way))
-    lease.exchange(PING, 1)
-    (connection,) = lease._idle
-    del lease
+    pool = pool_at(url_of(server, way))
+    pool.exchange(PING, 1)
+    (connection,) = pool._idle
+    del pool
     assert not connection.is_connected
 
 
@@ -426,11 +429,11 @@ def in_fork(work: Callable[[], object]) -> int:
 
 
 @forks
-def test_a_child_shares_no_socket_with_its_parent(server: Server, lease: Lease) -> None:
+def test_a_child_shares_no_socket_with_its_parent(server: Server, pool: ConnectionPool) -> None:
     """It connects anew, and what it does leaves the parent's connection alone."""
-    mine = client_id(lease)
-    assert in_fork(lambda: client_id(lease) != mine) == 0
-    assert client_id(lease) == mine
+    mine = client_id(pool)
+    assert in_fork(lambda: client_id(pool) != mine) == 0
+    assert client_id(pool) == mine
 
 
 @forks
@@ -448,12 +451,12 @@ def test_children_and_parent_work_at_the_same_time(server: Server) -> None:
 
 
 def test_an_exchange_that_goes_on_in_a_child_keeps_its_socket_out_of_use(
-    lease: Lease, monkeypatch: pytest.MonkeyPatch
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With greenlets both sides of a fork go on with it; the socket and the replies are the
     parent's."""
-    before = client_id(lease)
-    (connection,) = lease._idle
+    before = client_id(pool)
+    (connection,) = pool._idle
     receive: Any = connection.receive
 
     def fork_then_read(*args: Any, **kwargs: Any) -> Any:
@@ -462,6 +465,6 @@ def test_an_exchange_that_goes_on_in_a_child_keeps_its_socket_out_of_use(
 
     connection.receive = fork_then_read  # type: ignore[method-assign]
     with pytest.raises(redis.ConnectionError, match="before a fork"):
-        lease.exchange(CLIENT_ID, 1)
-    assert client_id(lease) != before
+        pool.exchange(CLIENT_ID, 1)
+    assert client_id(pool) != before
     connection.disconnect()

@@ -22,6 +22,7 @@ from pyramid_altsession import (
     TooManySessions,
     ValueTooLarge,
 )
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.events import (
     SessionCreated,
     SessionInvalidated,
@@ -29,10 +30,10 @@ from pyramid_altsession.events import (
     TokenRejected,
 )
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Login, Operation, Write
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.protocol.lifecycle import Login
+from pyramid_altsession.protocol.messages import Operation, Write
 from pyramid_altsession.stores import open_store
-from pyramid_altsession.stores.lease import Lease
+from pyramid_altsession.stores.redis.pool import ConnectionPool
 
 DAY = 86400
 
@@ -120,13 +121,13 @@ def test_login_costs_one_round_trip(
     browser.does(lambda s: s.set("cart", 1))
     Browser(browser.api).does(login)  # loads the script
     trips = []
-    exchange = Lease.exchange
+    exchange = ConnectionPool.exchange
 
-    def counted(lease: Lease, packet: bytes, replies: int, *end: float) -> list[Any]:
+    def counted(pool: ConnectionPool, packet: bytes, replies: int, *end: float) -> list[Any]:
         trips.append(replies)
-        return exchange(lease, packet, replies, *end)
+        return exchange(pool, packet, replies, *end)
 
-    monkeypatch.setattr(Lease, "exchange", counted)
+    monkeypatch.setattr(ConnectionPool, "exchange", counted)
     browser.does(login)
     store.close()
     assert trips == [1]
@@ -777,7 +778,7 @@ def _older(store: Store, id: str, seconds: int) -> None:
     if hasattr(store, "indexes"):
         store.indexes["ann"][id] -= seconds * 1000
     else:
-        store._lease.exchange(  # type: ignore[attr-defined]
+        store._pool.exchange(  # type: ignore[attr-defined]
             _packed("ZINCRBY", index_key("ann"), str(-seconds * 1000), id), 1
         )
 

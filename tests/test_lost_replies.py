@@ -10,15 +10,19 @@ from apps import Browser, Repeating, Watched, site
 from pyramid.request import Request
 
 from pyramid_altsession import AltSession, SessionAPI, SessionGone, StoreUnavailable
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.events import SessionRenewed, TokenRejected
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Operation, Read, Renew, Reply, Set, State, Write
-from pyramid_altsession.settings import read_settings
-from pyramid_altsession.state import SessionState
+from pyramid_altsession.protocol.fields import State
+from pyramid_altsession.protocol.lifecycle import Renew
+from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
+from pyramid_altsession.protocol.state import SessionState
+from pyramid_altsession.protocol.token import Token, new_verifier
+from pyramid_altsession.protocol.verbs import Set
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.sync import SyncSession
-from pyramid_altsession.token import SessionCookie, Token, new_verifier
-from pyramid_altsession.tween import NAME
+from pyramid_altsession.web.cookie import SessionCookie
+from pyramid_altsession.web.request_session import SyncSession
+from pyramid_altsession.web.tween import NAME
 
 DAY = 86400
 ONE, TWO = "one-secret-of-thirty-two-letters", "two-secret-of-thirty-two-letters"
@@ -470,7 +474,7 @@ def test_answers_that_contradict_each_other() -> None:
     """A server that says no to each new name is an outage, not an endless loop."""
 
     class Contrary(MemoryStore):
-        def carry_out(self, operation: Operation) -> Reply:
+        def execute(self, operation: Operation) -> Reply:
             return Reply(State.DEAD, [State.DEAD] if isinstance(operation, Read) else ())
 
     with pytest.raises(StoreUnavailable, match="contradict"):
@@ -484,7 +488,7 @@ def same_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
     """One verifier for all calls of a request, as an idempotency key that belongs to none."""
     verifier = Token.new().verifier
     monkeypatch.setattr("pyramid_altsession.session.new_verifier", lambda: verifier)
-    monkeypatch.setattr("pyramid_altsession.state.SessionState.choice", lambda state: None)
+    monkeypatch.setattr("pyramid_altsession.protocol.state.SessionState.choice", lambda state: None)
 
 
 def test_mutant_same_verifier(

@@ -15,8 +15,9 @@ from pyramid.request import Request
 from pyramid.tweens import EXCVIEW, INGRESS, MAIN
 
 from pyramid_altsession import ISessionAPI
-from pyramid_altsession.security import AltSessionAuthenticationHelper
-from pyramid_altsession.tween import NAME, TM, TRANSACTION
+from pyramid_altsession.web.security import AltSessionAuthenticationHelper
+from pyramid_altsession.web.transaction import TM, TRANSACTION
+from pyramid_altsession.web.tween import NAME
 
 OURS = "pyramid_altsession"
 SETTINGS = {"altsession.redis.url": "memory://"}

@@ -9,7 +9,7 @@ from apps import Browser, Watched, site
 from pyramid.request import Request
 from servers import Server
 from test_lease import LIMIT, in_fork, storm
-from workers import api_at, lease_of, token_of
+from workers import api_at, pool_of, token_of
 
 from pyramid_altsession import (
     AltSession,
@@ -20,8 +20,8 @@ from pyramid_altsession import (
     SessionKey,
     StoreUnavailable,
 )
-from pyramid_altsession.operations import Read
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.protocol.messages import Read
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_a_server_that_does_not_answer(own: tuple[SessionAPI, str], server: Serv
             session.get("cart")
     finally:
         server.resume()
-    assert [connection.is_connected for connection in lease_of(api)._idle] == [False]
+    assert [connection.is_connected for connection in pool_of(api)._idle] == [False]
     assert session.get("cart") == 1
 
 
@@ -284,11 +284,11 @@ def test_a_write_does_without_it(own: tuple[SessionAPI, str], server: Server) ->
     assert operation is not None
 
     class Lost:
-        def reply(self, operation: Read) -> Any:
-            sending.drop()  # type: ignore[union-attr]
+        def result(self, operation: Read) -> Any:
+            sending.cancel()  # type: ignore[union-attr]
             raise StoreUnavailable("no answer")
 
-        def drop(self) -> None: ...
+        def cancel(self) -> None: ...
 
     session._state.sent = operation, Lost()
     session.set("cart", 2)
@@ -334,9 +334,9 @@ def test_dropped_answers_free_their_connections(own: tuple[SessionAPI, str]) -> 
         session._state.abandon()
     for _ in range(20 * LIMIT):
         api.open(token).prefetch("cart")
-    lease = lease_of(api)
+    pool = pool_of(api)
     assert api.open(token).get("name") == "Ann"
-    assert len([known for known in lease._places.values() if known() is not None]) <= LIMIT
+    assert len([known for known in pool._places.values() if known() is not None]) <= LIMIT
 
 
 def test_a_late_answer_is_dropped_with_its_connection(
@@ -352,7 +352,7 @@ def test_a_late_answer_is_dropped_with_its_connection(
         session._state.abandon()
     finally:
         server.resume()
-    assert [connection.is_connected for connection in lease_of(api)._idle] == [False]
+    assert [connection.is_connected for connection in pool_of(api)._idle] == [False]
     assert api.open(token).get("name") == "Ann"
 
 
@@ -385,7 +385,7 @@ def test_a_prefetch_that_goes_on_in_a_child(
     session.prefetch("cart")
     monkeypatch.setattr(os, "getpid", lambda: 1)  # as in the child
     assert session.get("cart") == 1
-    assert len(lease_of(api)._idle) == 1
+    assert len(pool_of(api)._idle) == 1
 
 
 def failing(request: Request) -> Any:
@@ -404,8 +404,8 @@ def test_failing_views_keep_no_connection(server: Server) -> None:
     for _ in range(10):
         with pytest.raises(ZeroDivisionError):
             app.get("/failing")
-    lease: Any = app.watched.store
-    assert len(lease._lease._idle) == 1
+    pool: Any = app.watched.store
+    assert len(pool._pool._idle) == 1
 
 
 def test_a_discarded_attempt_leaves_nothing(server: Server) -> None:

@@ -16,32 +16,30 @@ from redis.connection import Connection, SSLConnection
 from servers import Server, free_port
 from workers import CLIENT_ID
 
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.errors import AltSessionError, CorruptValue, StoreFull, StoreUnavailable
-from pyramid_altsession.operations import (
+from pyramid_altsession.protocol.fields import State, Timing
+from pyramid_altsession.protocol.lifecycle import Invalidate, Renew, Touch
+from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
+from pyramid_altsession.protocol.token import Token
+from pyramid_altsession.protocol.verbs import (
     CompareAndSet,
     Increment,
-    Invalidate,
-    Operation,
     Pop,
-    Read,
     Remove,
-    Renew,
-    Reply,
     Set,
     SetDefault,
-    State,
-    Timing,
-    Touch,
     Verb,
-    Write,
 )
-from pyramid_altsession.settings import read_settings
 from pyramid_altsession.stores import open_store
-from pyramid_altsession.stores import redis as module
 from pyramid_altsession.stores.embedded import EmbeddedServer
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.stores.redis import SCRIPT, RedisStore, UnixConnection, connections
-from pyramid_altsession.token import Token
+from pyramid_altsession.stores.redis import connections as connections_module
+from pyramid_altsession.stores.redis import store as module
+from pyramid_altsession.stores.redis import wire as packets_module
+from pyramid_altsession.stores.redis.connections import UnixConnection, connections
+from pyramid_altsession.stores.redis.scripts import SCRIPT
+from pyramid_altsession.stores.redis.store import RedisStore
 
 TIMING = Timing(tti=60_000, interval=6_000, lifetime=3_600_000, window=10_000)
 CANARY = "canary-Pa55word"
@@ -79,7 +77,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
                 raise log.lose.pop()
             return answers
 
-    monkeypatch.setattr(module, "UnixConnection", Watched)
+    monkeypatch.setattr(connections_module, "UnixConnection", Watched)
     return log
 
 
@@ -93,21 +91,21 @@ class Session:
         self.store = store
         self.token = token or Token.new()
 
-    def carry_out(self, operation: Operation) -> Reply:
-        return self.store.carry_out(operation)
+    def execute(self, operation: Operation) -> Reply:
+        return self.store.execute(operation)
 
     def create(self, *verbs: Verb) -> None:
-        reply = self.carry_out(Write(self.token.claim, verbs, TIMING, create=True))
+        reply = self.execute(Write(self.token.claim, verbs, TIMING, create=True))
         assert reply.state is State.LIVE
 
     def write(self, *parts: Part) -> list[Any]:
         write = write_of(self.token.claim, parts, TIMING, window=TIMING.window)
-        reply = self.carry_out(write)
+        reply = self.execute(write)
         assert reply.state is State.LIVE
         return list(in_a_row(parts, reply).values)
 
     def read(self, *fields: str) -> Any:
-        return self.carry_out(Read((self.token.claim,), fields, TIMING)).values
+        return self.execute(Read((self.token.claim,), fields, TIMING)).values
 
 
 @pytest.fixture
@@ -177,7 +175,7 @@ def test_read_is_one_packet(watched: Session, any_server: Server, wire: Wire) ->
 def test_read_of_everything_is_one_packet(watched: Session, any_server: Server, wire: Wire) -> None:
     """Reading every key is HGETALL, PTTL and TIME in one packet."""
     with commands(any_server.client) as ran:
-        reply = watched.carry_out(Read((watched.token.claim,), None, TIMING))
+        reply = watched.execute(Read((watched.token.claim,), None, TIMING))
     assert reply.values["a"] == b"1"
     assert ran == {"hgetall": 1, "pttl": 1, "time": 1}
     assert len(wire.sent) == 1
@@ -187,7 +185,7 @@ def test_three_candidates_are_one_packet(watched: Session, any_server: Server, w
     """Several candidates are read in one packet."""
     claims = (Token.new().claim, Token.new().claim, watched.token.claim)
     with commands(any_server.client) as ran:
-        assert watched.carry_out(Read(claims, ("a",), TIMING)).which == 2
+        assert watched.execute(Read(claims, ("a",), TIMING)).which == 2
     assert ran == {"hmget": 3, "pttl": 3, "time": 3}
     assert len(wire.sent) == 1
 
@@ -280,7 +278,7 @@ def test_full_server_refuses_what_grows(verb: Verb, full: Session, any_server: S
 def test_full_server_makes_no_session(full: Session, any_server: Server) -> None:
     """On a full server no session begins, and no key is left behind."""
     with pytest.raises(StoreFull):
-        full.carry_out(Write(Token.new().claim, (Set("a", b"1"),), TIMING, create=True))
+        full.execute(Write(Token.new().claim, (Set("a", b"1"),), TIMING, create=True))
     assert any_server.client.dbsize() == 1
 
 
@@ -342,7 +340,7 @@ def test_wrong_type_harms_no_other(session: Session, any_server: Server) -> None
     other = Token.new()
     any_server.client.set(f"sess:{other.id}", "text", px=10_000)
     with pytest.raises(CorruptValue):
-        session.carry_out(Read((other.claim,), ("a",), TIMING))
+        session.execute(Read((other.claim,), ("a",), TIMING))
     assert session.read("a") == [b"1"]
 
 
@@ -365,7 +363,7 @@ def test_read_only(session: Session, replica: Server) -> None:
 
 def test_read_only_connects_anew(watched: Session, replica: Server) -> None:
     """After READONLY the idle connections are closed: the name may lead to a new primary."""
-    (mine,) = watched.store._lease.exchange(CLIENT_ID, 1)
+    (mine,) = watched.store._pool.exchange(CLIENT_ID, 1)
     with pytest.raises(StoreUnavailable):
         watched.write(Touch())
     poll(lambda: mine not in {int(client["id"]) for client in replica.client.client_list()})
@@ -497,7 +495,7 @@ def test_least_rights(user: Callable[..., Session], any_server: Server) -> None:
     session.write(Renew("new"))
     session.token = Token(session.token.id, "new")
     assert session.read("c") == [b"1"]
-    assert session.carry_out(Read((session.token.claim,), None, TIMING)).values["c"] == b"1"
+    assert session.execute(Read((session.token.claim,), None, TIMING)).values["c"] == b"1"
     session.write(Invalidate(b"n"))
 
 
@@ -611,12 +609,12 @@ def test_outage_is_logged_once(server: Server, caplog: pytest.LogCaptureFixture)
 def test_end_of_an_outage_of_reads(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """What failed was a read: a read tells the end."""
     session = Session("", host="127.0.0.1", port=server.port)
-    build, session.store._lease._build = session.store._lease._build, refuse
+    build, session.store._pool._build = session.store._pool._build, refuse
     with pytest.raises(StoreUnavailable):
         session.read("a")
-    session.store._lease._build = build
-    session.store._lease.close()
-    session.carry_out(Write(session.token.claim, (), TIMING, life=Touch()))
+    session.store._pool._build = build
+    session.store._pool.close()
+    session.execute(Write(session.token.claim, (), TIMING, life=Touch()))
     assert len(caplog.records) == 1
     session.read("a")
     session.store.close()
@@ -633,7 +631,7 @@ def test_hint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
     store = open_store(read_settings({}))
     caplog.clear()
     with pytest.raises(StoreUnavailable) as caught:
-        store.carry_out(Read((Token.new().claim,), (), TIMING))
+        store.execute(Read((Token.new().claim,), (), TIMING))
     assert str(caught.value) == "localhost:6379 does not serve: refused"
     assert caplog.messages == [
         "sessions: localhost:6379 does not serve: refused; no server is configured: set"
@@ -646,7 +644,7 @@ def test_no_hint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtu
     monkeypatch.setattr(module, "connections", lambda settings, embedded: refuse)
     store = open_store(read_settings({"redis": {"host": "db"}}))
     with pytest.raises(StoreUnavailable):
-        store.carry_out(Read((Token.new().claim,), (), TIMING))
+        store.execute(Read((Token.new().claim,), (), TIMING))
     assert caplog.messages == ["sessions: db:6379 does not serve: refused"]
 
 
@@ -829,7 +827,7 @@ def test_no_verifier_reaches_the_server(
         verifiers.append(renewed.verifier)
         session.write(Renew(renewed.verifier))
         session.token = renewed
-        session.carry_out(Read((renewed.claim,), None, TIMING))
+        session.execute(Read((renewed.claim,), None, TIMING))
         session.write(Invalidate(b"n"))
         client.echo("that was all")
         while not any("that was all" in line for line in seen):
@@ -885,7 +883,7 @@ def test_socket_that_moved(server: Server, tmp_path: Path) -> None:
     store = RedisStore(
         lambda: UnixConnection(paths.pop, protocol=2), prefix="sess", name="there", limit=1, wait=1
     )
-    assert store.carry_out(Read((Token.new().claim,), (), TIMING)).state is State.DEAD
+    assert store.execute(Read((Token.new().claim,), (), TIMING)).state is State.DEAD
     assert paths == []
     store.close()
 
@@ -921,22 +919,22 @@ def test_log_is_ours() -> None:
 @pytest.mark.volume
 def test_memory_of_packed_names() -> None:
     """Reads of ever other keys, however many and long, leave a bounded amount of memory behind."""
-    module._cached_names.cache_clear()
+    packets_module.cached_names.cache_clear()
     tracemalloc.start()
     claim = Token.new().claim
     for number in range(1_000):
         for length in (1, 16, 17, 200):
             names = tuple([f"{number}-{place}-".ljust(512, "x") for place in range(length)])
-            module.pack_read(Read((claim,), names, TIMING), b"sess:")
+            packets_module.pack_read(Read((claim,), names, TIMING), b"sess:")
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    module._cached_names.cache_clear()
+    packets_module.cached_names.cache_clear()
     assert kept < 8_000_000
 
 
 def test_packed_names_are_kept() -> None:
     """The names of a usual read are packed once."""
-    module._cached_names.cache_clear()
+    packets_module.cached_names.cache_clear()
     read = Read((Token.new().claim,), ("cart", "user"), TIMING)
-    packets = {module.pack_read(read, b"sess:") for _ in range(3)}
-    assert (len(packets), module._cached_names.cache_info().hits) == (1, 2)
+    packets = {packets_module.pack_read(read, b"sess:") for _ in range(3)}
+    assert (len(packets), packets_module.cached_names.cache_info().hits) == (1, 2)

@@ -15,22 +15,15 @@ from servers import Server
 from workers import in_threads
 
 from pyramid_altsession import AltSession, SessionAPI, SessionGone, StoreUnavailable
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.events import SessionInvalidated, SessionRenewed, TokenRejected
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import (
-    USER,
-    Login,
-    Operation,
-    Read,
-    Renew,
-    Reply,
-    Rotate,
-    State,
-    Write,
-)
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.protocol.fields import USER, State
+from pyramid_altsession.protocol.lifecycle import Login, Renew, Rotate
+from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
+from pyramid_altsession.protocol.token import new_verifier
+from pyramid_altsession.stores import apply as applying
 from pyramid_altsession.stores import memory
-from pyramid_altsession.token import new_verifier
 
 AFTER, GRACE = 600, 10
 WHOLE = GRACE + WINDOW
@@ -180,11 +173,11 @@ def test_renewal_that_fails(due: Browser, watched: Watched) -> None:
 
 def test_renewal_repeated_after_a_lost_reply(due: Browser, watched: Watched) -> None:
     """A renewal whose first reply was lost finds its own doing."""
-    carry_out = watched.store.carry_out
+    execute = watched.store.execute
 
     def twice(operation: Operation) -> None:
         if _rotates(operation):
-            carry_out(operation)
+            execute(operation)
 
     watched.before = twice
     assert (len(cookies(due)), due.visit().userid()) == (1, "ann")
@@ -637,7 +630,7 @@ class Logins(World):
             before = self.api._cookie.parse(self.known[0])
             assert before is not None
             rotate = Rotate(new_verifier(), AFTER * 1000)
-            self.store.carry_out(Write(before.claim, (), self.api._timing, life=rotate))
+            self.store.execute(Write(before.claim, (), self.api._timing, life=rotate))
             self.jar = f"{before.id}.{rotate.verifier}"
         self.new_id: str | None = None
         self.actors = [
@@ -668,7 +661,7 @@ class Logins(World):
         if isinstance(life, Login):
             assert isinstance(operation, Write)
             actor.ended_own = actor.signs_in = True  # type: ignore[attr-defined]
-            if reply.state is State.OTHERS:
+            if reply.state is State.OTHER_USER:
                 self.ended[operation.claim.id] = self.now
         self.administered |= isinstance(operation, Write) and operation.anybody
         super().watch(actor, operation, reply)
@@ -706,7 +699,7 @@ class Logins(World):
             if found.id != self.new_id:
                 continue
             timing = self.api._timing
-            reply = self.store.carry_out(Read((found.claim,), (USER,), timing, touch=False))
+            reply = self.store.execute(Read((found.claim,), (USER,), timing, touch=False))
             if reply.state is State.LIVE and reply.values == [b"ann"]:
                 raise Broken("I3: signed in under a token that somebody else knows")
         for id, user in self.books.signed_in().items():
@@ -867,18 +860,18 @@ def keeps_predecessor(monkeypatch: pytest.MonkeyPatch) -> None:
         change.bury(change.draft["@v"], change.now)
         change.draft["@v"] = proof
 
-    monkeypatch.setattr(memory._Change, "replace", mutant)
+    monkeypatch.setattr(applying.Change, "replace", mutant)
 
 
 def keeps_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
     """A login that leaves the verifier as it is."""
-    monkeypatch.setattr(memory._Change, "replace", lambda change, proof: None)
+    monkeypatch.setattr(applying.Change, "replace", lambda change, proof: None)
 
 
 def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """A login without an entry."""
-    monkeypatch.setattr(memory._Change, "admit", lambda change, verb: State.LIVE)
-    monkeypatch.setattr(memory._Change, "index", lambda change: {})
+    monkeypatch.setattr(applying.Change, "admit", lambda change, verb: State.LIVE)
+    monkeypatch.setattr(applying.Change, "index", lambda change: {})
 
 
 def replaced_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -889,7 +882,8 @@ def replaced_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
         state = judge(*arguments)
         return State.DEAD if state is State.REPLACED else state
 
-    monkeypatch.setattr(memory, "judge", mutant)
+    for module in (memory, applying):
+        monkeypatch.setattr(module, "judge", mutant)
 
 
 def forgets_predecessor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -899,19 +893,19 @@ def forgets_predecessor(monkeypatch: pytest.MonkeyPatch) -> None:
         change.bury(change.draft["@v"], change.now)
         change.draft["@v"] = proof
 
-    monkeypatch.setattr(memory._Change, "rotate", mutant)
+    monkeypatch.setattr(applying.Change, "rotate", mutant)
 
 
 def grace_from_the_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grace that begins with the renewal, and not with the first use of what it gave."""
-    rotate = memory._Change.rotate
+    rotate = applying.Change.rotate
 
     def mutant(change: Any, proof: bytes) -> None:
         rotate(change, proof)
         previous = change.draft["@p"]
         change.draft["@p"] = previous[:32] + previous[37:] * 2
 
-    monkeypatch.setattr(memory._Change, "rotate", mutant)
+    monkeypatch.setattr(applying.Change, "rotate", mutant)
 
 
 def renews_on_the_way_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -929,19 +923,19 @@ def renews_on_the_way_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def renews_whatever_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewal that does not ask whether its verifier is still the session's."""
-    guard = memory._Change.guard
+    guard = applying.Change.guard
 
     def mutant(change: Any) -> State:
         state = guard(change)
         renews = isinstance(change.life, Rotate)
         return State.LIVE if renews and state is State.REPLACED else state
 
-    monkeypatch.setattr(memory._Change, "guard", mutant)
+    monkeypatch.setattr(applying.Change, "guard", mutant)
 
 
 def renews_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewal for every request that saw that one was due."""
-    monkeypatch.setattr(memory._Change, "take", _renewing(memory._Change.take))
+    monkeypatch.setattr(applying.Change, "take", _renewing(applying.Change.take))
 
 
 def _renewing(take: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from servers import Server
 from workers import in_threads
 
 from pyramid_altsession import FreshLoginRequired
-from pyramid_altsession.security import (
+from pyramid_altsession.web.security import (
     AltSessionAuthenticationHelper,
     AltSessionCSRFStoragePolicy,
 )

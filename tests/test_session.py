@@ -22,10 +22,10 @@ from pyramid_altsession import (
     StoreUnavailable,
     ValueTooLarge,
 )
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.events import SessionCreated, SessionInvalidated, TokenRejected
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Operation, Read, Write
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.protocol.messages import Operation, Read, Write
 from pyramid_altsession.stores.memory import MemoryStore
 
 Act = Callable[[AltSession], Any]
@@ -828,7 +828,7 @@ def test_no_window_at_all(store: Store) -> None:
     assert browser.visit().get("k") == 1
 
 
-# -- memo
+# -- cache
 
 
 def test_each_key_is_read_once(known: Browser, watched: Watched) -> None:

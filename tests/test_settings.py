@@ -9,15 +9,8 @@ from pyramid.exceptions import ConfigurationError
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.codecs import encrypted
-from pyramid_altsession.settings import (
-    ANCESTOR_NAMES,
-    RedisSettings,
-    SessionSettings,
-    Settings,
-    from_ini,
-    read_settings,
-    table,
-)
+from pyramid_altsession.config.sources import ANCESTOR_NAMES, from_ini, read_settings
+from pyramid_altsession.config.table import RedisSettings, SessionSettings, Settings, table
 
 SECRET = "canary: sixteen characters"
 OTHER = "canary-another-secret"
@@ -396,9 +389,9 @@ REFUSED: list[tuple[str, object, str]] = [
     ("session.codec", "no.such.module",
      "session.codec: must be the dotted name of something that can be called (No module named"
      " 'no'), not 'no.such.module'"),
-    ("session.codec", "pyramid_altsession.settings.PREFIX",
+    ("session.codec", "pyramid_altsession.codecs.MAX_DEPTH",
      "session.codec: must be the dotted name of something that can be called, not"
-     " 'pyramid_altsession.settings.PREFIX'"),
+     " 'pyramid_altsession.codecs.MAX_DEPTH'"),
     ("session.codec", 7,
      "session.codec: must be the dotted name of something that can be called, not 7"),
     ("session.codec_secret", "short",

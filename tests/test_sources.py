@@ -14,8 +14,9 @@ from pyramid.exceptions import ConfigurationError
 from test_settings import REFUSED, TEXTS, found
 
 from pyramid_altsession import SessionAPI
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.config.table import Settings
 from pyramid_altsession.interfaces import ISessionAPI
-from pyramid_altsession.settings import Settings, read_settings
 
 Tree = dict[str, Any]
 Way = Callable[[Path, Tree], Settings]

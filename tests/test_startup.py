@@ -18,10 +18,11 @@ from webtest import TestApp
 from workers import FORK
 
 from pyramid_altsession import ISessionAPI, SessionAPI
-from pyramid_altsession.security import AltSessionAuthenticationHelper
-from pyramid_altsession.settings import RedisSettings, read_settings
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.config.table import RedisSettings
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.tween import TM
+from pyramid_altsession.web.security import AltSessionAuthenticationHelper
+from pyramid_altsession.web.transaction import TM
 
 MEMORY = {"altsession.redis.url": "memory://"}
 SYNC = MEMORY | {"altsession.sync.enabled": "true"}

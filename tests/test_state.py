@@ -7,29 +7,13 @@ from typing import Any
 import pytest
 
 from pyramid_altsession import SessionGone
-from pyramid_altsession.operations import (
-    FACTS,
-    Facts,
-    Increment,
-    Invalidate,
-    Life,
-    Operation,
-    Read,
-    Refused,
-    Renew,
-    Reply,
-    Set,
-    State,
-    Timing,
-    Touch,
-    Verb,
-    Write,
-    judge,
-    remember_dead,
-)
-from pyramid_altsession.settings import SessionSettings
-from pyramid_altsession.state import Happening, SessionState, Status
-from pyramid_altsession.token import Token, new_verifier
+from pyramid_altsession.config.table import SessionSettings
+from pyramid_altsession.protocol.fields import FACTS, Facts, State, Timing, judge, remember_dead
+from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Renew, Touch
+from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
+from pyramid_altsession.protocol.state import PendingEvent, SessionState, Status
+from pyramid_altsession.protocol.token import Token, new_verifier
+from pyramid_altsession.protocol.verbs import Increment, Refused, Set, Verb
 
 TIMING = Timing.of(SessionSettings())
 HOUR = 3_600_000
@@ -42,7 +26,7 @@ class ToyStore:
         self.held: dict[str, dict[str, bytes]] = {}
         self.now = HOUR
 
-    async def carry_out(self, operation: Operation) -> Reply:
+    async def execute(self, operation: Operation) -> Reply:
         await asyncio.sleep(0)
         if isinstance(operation, Read):
             return self.read(operation)
@@ -87,12 +71,12 @@ class Visit:
 
     async def drive(self, operation: Operation | None) -> Sequence[Any]:
         while operation is not None:
-            operation = self.state.learn(operation, await self.store.carry_out(operation))
+            operation = self.state.learn(operation, await self.store.execute(operation))
         return self.state.results
 
     async def get(self, name: str) -> bytes | None:
         await self.drive(self.state.read((name,)))
-        return self.state.memo.fields.get(name)
+        return self.state.cache.fields.get(name)
 
     async def write(self, *verbs: Verb) -> Sequence[Any]:
         return await self.drive(self.state.write(*verbs))
@@ -172,7 +156,7 @@ async def test_awaited_rejection(store: ToyStore) -> None:
     visit = Visit(store, Token(token.id, new_verifier()))
     await visit.get("k")
     await visit.write(Set("k", b"2"))
-    assert [happening.kind for happening in visit.state.happenings] == ["rejected", "created"]
+    assert [event.kind for event in visit.state.events] == ["rejected", "created"]
     assert await Visit(store, token).get("k") == b"1"
 
 
@@ -253,7 +237,7 @@ def test_attempts_share_all_but_the_memo(state: SessionState) -> None:
     """A new attempt keeps what is true and forgets what was read."""
     read(state, Reply(State.LIVE, [b"1"], HOUR, 2 * HOUR))
     state.begin_attempt(1, False)
-    assert (state.status, state.memo.fields) == (Status.ALIVE, {})
+    assert (state.status, state.cache.fields) == (Status.ALIVE, {})
 
 
 def test_refused_in_a_new_session() -> None:
@@ -264,7 +248,7 @@ def test_refused_in_a_new_session() -> None:
     with pytest.raises(Refused):
         state.learn(operation, Reply(State.REFUSED, 1, HOUR, None))
     assert (state.status, state.new, state.cookie) == (Status.NONE, False, None)
-    assert state.happenings == ()
+    assert state.events == ()
 
 
 def test_refused_in_a_live_session(state: SessionState) -> None:
@@ -282,7 +266,7 @@ def test_no_reply_to_a_read(state: SessionState) -> None:
     operation = state.read(("other",))
     assert operation is not None
     state.unsure(operation)
-    assert state.memo.fields == {"k": b"1"}
+    assert state.cache.fields == {"k": b"1"}
 
 
 def test_window_of_a_write(token: Token) -> None:
@@ -310,5 +294,5 @@ def test_happening_after_own_end(state: SessionState, token: Token) -> None:
     operation = state.write(life=Invalidate(b"nonce"))
     assert operation is not None
     state.learn(operation, Reply(State.LIVE, [], HOUR, None, done=1))
-    assert state.happenings == (Happening("invalidated", token.id, None, "call"),)
+    assert state.events == (PendingEvent("invalidated", token.id, None, "call"),)
     assert (state.status, state.cookie) == (Status.ENDED, False)

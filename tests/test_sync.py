@@ -26,10 +26,10 @@ from pyramid_altsession import (
     ValueTooLarge,
 )
 from pyramid_altsession.codecs import JSONCodec
-from pyramid_altsession.operations import Read, Write
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.protocol.messages import Read, Write
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.sync import SyncSession, session_factory
+from pyramid_altsession.web.request_session import SyncSession, session_factory
 
 ON = {"altsession.sync.enabled": "true"}
 

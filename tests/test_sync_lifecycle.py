@@ -32,9 +32,10 @@ from servers import Server, free_port, valkey
 from workers import in_threads
 
 from pyramid_altsession import ISessionAPI, SessionGone, StoreUnavailable
-from pyramid_altsession.operations import Read, Write
-from pyramid_altsession.sync import SyncSession, session_factory
-from pyramid_altsession.tween import NAME, TM, TRANSACTION
+from pyramid_altsession.protocol.messages import Read, Write
+from pyramid_altsession.web.request_session import SyncSession, session_factory
+from pyramid_altsession.web.transaction import TM, TRANSACTION
+from pyramid_altsession.web.tween import NAME
 
 OURS = "pyramid_altsession"
 INCLUDES = [OURS, "pyramid_tm", "pyramid_retry", "pyramid_debugtoolbar"]
@@ -1165,8 +1166,8 @@ def test_view_option_of_an_idle_view(server: Server) -> None:
         with app.watched.costs(1):
             response = app.get("/")
     assert response.headers["Vary"] == "Cookie"
-    lease = app.watched.store._lease
-    assert (len(lease._idle), len(lease._places)) == (1, 1)
+    pool = app.watched.store._pool
+    assert (len(pool._idle), len(pool._places)) == (1, 1)
 
 
 # -- with others

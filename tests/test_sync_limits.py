@@ -23,13 +23,14 @@ from pyramid_altsession import (
     StoreUnavailable,
     ValueTooLarge,
 )
-from pyramid_altsession.calls import Calls
 from pyramid_altsession.codecs import MAX_DEPTH, JSONCodec
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Renew, Write
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.protocol.commands import Commands
+from pyramid_altsession.protocol.lifecycle import Renew
+from pyramid_altsession.protocol.messages import Write
 from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.sync import session_factory
+from pyramid_altsession.web.request_session import session_factory
 
 LONG = "x" * 1500
 
@@ -198,7 +199,7 @@ def test_depth_that_others_stored(depth: int) -> None:
 
 def test_a_frame_does_not_count() -> None:
     """The limit is one of the value, and not of the end and version that are stored with it."""
-    calls = Calls(JSONCodec(), 10)
+    calls = Commands(JSONCodec(), 10)
     calls.check_size("k", b'@1234567890123:"12345678"')
     with pytest.raises(ValueTooLarge, match="11 bytes"):
         calls.check_size("k", b'@1234567890123:"123456789"')

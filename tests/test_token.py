@@ -15,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyramid.response import Response
 
-from pyramid_altsession.settings import SessionSettings
-from pyramid_altsession.token import Claim, SessionCookie, Token, new_verifier, proof_of
+from pyramid_altsession.config.table import SessionSettings
+from pyramid_altsession.protocol.token import Claim, Token, new_verifier, proof_of
+from pyramid_altsession.web.cookie import SessionCookie
 
 OLD, NEW, OTHER = "an old secret of ours", "a newer secret of ours", "somebody else's secret"
 TOKEN = Token("i" * 22, "v" * 43)
@@ -287,7 +288,7 @@ class TestSignature:
 
         reader = cookie(secret=(NEW, OLD, OTHER))
         value = reader.value(TOKEN)
-        monkeypatch.setattr("pyramid_altsession.token.hmac.compare_digest", compare)
+        monkeypatch.setattr("pyramid_altsession.web.cookie.hmac.compare_digest", compare)
         assert reader.parse(value) is not None
         assert len(set(compared)) == 3
 

@@ -18,8 +18,8 @@ from workers import FORK, api_at, eventually, in_threads
 from pyramid_altsession import AltSession, ISessionAPI, SessionAPI, SessionGone
 from pyramid_altsession.events import SessionInvalidated
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.operations import Operation, Prune, Revoke
-from pyramid_altsession.users import MANY, live_sessions
+from pyramid_altsession.protocol.administration import MANY, live_sessions
+from pyramid_altsession.protocol.messages import Operation, Prune, Revoke
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from workers import in_threads, token_of
 from pyramid_altsession import AltSession, SessionAPI, SessionKey
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.codecs import EncryptedCodec
-from pyramid_altsession.frame import end_of
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.settings import read_settings
+from pyramid_altsession.protocol.envelope import end_of
 from pyramid_altsession.stores.memory import MemoryStore
 
 Act = Callable[[AltSession], Any]
@@ -314,7 +314,7 @@ def test_what_a_call_gave_is_what_is_stored(session: OpenSession, behind: Behind
     for act in MAKERS.values():
         session.remove("tries")
         act(session)
-        known = session._state.memo.fields["tries"]
+        known = session._state.cache.fields["tries"]
         assert known is not None
         assert end_of(known) == end(behind, session, "tries")
 

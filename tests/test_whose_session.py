@@ -19,10 +19,11 @@ from servers import Server
 from webtest import TestApp
 from workers import in_threads
 
-from pyramid_altsession import SessionGone, tween, visits
+from pyramid_altsession import SessionGone
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.events import SessionCreated
 from pyramid_altsession.interfaces import ISessionAPI
+from pyramid_altsession.web import tween, visits
 
 VISITORS = 20
 EXPLICIT = {"pyramid.tweens": "pyramid.tweens.excview_tween_factory"}

@@ -73,8 +73,8 @@ def leave(request):
     return user
 
 def connection(request):
-    lease = request.registry.getUtility(ISessionAPI)._store._lease
-    return [os.getpid(), *lease.exchange(b"*2\\r\\n$6\\r\\nCLIENT\\r\\n$2\\r\\nID\\r\\n", 1)]
+    pool = request.registry.getUtility(ISessionAPI)._store._pool
+    return [os.getpid(), *pool.exchange(b"*2\\r\\n$6\\r\\nCLIENT\\r\\n$2\\r\\nID\\r\\n", 1)]
 
 def main(global_config=None, **settings):
     with Configurator(settings=settings) as config:

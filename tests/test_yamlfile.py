@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pyramid.exceptions import ConfigurationError
 
-from pyramid_altsession.settings import from_ini, read_settings
-from pyramid_altsession.yamlfile import read_yaml
+from pyramid_altsession.config.sources import from_ini, read_settings
+from pyramid_altsession.config.yamlfile import read_yaml
 
 ENVIRON = {"SECRET": "canary-of-the-environment", "EMPTY": ""}
 

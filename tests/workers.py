@@ -17,8 +17,8 @@ from typing import Any
 from servers import Server
 
 from pyramid_altsession.api import OpenSession, SessionAPI
-from pyramid_altsession.stores.lease import Lease
-from pyramid_altsession.stores.redis import pack_command
+from pyramid_altsession.stores.redis.pool import ConnectionPool
+from pyramid_altsession.stores.redis.wire import pack_command
 
 CLIENT_ID = pack_command((b"CLIENT", b"ID"))
 CLIENT_LIST = pack_command((b"CLIENT", b"LIST"))
@@ -39,8 +39,8 @@ def url_of(server: Server, way: str) -> str:
     return server.url if way == "unix" else server.tcp_url
 
 
-def lease_of(api: SessionAPI) -> Lease:
-    return api._store._lease  # type: ignore[attr-defined, no-any-return]
+def pool_of(api: SessionAPI) -> ConnectionPool:
+    return api._store._pool  # type: ignore[attr-defined, no-any-return]
 
 
 def token_of(session: OpenSession) -> str:
@@ -152,18 +152,18 @@ def connections_of_ours(server: Server) -> int:
 def places(api: SessionAPI) -> tuple[int, int]:
     """How many connections are to be had at once, and how many the server has open that came
     the same way (unix or TCP)."""
-    lease = lease_of(api)
-    taken = [lease._take() for _ in range(lease._limit)]
+    pool = pool_of(api)
+    taken = [pool._take() for _ in range(pool._limit)]
     ids = set()
     for connection in taken:
-        lease._idle.append(connection)
-        ids.update(lease.exchange(CLIENT_ID, 1))
-        lease._idle.remove(connection)
-    lease._idle.extend(taken)
+        pool._idle.append(connection)
+        ids.update(pool.exchange(CLIENT_ID, 1))
+        pool._idle.remove(connection)
+    pool._idle.extend(taken)
     unix = "unix" in type(connection).__name__.lower()
 
     def open_there() -> int:
-        (listed,) = lease.exchange(CLIENT_LIST, 1)
+        (listed,) = pool.exchange(CLIENT_LIST, 1)
         ours = [line for line in listed.splitlines() if b" lib-name= " in line]
         return sum((b" flags=U " in line) == unix for line in ours)
 

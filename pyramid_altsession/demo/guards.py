@@ -9,7 +9,7 @@ from pyramid.exceptions import BadCSRFOrigin
 from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.request import Request
 
-from ..security import AltSessionAuthenticationHelper
+from ..web.security import AltSessionAuthenticationHelper
 
 HEADERS = {
     "Content-Security-Policy": (

@@ -21,8 +21,7 @@ from pyramid.request import Request
 
 from ..api import SessionAPI
 from ..interfaces import ISessionAPI, Store
-from ..operations import (
-    DataVerb,
+from ..protocol.messages import (
     Describe,
     End,
     Listing,
@@ -34,7 +33,8 @@ from ..operations import (
     Scan,
     Write,
 )
-from ..state import Sending
+from ..protocol.state import PendingRead
+from ..protocol.verbs import DataVerb
 from ..stores import open_store
 
 KEPT = "pyramid_altsession.demo.traces"
@@ -129,8 +129,8 @@ class Recorder:
     def __repr__(self) -> str:
         return f"<Recorder of {self._store!r}>"
 
-    def carry_out(self, operation: Operation) -> Reply:
-        return noted(operation, lambda: self._store.carry_out(operation))
+    def execute(self, operation: Operation) -> Reply:
+        return noted(operation, lambda: self._store.execute(operation))
 
     def send(self, operation: Read) -> "SentStep":
         step = begun(operation)
@@ -167,32 +167,32 @@ def noted(operation: Operation, ask: Callable[[], Reply], step: Step | None = No
 class SentStep:
     """A read under way: its time is that of waiting for it."""
 
-    def __init__(self, step: Step, sending: Sending) -> None:
+    def __init__(self, step: Step, sending: PendingRead) -> None:
         self._step = step
         self._sending = sending
 
-    def reply(self, operation: Read) -> Reply:
-        return noted(operation, lambda: self._sending.reply(operation), self._step)
+    def result(self, operation: Read) -> Reply:
+        return noted(operation, lambda: self._sending.result(operation), self._step)
 
-    def drop(self) -> None:
-        self._sending.drop()
+    def cancel(self) -> None:
+        self._sending.cancel()
 
 
 class MeteredLease:
     """A store's connections, counted: each exchange is one packet out and its replies back."""
 
-    def __init__(self, lease: Any) -> None:
-        self._lease = lease
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
 
     def until(self) -> float:
-        return float(self._lease.until())
+        return float(self._pool.until())
 
     def exchange(self, packet: bytes, replies: int, end: float | None = None) -> list[Any]:
         answers: list[Any] = self.send(packet, replies, end).receive()
         return answers
 
     def send(self, packet: bytes, replies: int, end: float | None = None) -> Any:
-        sent = self._lease.send(packet, replies, end)
+        sent = self._pool.send(packet, replies, end)
         request = current_request()
         if request is None:
             return sent
@@ -202,7 +202,7 @@ class MeteredLease:
         return MeteredSent(step, sent)
 
     def close(self) -> None:
-        self._lease.close()
+        self._pool.close()
 
 
 class MeteredSent:
@@ -239,8 +239,8 @@ def wire_size(reply: Any) -> int:
 def recording(store: Store) -> Recorder:
     """The store, with its operations and its connections recorded."""
     connected: Any = store
-    if hasattr(connected, "_lease"):
-        connected._lease = MeteredLease(connected._lease)
+    if hasattr(connected, "_pool"):
+        connected._pool = MeteredLease(connected._pool)
     return Recorder(store)
 
 

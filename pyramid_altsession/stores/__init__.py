@@ -2,10 +2,10 @@
 
 import logging
 
+from ..config.table import Settings
 from ..interfaces import Store
-from ..settings import Settings
 from .memory import MemoryStore
-from .redis import RedisStore
+from .redis.store import RedisStore
 
 log = logging.getLogger("pyramid_altsession")
 

@@ -1,7 +1,4 @@
-"""Sessions in the process, with the semantics of the server: for unit tests.
-
-``apply`` is write.lua in Python; the contract suite holds the two together.
-"""
+"""Sessions in the process, with the semantics of the server: for unit tests."""
 
 import logging
 import os
@@ -11,73 +8,33 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..frame import alive
-from ..operations import (
+from ..protocol.fields import (
     CREATED,
-    CSRF_TOKEN,
-    DEAD_PROOFS,
-    DEADLINE,
-    FACTS,
     INFO,
-    INFO_CHUNK,
     LOGIN,
-    OWED,
-    OWN_TTI,
-    PREDECESSOR,
     PROOF,
+    SEEN,
+    USER,
+    Description,
+    State,
+    judge,
+)
+from ..protocol.messages import (
     PRUNE_AGE,
     REVOKED,
-    SEEN,
-    TOMBSTONE,
-    USER,
-    DataVerb,
     Describe,
-    Description,
     End,
-    Facts,
-    Invalidate,
-    Life,
     Listing,
-    Login,
     Operation,
     Prune,
-    Raw,
     Read,
-    Refused,
-    Renew,
     Reply,
     Revoke,
-    Rotate,
-    Set,
-    State,
-    Verb,
     Write,
-    by_predecessor,
-    judge,
-    remember_dead,
-    stamp,
-    stamped,
 )
+from .apply import Hash, apply
 
 log = logging.getLogger("pyramid_altsession")
-
-
-class Hash(dict[str, bytes]):
-    """Fields of one key, and when it ends (ms)."""
-
-    expires: int = 0
-
-    @property
-    def facts(self) -> Facts:
-        return Facts(*[self.get(name) for name in FACTS])
-
-    def number(self, name: str) -> int | None:
-        raw = self.get(name)
-        return None if raw is None else int(raw)
-
-    def remembered(self, now: int) -> int | None:
-        deadline = self.number(DEADLINE)
-        return None if deadline is None or OWN_TTI not in self else deadline - now
 
 
 def warn_of_processes() -> None:
@@ -103,10 +60,10 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing is open; the sessions stay."""
 
-    def send(self, operation: Read) -> "Answered":
-        return Answered(self.carry_out(operation))
+    def send(self, operation: Read) -> "AnsweredRead":
+        return AnsweredRead(self.execute(operation))
 
-    def carry_out(self, operation: Operation) -> Reply:
+    def execute(self, operation: Operation) -> Reply:
         if os.getpid() != self._process:
             self._process = os.getpid()
             warn_of_processes()
@@ -189,248 +146,18 @@ class MemoryStore:
         )
 
 
-class Answered:
+class AnsweredRead:
     """A read that was carried out when it was sent."""
 
     def __init__(self, answer: Reply) -> None:
         self._answer = answer
 
-    def reply(self, operation: Read) -> Reply:
+    def result(self, operation: Read) -> Reply:
         return self._answer
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         """Nothing is under way."""
 
 
 def _newest_first(entry: tuple[str, int]) -> tuple[int, str]:
     return -entry[1], entry[0]
-
-
-def apply(store: MemoryStore, write: Write, now: int) -> Reply:
-    """write.lua: all or nothing, on a live session; else the reason."""
-    return _Change(store, write, now).reply()
-
-
-class _Change:
-    """One Write under way."""
-
-    def __init__(self, store: MemoryStore, write: Write, now: int) -> None:
-        self.store = store
-        self.write = write
-        self.now = now
-        self.id = write.claim.id
-        self.timing = write.timing
-        self.life = write.life
-        self.held = store.hashes.get(self.id, Hash())
-        self.draft = Hash(self.held)
-        self.user: Raw = self.held.get(USER)
-        self.by_predecessor = by_predecessor(
-            self.held.facts, write.claim.proof, now, write.timing.grace
-        )
-
-    def reply(self) -> Reply:
-        if self.repeated():
-            # The first try carried all of it out; beside the step those are Sets without a ttl.
-            results = [None if isinstance(verb, Set) else 1 for verb in self.write.verbs]
-            done = self.entries() if isinstance(self.life, Login) else 1
-            return self.answer(results, done, self.held)
-        state = self.guard()
-        if state is State.LIVE and self.revoked():
-            self.finish(b"revoked", b"")
-            state = State.ENDED
-        if state is not State.LIVE:
-            return Reply(state, (), self.now)
-        results = []
-        for verb in self.write.verbs:
-            try:
-                results.append(self.apply(verb))
-            except Refused:
-                left = self.held.expires - self.now if self.held else None
-                return Reply(State.REFUSED, len(results), self.now, left, user=self.user)
-        if isinstance(self.life, Login):
-            state = self.admit(self.life)
-            if state is not State.LIVE:
-                return Reply(state, (), self.now, user=self.user)
-        done = 0 if self.life is None else self.take(self.life)
-        if isinstance(self.life, Invalidate) and done:
-            return Reply(State.LIVE, results, self.now, user=self.user, done=done)
-        self.confirm()
-        self.keep()
-        return self.answer(results, done, self.draft)
-
-    def repeated(self) -> bool:
-        """Whether a first try was carried out and its reply lost."""
-        if isinstance(self.life, Renew | Rotate | Login) and not self.write.create:
-            return self.held.get(PROOF) == self.life.proof
-        return isinstance(self.life, Invalidate) and self.held.get(TOMBSTONE) == self.life.nonce
-
-    def revoked(self) -> bool:
-        """Whether the index has lost this session and its user was logged out everywhere since the
-        login. Any other lost entry is put back."""
-        write, login = self.write, self.held.number(LOGIN)
-        guarded = not write.create and not write.anybody
-        if write.user is None or login is None or not guarded:
-            return False
-        if isinstance(self.life, Login | Invalidate) or self.id in self.index():
-            return False
-        if login < self.index().get(REVOKED, 0):
-            return True
-        self.index()[self.id] = login
-        return False
-
-    def owed(self) -> State:
-        """State of a tombstone for who comes with its claim."""
-        owed, mark = self.held.get(OWED), self.write.mark
-        if owed is None or (owed and owed != mark):
-            return State.ENDED
-        self.held[OWED] = mark
-        return State.OWED
-
-    def guard(self) -> State:
-        write, held, now = self.write, self.held, self.now
-        facts = held.facts
-        if held.expires - now > self.timing.window:
-            # A tombstone stands for the window, also when the clock was set back.
-            facts = facts._replace(tombstone=None)
-        state = judge(write.claim, facts, now, write.window, self.timing)
-        if write.anybody and state in (State.REJECTED, State.REPLACED, State.REUSED):
-            state = State.LIVE
-        if write.create and not held:
-            self.draft = Hash({PROOF: write.claim.proof, CREATED: b"%d" % now})
-            if self.timing.lifetime:
-                self.draft[DEADLINE] = b"%d" % (now + self.timing.lifetime)
-            return State.LIVE
-        if state is State.ENDED:
-            return self.owed()
-        if state is State.REUSED:
-            self.finish(b"reused", write.mark)
-        deadline, seen = held.number(DEADLINE), held.number(SEEN)
-        if state is State.LIVE and deadline is not None and seen is not None and now < seen:
-            deadline -= seen - now  # the clock was set back: the end moves with it
-            self.draft[DEADLINE] = b"%d" % deadline
-            if now >= deadline:
-                del self.store.hashes[self.id]
-                return State.DEAD
-        return state
-
-    def apply(self, verb: Verb) -> Any:
-        draft = self.draft
-        if isinstance(verb, DataVerb):
-            held = alive(draft.get(verb.name), self.now)
-            value, result = verb.apply(held, self.now)
-            self.put(verb.name, value)
-            return result
-        for name in [name for name in draft if name[:1] != "@"]:
-            self.put(name, alive(draft[name], self.now))
-        live = [(n.encode(), raw) for n, raw in draft.items() if n[:1] != "@"]
-        return [part for both in live for part in both]
-
-    def take(self, life: Life) -> int:
-        """Take this step of the session's life; its result."""
-        match life:
-            case Renew():
-                self.replace(life.proof)
-            case Rotate():
-                since = self.held.facts.verifier_since
-                arrived = self.by_predecessor and not self.held.facts.unconfirmed
-                if since is None or self.now - since < life.after or arrived:
-                    return 0
-                self.rotate(life.proof)
-            case Invalidate():
-                if life.user and life.user.encode() != self.held.get(USER):
-                    return 0
-                self.finish(life.nonce, None if life.told else b"")
-                self.index().pop(self.id, None)
-            case Login():
-                self.login(life)
-                return self.entries()
-        return 1
-
-    def login(self, login: Login) -> None:
-        draft = self.draft
-        if not self.write.create:
-            self.replace(login.proof)
-        draft[USER] = login.user.encode()
-        draft[LOGIN] = b"%d" % self.now
-        draft[DEADLINE] = b"%d" % (self.now + login.lifetime)
-        self.put(OWN_TTI, None if login.tti is None else b"%d" % login.tti)
-        self.put(CSRF_TOKEN, None)
-        for chunk, name in enumerate(INFO):
-            part = login.info[chunk * INFO_CHUNK : (chunk + 1) * INFO_CHUNK]
-            self.put(name, part or None)
-
-    def admit(self, login: Login) -> State:
-        index = self.index()
-        if 0 < login.limit <= self.entries() and self.id not in index:
-            return State.CROWDED
-        if self.user is not None and self.user != login.user.encode():
-            self.finish(b"others", None)
-            return State.OTHERS
-        index[self.id] = self.now
-        return State.LIVE
-
-    def index(self) -> dict[str, int]:
-        return self.store.indexes.setdefault(self.write.user or "", {})
-
-    def entries(self) -> int:
-        return len(self.index().keys() - {REVOKED})
-
-    def put(self, name: str, value: Raw) -> None:
-        self.draft.pop(name, None)
-        if value is not None:
-            self.draft[name] = value
-
-    def bury(self, proof: bytes, died: int) -> None:
-        self.draft[DEAD_PROOFS] = remember_dead(self.draft.get(DEAD_PROOFS), proof, died)
-
-    def replace(self, proof: bytes) -> None:
-        """A sign-in or an explicit renewal ends all honouring of predecessors."""
-        previous = self.draft.pop(PREDECESSOR, None)
-        if previous is not None:
-            self.bury(previous[:32], self.now)
-        self.bury(self.draft[PROOF], self.now)
-        self.draft[PROOF] = proof
-
-    def rotate(self, proof: bytes) -> None:
-        previous = self.held.get(PREDECESSOR)
-        if self.by_predecessor:
-            self.bury(self.draft[PROOF], self.now)  # its answer was lost: nobody holds it
-        elif previous is not None:
-            confirmed = stamped(previous[32:37])
-            self.bury(previous[:32], min(self.now, (confirmed or self.now) + self.timing.grace))
-        self.draft[PROOF] = proof
-        self.draft[PREDECESSOR] = self.write.claim.proof + stamp(0) + stamp(self.now)
-
-    def confirm(self) -> None:
-        """The first use of a new verifier begins its predecessor's grace."""
-        previous = self.draft.get(PREDECESSOR)
-        unchanged = previous == self.held.get(PREDECESSOR)
-        own = self.held.get(PROOF) == self.write.claim.proof
-        if previous is not None and unchanged and own and self.held.facts.unconfirmed:
-            self.draft[PREDECESSOR] = previous[:32] + stamp(self.now) + previous[37:]
-
-    def finish(self, nonce: bytes, owed: Raw) -> None:
-        """``owed``: None where an answer tells the browser; else the mark of the request that may
-        start the session that follows, empty for the first one that asks."""
-        self.store.hashes.pop(self.id, None)
-        if self.timing.window:
-            tombstone = self.store.hashes[self.id] = Hash({TOMBSTONE: nonce})
-            if owed is not None:
-                tombstone[OWED] = owed
-            tombstone.expires = self.now + self.timing.window
-
-    def keep(self) -> None:
-        self.draft[SEEN] = b"%d" % self.now
-        times = self.timing.own(self.draft.number(OWN_TTI))
-        self.draft.expires = self.now + times.tti + times.interval
-        deadline = self.draft.number(DEADLINE)
-        if deadline is not None:
-            self.draft.expires = min(self.draft.expires, deadline)
-        self.store.hashes[self.id] = self.draft
-
-    def answer(self, results: list[Any], done: int, held: Hash) -> Reply:
-        left, remembered = held.expires - self.now, held.remembered(self.now)
-        since = self.held.facts.verifier_since
-        return Reply(
-            State.LIVE, results, self.now, left, 0, None, remembered, self.user, since, done
-        )

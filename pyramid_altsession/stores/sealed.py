@@ -9,35 +9,29 @@ server judges by them.
 from dataclasses import replace
 from typing import Any
 
-from ..frame import UNREADABLE, alive, end_of, ending, framed, split
 from ..interfaces import SealingCodec, Store
-from ..keys import LONGEST
-from ..operations import (
+from ..protocol.envelope import UNREADABLE, alive, end_of, ending, framed, split
+from ..protocol.fields import Raw, State
+from ..protocol.keys import LONGEST
+from ..protocol.lifecycle import Life, Login
+from ..protocol.messages import Describe, Operation, Read, Reply, Write
+from ..protocol.state import PendingRead
+from ..protocol.verbs import (
     Append,
     CompareAndSet,
     DataVerb,
-    Describe,
     Everything,
     Expect,
     Get,
     Increment,
-    Life,
-    Login,
-    Operation,
     Pop,
-    Raw,
-    Read,
     Refused,
     Remove,
-    Reply,
     Set,
     SetDefault,
-    State,
     Verb,
-    Write,
     pairs,
 )
-from ..state import Sending
 
 TRIES = 100
 _READING = (Increment, CompareAndSet, Append, Expect)
@@ -56,27 +50,27 @@ class SealedStore:
     def __repr__(self) -> str:
         return f"<SealedStore {self._store!r}>"
 
-    def carry_out(self, operation: Operation) -> Reply:
+    def execute(self, operation: Operation) -> Reply:
         """As many round trips as the other store, and for what is worked out here, a read more."""
         match operation:
             case Read():
-                return self.opened(operation, self._store.carry_out(operation))
+                return self.opened(operation, self._store.execute(operation))
             case Write(verbs=verbs):
                 if any(isinstance(verb, _READING) for verb in verbs):
                     return self._work_out(operation)
                 return self._pass_on(operation)
             case Describe(ids):
-                described = self._store.carry_out(operation)
+                described = self._store.execute(operation)
                 values = [
                     known and known._replace(info=known.info and self._open(id, NOTED, known.info))
                     for id, known in zip(ids, described.values, strict=True)
                 ]
                 return described._replace(values=values)
             case _:
-                return self._store.carry_out(operation)
+                return self._store.execute(operation)
 
-    def send(self, operation: Read) -> "SentSealed":
-        return SentSealed(self, self._store.send(operation))
+    def send(self, operation: Read) -> "SealedPendingRead":
+        return SealedPendingRead(self, self._store.send(operation))
 
     def close(self) -> None:
         """Close the other store."""
@@ -99,7 +93,7 @@ class SealedStore:
         id = write.claim.id
         verbs = tuple([self._sealing(id, verb) for verb in write.verbs])
         life = self._noting(id, write.life)
-        reply = self._store.carry_out(replace(write, verbs=verbs, life=life))
+        reply = self._store.execute(replace(write, verbs=verbs, life=life))
         if reply.state is not State.LIVE:
             return reply
         results = zip(write.verbs, reply.values, strict=True)
@@ -141,7 +135,7 @@ class SealedStore:
                     return found._replace(state=State.REFUSED, values=refused.args[0])
                 changes = _IMPOSSIBLE  # the other store says what is with the session
             unchanged = [Expect(n, raw) for n, raw in stored.items() if n in names or raw is None]
-            reply = self._store.carry_out(replace(write, verbs=(*unchanged, *changes), life=life))
+            reply = self._store.execute(replace(write, verbs=(*unchanged, *changes), life=life))
             if reply.state is State.LIVE:
                 return reply._replace(values=worked_out(write.verbs, plain, reply.now)[1])
             if reply.state is not State.REFUSED:
@@ -154,7 +148,7 @@ class SealedStore:
             return Reply(State.LIVE), {}
         whole = Everything() in write.verbs
         read = Read((write.claim,), None if whole else names, write.timing, touch=False)
-        reply = self._store.carry_out(read)
+        reply = self._store.execute(read)
         held: dict[str, Raw] = dict.fromkeys(names)
         if reply.state is State.LIVE:
             held |= reply.values if whole else zip(names, reply.values, strict=True)
@@ -213,15 +207,15 @@ def worked_out(
     return held, results
 
 
-class SentSealed:
+class SealedPendingRead:
     """A read under way on the other store."""
 
-    def __init__(self, store: SealedStore, sending: Sending) -> None:
+    def __init__(self, store: SealedStore, sending: PendingRead) -> None:
         self._store = store
         self._sending = sending
 
-    def reply(self, operation: Read) -> Reply:
-        return self._store.opened(operation, self._sending.reply(operation))
+    def result(self, operation: Read) -> Reply:
+        return self._store.opened(operation, self._sending.result(operation))
 
-    def drop(self) -> None:
-        self._sending.drop()
+    def cancel(self) -> None:
+        self._sending.cancel()

@@ -2,7 +2,7 @@
 
 from pyramid.request import RequestLocalCache
 
-from pyramid_altsession.security import AltSessionAuthenticationHelper
+from pyramid_altsession.web.security import AltSessionAuthenticationHelper
 
 from .models import User
 

@@ -6,7 +6,7 @@ from typing import Any, assert_type
 import msgspec
 
 from pyramid_altsession import AltSession, Handle, SessionAPI, SessionKey
-from pyramid_altsession.keys import Key
+from pyramid_altsession.protocol.keys import Key
 
 
 class Cart(msgspec.Struct):

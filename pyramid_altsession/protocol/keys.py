@@ -5,8 +5,8 @@ from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
-from .codecs import plain_value
-from .errors import CorruptValue, InvalidKey
+from ..codecs import plain_value
+from ..errors import CorruptValue, InvalidKey
 
 MAX_KEY_BYTES = 512
 LONGEST = 400 * 86400.0

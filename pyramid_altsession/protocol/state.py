@@ -10,34 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol
 
-from .errors import SessionGone
-from .frame import alive
-from .operations import (
-    CREATED,
-    CSRF_TOKEN,
-    LOGIN,
-    USER,
-    Crowded,
-    DataVerb,
-    Description,
-    Invalidate,
-    Life,
-    Login,
-    Memo,
-    Raw,
-    Read,
-    Refused,
-    Renew,
-    Reply,
-    Rotate,
-    State,
-    Timing,
-    Touch,
-    Verb,
-    Write,
-    creates,
-)
+from ..errors import SessionGone
+from .envelope import alive
+from .field_cache import FieldCache
+from .fields import CREATED, CSRF_TOKEN, LOGIN, USER, Description, Raw, State, Timing
+from .lifecycle import Invalidate, Life, Login, Renew, Rotate, Touch, creates
+from .messages import Read, Reply, SessionLimit, Write
 from .token import Claim, Token, new_verifier
+from .verbs import DataVerb, Refused, Verb
 
 
 class Status(Enum):
@@ -51,7 +31,7 @@ class Status(Enum):
     ENDED = "invalidated by this request"
 
 
-class Happening(NamedTuple):
+class PendingEvent(NamedTuple):
     """Something to tell the application's subscribers, and why it happened."""
 
     kind: str
@@ -60,13 +40,13 @@ class Happening(NamedTuple):
     reason: str
 
 
-class Sending(Protocol):
+class PendingRead(Protocol):
     """A read that was sent and whose reply was not taken yet."""
 
-    def reply(self, operation: Read) -> Reply:
-        """Wait for the reply, as ``carry_out`` does."""
+    def result(self, operation: Read) -> Reply:
+        """Wait for the reply, as ``execute`` does."""
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         """Nobody wants the reply: it must not reach anybody else either."""
 
 
@@ -74,7 +54,7 @@ class Layer(Protocol):
     """What shows the same session in another way (``request.session``) and writes later."""
 
     def publish(self) -> None:
-        """Put what is not written yet into the memo."""
+        """Put what is not written yet into the cache."""
 
     def shown(self, fields: dict[str, Raw]) -> Mapping[str, Raw]:
         """What is remembered, and what is to be appended to it."""
@@ -107,7 +87,7 @@ class SessionState:
 
     The caller carries out what :meth:`read` and :meth:`write` give, and hands every reply to
     :meth:`learn`, which gives the next operation or None. ``results`` are then those of the
-    verbs, and ``done`` is that of the step of life; values are in ``memo``. ``cookie`` is what the
+    verbs, and ``done`` is that of the step of life; values are in ``cache``. ``cookie`` is what the
     answer has to send: a Token, False to drop it, or None for nothing.
     """
 
@@ -121,14 +101,14 @@ class SessionState:
     cookie: Token | Literal[False] | None = None
     cookie_age: int | None = None  # milliseconds, of a remembered session
     renewal_due = False
-    happenings: tuple[Happening, ...] = ()
+    events: tuple[PendingEvent, ...] = ()
     answered = False
     used = False
     reported = False  # the answer tells of a failure: what looks at the session later is not told
     root: int | None = None
     layer: "Layer | None" = None
     wanted: tuple[str, ...] = ()  # keys to fetch together with the first read
-    sent: "tuple[Read, Sending] | None" = None  # a prefetch under way
+    sent: "tuple[Read, PendingRead] | None" = None  # a prefetch under way
     several = False  # more than one token may be the right one: see choice()
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()
@@ -152,7 +132,7 @@ class SessionState:
         self.clock = clock
         self.began = clock() if began is None else began
         self.status = Status.UNSEEN if tokens else Status.NONE
-        self.memo = Memo()
+        self.cache = FieldCache()
 
     def __repr__(self) -> str:
         return f"<SessionState {self.status.name} {self.token!r}>"
@@ -186,7 +166,7 @@ class SessionState:
         self.root = root
         self.answered = answered
         self.reported = False
-        self.memo.clear()
+        self.cache.clear()
         self.layer = None
         self.abandon()
 
@@ -194,7 +174,7 @@ class SessionState:
         """Nobody will take what a prefetch brings."""
         if self.sent is not None:
             (_, sending), self.sent = self.sent, None
-            sending.drop()
+            sending.cancel()
 
     # what to ask
 
@@ -207,15 +187,15 @@ class SessionState:
         if self.status is Status.GONE:
             raise SessionGone()
         if fresh:
-            self.memo.forget(*(names or self.memo.fields.copy()))
+            self.cache.forget(*(names or self.cache.fields.copy()))
         claims = self._claims()
         if not claims:
             if self._detached:
                 raise SessionGone()
             return None
         if names is None:
-            return None if self.memo.complete else Read(claims, None, self._timing, touch)
-        missing = self.memo.missing(names + self.wanted) if names else ()
+            return None if self.cache.complete else Read(claims, None, self._timing, touch)
+        missing = self.cache.missing(names + self.wanted) if names else ()
         if names and not missing and self.status is Status.ALIVE:
             return None
         return Read(claims, missing, self._timing, touch)
@@ -268,7 +248,7 @@ class SessionState:
     @property
     def user(self) -> str | None:
         """The session's user, as far as this request has seen."""
-        raw = self.memo.fields.get(USER)
+        raw = self.cache.fields.get(USER)
         return None if raw is None else raw.decode()
 
     def _begin(self) -> None:
@@ -356,8 +336,8 @@ class SessionState:
                 return self._learn_values(operation, reply)
             self._learn_done(operation, reply)
             return None
-        if state is State.CROWDED:
-            raise Crowded
+        if state is State.SESSION_LIMIT:
+            raise SessionLimit
         signs_in = isinstance(operation, Write) and isinstance(operation.life, Login)
         if self.status is Status.ALIVE and not signs_in:
             self._learn_gone(operation)
@@ -367,15 +347,15 @@ class SessionState:
         verbs, life = operation.verbs, operation.life
         if operation.create:
             return self._create(Token.new(), verbs, life)  # the name was taken
-        chosen = self.status in (Status.ALIVE, Status.GONE) or state is State.OTHERS
+        chosen = self.status in (Status.ALIVE, Status.GONE) or state is State.OTHER_USER
         if self.status is not Status.GONE:
             self.status = Status.LOST
-        if state is State.OTHERS:
-            self.memo.fields[USER] = reply.user
+        if state is State.OTHER_USER:
+            self.cache.fields[USER] = reply.user
         self._note_rejection(operation.claim, state)
         if chosen:
             self._leave()
-        self.memo.clear()
+        self.cache.clear()
         if operation.optional:
             if self._detached:
                 raise SessionGone()
@@ -418,7 +398,7 @@ class SessionState:
     def _learn_done(self, operation: Write, reply: Reply) -> None:
         if not operation.create:
             self._choose(operation.claim)
-            self.memo.fields[USER] = reply.user
+            self.cache.fields[USER] = reply.user
         if reply.state is State.REFUSED:
             raise Refused(reply.values)
         if self._timing.renew_after:
@@ -426,13 +406,13 @@ class SessionState:
         if operation.create:
             self.status = Status.ALIVE
             self.new = True
-            self.memo.complete = True
-            self.memo.fields[CREATED] = b"%d" % reply.now
+            self.cache.complete = True
+            self.cache.fields[CREATED] = b"%d" % reply.now
             self.cookie = self.token
             self._tell("created", operation.claim)
         self.results, self.done = reply.values, reply.done
         for verb, result in zip(operation.verbs, reply.values, strict=True):
-            verb.note(self.memo, result)
+            verb.note(self.cache, result)
         if operation.life is not None:
             self._learn_step(operation, operation.life, reply)
         if self.cookie:
@@ -441,10 +421,10 @@ class SessionState:
     def _learn_step(self, operation: Write, life: Life, reply: Reply) -> None:
         if isinstance(life, Invalidate):
             self._tell("invalidated", operation.claim)  # while the session's user is known
-        life.note(self.memo, reply.done)
+        life.note(self.cache, reply.done)
         match life:
             case Login():
-                self.memo.fields[LOGIN] = b"%d" % reply.now
+                self.cache.fields[LOGIN] = b"%d" % reply.now
                 if not operation.create:
                     self._adopt(life.verifier, operation)
                 self._tell("renewed", operation.claim, "login")
@@ -469,17 +449,17 @@ class SessionState:
             self._choose(operation.claims[reply.which])
         if self.cookie:
             self.cookie_age = reply.remembered
-        now, memo = reply.now, self.memo
+        now, cache = reply.now, self.cache
         if operation.fields is None:
-            memo.fields = {name: alive(raw, now) for name, raw in reply.values.items()}
-            memo.complete = True
+            cache.fields = {name: alive(raw, now) for name, raw in reply.values.items()}
+            cache.complete = True
         else:
             for name, raw in zip(operation.fields, reply.values, strict=True):
                 framed = raw is not None and raw[:1] == b"@"
-                memo.fields[name] = alive(raw, now) if framed else raw
+                cache.fields[name] = alive(raw, now) if framed else raw
         facts = reply.facts
         if facts is not None:
-            memo.fields[USER], memo.fields[LOGIN] = facts.user, facts.login
+            cache.fields[USER], cache.fields[LOGIN] = facts.user, facts.login
             if self._timing.renew_after:
                 self._note_age_of_verifier(facts.verifier_since)
         return self._touch_if_due(operation, reply)
@@ -517,13 +497,13 @@ class SessionState:
         self.status = Status.GONE
         self.left = self.cookie = None
         if not operation.optional:  # a touch: the read that owed it succeeded before the end
-            self.memo.clear()
+            self.cache.clear()
             raise SessionGone()
 
     def _leave(self) -> None:
         """The session that this request saw is over for it: nothing that was read of it, or is not
         written into it yet, may reach another one."""
-        self.memo.clear()
+        self.cache.clear()
         self.left = self.cookie = self._doubt = None
         self.new = self.renewal_due = False
         if self.layer is not None:
@@ -535,12 +515,12 @@ class SessionState:
         let a read tell which verifier the session answers to before anything else is written."""
         if not isinstance(operation, Write):
             return
-        self.memo.forget(*[v.name for v in operation.verbs if isinstance(v, DataVerb)])
+        self.cache.forget(*[v.name for v in operation.verbs if isinstance(v, DataVerb)])
         life = operation.life
         if isinstance(life, Renew | Login) and not operation.create:
             self._doubt = Token(operation.claim.id, life.verifier)
             self.several = True
-            self.memo.forget(USER, LOGIN, CSRF_TOKEN)
+            self.cache.forget(USER, LOGIN, CSRF_TOKEN)
 
     def _choose(self, claim: Claim) -> None:
         """The first live candidate serves the whole request."""
@@ -564,9 +544,9 @@ class SessionState:
         if state in (State.REJECTED, State.REUSED) and claim not in self._rejected:
             self._rejected |= {claim}
             self._tell("rejected", claim, state.name.lower())
-        if state in (State.OTHERS, State.REUSED):
-            reason = "login of another user" if state is State.OTHERS else "reuse"
+        if state in (State.OTHER_USER, State.REUSED):
+            reason = "login of another user" if state is State.OTHER_USER else "reuse"
             self._tell("invalidated", claim, reason)
 
     def _tell(self, kind: str, claim: Claim, reason: str = "call") -> None:
-        self.happenings += (Happening(kind, claim.id, self.user, reason),)
+        self.events += (PendingEvent(kind, claim.id, self.user, reason),)

@@ -4,23 +4,13 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from .operations import (
-    Describe,
-    Description,
-    End,
-    Invalidate,
-    Listing,
-    Prune,
-    Revoke,
-    Scan,
-    State,
-    Timing,
-    Write,
-)
+from .fields import Description, State, Timing
+from .lifecycle import Invalidate
+from .messages import Describe, End, Listing, Prune, Revoke, Scan, Write
 from .token import Claim
 
 if TYPE_CHECKING:
-    from .interfaces import Store
+    from ..interfaces import Store
 
 T = TypeVar("T")
 
@@ -38,7 +28,7 @@ def _packets(items: list[T]) -> Iterator[tuple[T, ...]]:
 def described(store: "Store", ids: Iterable[str]) -> Iterator[tuple[str, Description | None]]:
     """Each id with what is known of its session, None when it ended."""
     for part in _packets(list(ids)):
-        yield from zip(part, store.carry_out(Describe(part)).values, strict=True)
+        yield from zip(part, store.execute(Describe(part)).values, strict=True)
 
 
 def live_sessions(store: "Store", user: str) -> list[Description]:
@@ -48,7 +38,7 @@ def live_sessions(store: "Store", user: str) -> list[Description]:
 
 def survey(store: "Store", user: str) -> tuple[list[Description], int]:
     """The live sessions, and how many entries of ended ones are left."""
-    entries = store.carry_out(Listing(user)).values
+    entries = store.execute(Listing(user)).values
     found, ended = [], []
     for (id, score), (_, known) in zip(
         entries, described(store, [id for id, _ in entries]), strict=True
@@ -64,13 +54,13 @@ def survey(store: "Store", user: str) -> tuple[list[Description], int]:
 def prune(store: "Store", user: str, ended: list[tuple[str, int]]) -> int:
     """Forget entries (session id, time of login in ms) of ended sessions; how many were old
     enough."""
-    return sum([store.carry_out(Prune(user, part)).values for part in _packets(ended)])
+    return sum([store.execute(Prune(user, part)).values for part in _packets(ended)])
 
 
 def prune_some(store: "Store", user: str) -> None:
     """Look at some entries of the user's index and forget those of ended sessions, so that logins
     without a logout do not let it grow for ever. At most three round trips."""
-    entries = store.carry_out(Listing(user, SAMPLE)).values
+    entries = store.execute(Listing(user, SAMPLE)).values
     known = described(store, [id for id, _ in entries])
     pairs = zip(entries, known, strict=True)
     ended = [entry for entry, (_, found) in pairs if found is None]
@@ -82,7 +72,7 @@ def all_sessions(store: "Store") -> Iterator[Description]:
     """Every session there is from beginning to end of the walk, some perhaps twice."""
     cursor = 0
     while True:
-        cursor, ids = store.carry_out(Scan(cursor)).values
+        cursor, ids = store.execute(Scan(cursor)).values
         yield from (known for _, known in described(store, ids) if known is not None)
         if cursor == 0:
             return
@@ -94,14 +84,14 @@ def end_sessions(store: "Store", user: str, ids: list[str], timing: Timing) -> l
     nonce = secrets.token_bytes(16)
     ended: list[str] = []
     for part in _packets(ids):
-        done = store.carry_out(End(user, part, nonce, timing)).values
+        done = store.execute(End(user, part, nonce, timing)).values
         ended += [id for id, over in zip(part, done, strict=True) if over]
     return ended
 
 
 def end_all_sessions(store: "Store", user: str, timing: Timing, *, keep: str | None) -> list[str]:
     """End all sessions of a user but the one with the id ``keep``; those that were ended."""
-    entries = store.carry_out(Revoke(user, keep)).values
+    entries = store.execute(Revoke(user, keep)).values
     ended = end_sessions(store, user, [id for id, _ in entries], timing)
     over = set(ended)
     prune(store, user, [entry for entry in entries if entry[0] not in over])
@@ -111,5 +101,5 @@ def end_all_sessions(store: "Store", user: str, timing: Timing, *, keep: str | N
 def end_session(store: "Store", id: str, timing: Timing, user: str | None = None) -> bool:
     """End a session whatever its verifier is; with ``user``, only if it is this user's."""
     life = Invalidate(secrets.token_bytes(16), user or "", told=False)
-    reply = store.carry_out(Write(Claim(id, b""), (), timing, user=user, anybody=True, life=life))
+    reply = store.execute(Write(Claim(id, b""), (), timing, user=user, anybody=True, life=life))
     return reply.state is State.LIVE and reply.done == 1

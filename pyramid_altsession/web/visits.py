@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from pyramid.request import Request
 
-from .state import SessionState
+from ..protocol.state import SessionState
 
 if TYPE_CHECKING:
-    from .api import SessionAPI
+    from ..api import SessionAPI
 
 
 class Visit:

@@ -1,35 +1,29 @@
-"""``request.session``: a synchronous view on the very session that ``request.altsession`` shows.
-
-One hash, one cookie, one memory. Reading an item fetches that one field once; at the end of the
-request the fields whose value changed, and the removed ones, are written in one guarded write.
-"""
+"""``request.session``: the session as a dict, written at the end of the request."""
 
 import logging
 import secrets
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from pyramid.config import PHASE3_CONFIG, Configurator
-from pyramid.interfaces import ISession, ISessionFactory
+from pyramid.interfaces import ISession
 from pyramid.request import Request
-from pyramid.viewderivers import INGRESS, VIEW
 from zope.interface import implementer
 
-from .errors import CorruptValue
-from .frame import framed, holding
-from .interfaces import ISessionAPI
-from .keys import SessionKey, field_name
-from .operations import CSRF_TOKEN, Append, Expect, Pop, Raw, Refused, Remove, Renew, Set, Verb
-from .session import AltSession
-from .settings import Settings
-from .state import Status
-from .token import new_verifier
+from ..interfaces import ISessionAPI
+from ..protocol.envelope import framed, holding
+from ..protocol.fields import CSRF_TOKEN, Raw
+from ..protocol.keys import field_name
+from ..protocol.lifecycle import Renew
+from ..protocol.state import Status
+from ..protocol.token import new_verifier
+from ..protocol.verbs import Expect, Pop, Remove, Set, Verb
+from ..session import AltSession
+from .flash import Flash, appended, checked, messages_of
 
 log = logging.getLogger("pyramid_altsession")
+
 
 USERID = "userid"
 """What the key ends in where Pyramid's SessionAuthenticationHelper keeps who is signed in; a prefix
@@ -37,18 +31,11 @@ stands before it, ``auth.`` unless the application says another."""
 
 
 class _Held(NamedTuple):
-    """A value handed out: the memo's bytes it came from, and its own, to see changes by."""
+    """A value handed out: the cache's bytes it came from, and its own, to see changes by."""
 
     value: Any
     raw: Raw
     plain: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Flash(Append):
-    """A message on its way to its queue, and the object that was handed in."""
-
-    message: Any = field(repr=False, compare=False)
 
 
 class Changes(NamedTuple):
@@ -77,7 +64,7 @@ class SyncSession(MutableMapping[str, Any]):
     ) -> None:
         self._session = session
         self._state = session._state
-        self._calls = session._calls
+        self._commands = session._commands
         self._keys = None if keys is None else tuple(keys)
         self._login_keys = login_keys
         self._held: dict[str, _Held] = {}
@@ -98,9 +85,9 @@ class SyncSession(MutableMapping[str, Any]):
     def __setitem__(self, key: object, value: Any) -> None:
         name = self._name(key)
         self._refuse_late()
-        plain = self._calls.encode(name, value)
+        plain = self._commands.encode(name, value)
         raw = framed(plain)
-        fields = self._state.memo.fields
+        fields = self._state.cache.fields
         self._flashes.pop(name, None)
         self._held[name] = _Held(value, raw, plain)
         if fields.get(name) is None:
@@ -116,7 +103,7 @@ class SyncSession(MutableMapping[str, Any]):
         if self._flashes.pop(name, None) is None and self._raw(name) is None:
             raise KeyError(key)
         self._held.pop(name, None)
-        self._state.memo.fields[name] = self._dirty[name] = None
+        self._state.cache.fields[name] = self._dirty[name] = None
 
     def __contains__(self, key: object) -> bool:
         name = self._name(key)
@@ -124,7 +111,7 @@ class SyncSession(MutableMapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         self._fetch(self._keys)
-        names = dict.fromkeys([*self._state.memo.present(), *self._flashes])
+        names = dict.fromkeys([*self._state.cache.present(), *self._flashes])
         return iter([n for n in names if self._keys is None or n in self._keys])
 
     def __reversed__(self) -> Iterator[str]:
@@ -204,11 +191,11 @@ class SyncSession(MutableMapping[str, Any]):
         if not allow_duplicate and msg in self.peek_flash(queue):
             return
         self.publish()
-        appends = self._calls.codec.encode(name, []) == b"[]"  # the server appends to JSON alone
+        appends = self._commands.codec.encode(name, []) == b"[]"  # the server appends to JSON alone
         if name in self._dirty or not appends:
-            self[name] = self._fitting(name, [*_checked(name, self.get(name, [])), msg])
+            self[name] = self._fitting(name, [*checked(name, self.get(name, [])), msg])
         else:
-            self._calls.encode(name, [msg])
+            self._commands.encode(name, [msg])
             self._flashes.setdefault(name, []).append(self._flash(name, msg))
             self._held.pop(name, None)
 
@@ -225,13 +212,13 @@ class SyncSession(MutableMapping[str, Any]):
                 self._flashes[name] = own
             raise
         self._held.pop(name, None)
-        return stored + _messages(own)
+        return stored + messages_of(own)
 
     def peek_flash(self, queue: str = "") -> list[Any]:
         """The messages, which stay."""
         name = self._name(f"_f_{queue}")
         held = self._load(name)
-        return [] if held is None else _checked(name, held.value)
+        return [] if held is None else checked(name, held.value)
 
     def new_csrf_token(self) -> str:
         """A new CSRF token in place of the old one."""
@@ -251,16 +238,16 @@ class SyncSession(MutableMapping[str, Any]):
     # -- towards request.altsession
 
     def publish(self) -> None:
-        """Put changed values into the memo, where ``request.altsession`` finds them. How long they
+        """Put changed values into the cache, where ``request.altsession`` finds them. How long they
         are is asked when they are to be written."""
-        fields = self._state.memo.fields
+        fields = self._state.cache.fields
         fields.update(self._dirty)
         for waiting in self._flashes.values():
             waiting[:] = [self._flash(flash.name, flash.message) for flash in waiting]
         for name, held in list(self._held.items()):
             if fields.get(name) != held.raw:
                 continue  # written through request.altsession since
-            plain = self._calls.codec.encode(name, held.value)
+            plain = self._commands.codec.encode(name, held.value)
             if plain != held.plain and self._differ(name, held.plain, plain):
                 raw = holding(held.raw or b"", plain)  # a change in place keeps the value's end
                 self._held[name] = _Held(held.value, raw, plain)
@@ -272,7 +259,7 @@ class SyncSession(MutableMapping[str, Any]):
         if not self._flashes:
             return fields
         queues = {
-            name: _appended(name, fields.get(name), own) for name, own in self._flashes.items()
+            name: appended(name, fields.get(name), own) for name, own in self._flashes.items()
         }
         return fields | queues
 
@@ -288,10 +275,10 @@ class SyncSession(MutableMapping[str, Any]):
         self._session._ask(tuple(queues), fresh=True)
         shortened: list[Verb] = [verb for verb in verbs if getattr(verb, "name", "") not in queues]
         for name in queues:
-            raw = self._state.memo.fields.get(name)
+            raw = self._state.cache.fields.get(name)
             own = [verb for verb in verbs if isinstance(verb, Flash) and verb.name == name]
-            kept = self._fitting(name, self._queue(name, raw) + _messages(own))
-            plain = self._calls.encode(name, kept)
+            kept = self._fitting(name, self._queue(name, raw) + messages_of(own))
+            plain = self._commands.encode(name, kept)
             shortened += [Expect(name, raw), Set(name, holding(raw or b"", plain))]
         return tuple(shortened)
 
@@ -302,7 +289,7 @@ class SyncSession(MutableMapping[str, Any]):
                 self._flashes.setdefault(verb.name, []).append(verb)
             elif isinstance(verb, Set | Remove):
                 raw = verb.value if isinstance(verb, Set) else None
-                self._state.memo.fields[verb.name] = self._dirty.setdefault(verb.name, raw)
+                self._state.cache.fields[verb.name] = self._dirty.setdefault(verb.name, raw)
 
     def forget(self) -> None:
         """Drop every change that is not written yet."""
@@ -317,11 +304,11 @@ class SyncSession(MutableMapping[str, Any]):
 
     def restart(self, changes: "Changes") -> None:
         """Go back to these changes."""
-        self._state.memo.forget(*self._dirty)
+        self._state.cache.forget(*self._dirty)
         self._held.clear()
         self._dirty = dict(changes.dirty)
         self._flashes = {name: list(items) for name, items in changes.flashes.items()}
-        self._state.memo.fields.update(self._dirty)
+        self._state.cache.fields.update(self._dirty)
 
     # -- the end of the request
 
@@ -351,13 +338,13 @@ class SyncSession(MutableMapping[str, Any]):
     def _fetch(self, names: tuple[str, ...] | None) -> None:
         if self._state.reported:
             return  # debugtoolbar looks at every session, above every error page
-        known = self._dirty if names else dict(self._state.memo.fields)
+        known = self._dirty if names else dict(self._state.cache.fields)
         self._session._ask(names)
-        self._state.memo.fields.update(known)  # newer ones are not what the values at hand are of
+        self._state.cache.fields.update(known)  # newer ones are not what the values at hand are of
 
     def _raw(self, name: str) -> Raw:
         self._fetch((name,))
-        return self._state.memo.fields.get(name)
+        return self._state.cache.fields.get(name)
 
     def _load(self, name: str) -> _Held | None:
         raw = self._raw(name)
@@ -368,17 +355,17 @@ class SyncSession(MutableMapping[str, Any]):
         waiting = self._flashes.get(name, [])
         if raw is None and not waiting:
             return None
-        value = [] if raw is None else self._calls.decode(name, raw)
+        value = [] if raw is None else self._commands.decode(name, raw)
         if waiting and isinstance(value, list):
             # As part of the queue; they are still appended, unless it changes otherwise.
-            value = value + _messages(waiting)
+            value = value + messages_of(waiting)
         # Not the stored bytes: another program's spacing is no change of ours.
-        held = self._held[name] = _Held(value, raw, self._calls.codec.encode(name, value))
+        held = self._held[name] = _Held(value, raw, self._commands.codec.encode(name, value))
         return held
 
     def _differ(self, name: str, before: bytes, now: bytes) -> bool:
         """Whether these are other values, and not other bytes alone, as of a codec that seals."""
-        codec = self._calls.codec
+        codec = self._commands.codec
         known = codec.decode(name, before)
         if codec.encode(name, known) == before:
             return True  # a value has one form
@@ -392,7 +379,7 @@ class SyncSession(MutableMapping[str, Any]):
         for name in names:
             raw = self._dirty.get(name)
             if raw is not None:
-                self._calls.check_size(name, raw)
+                self._commands.check_size(name, raw)
         if any(self._signs_in(name) and self._dirty.get(name) is not None for name in names):
             if self._state.status is not Status.NONE:
                 renewal = Renew(new_verifier())
@@ -421,8 +408,8 @@ class SyncSession(MutableMapping[str, Any]):
     # -- inside: flash queues
 
     def _flash(self, name: str, message: Any) -> Flash:
-        item = self._calls.codec.encode(name, [message])[1:-1]
-        return Flash(name, item, self._calls.limit, message)
+        item = self._commands.codec.encode(name, [message])[1:-1]
+        return Flash(name, item, self._commands.limit, message)
 
     def _take_out(self, name: str, *, alone: bool) -> list[Any]:
         """The messages that were stored; the very objects, where this request handed them in as a
@@ -430,17 +417,17 @@ class SyncSession(MutableMapping[str, Any]):
         held = self._held.get(name)
         (raw,) = self._session._write(Pop(name))
         if alone and held is not None and held.raw == raw:
-            return _checked(name, held.value)
+            return checked(name, held.value)
         return self._queue(name, raw)
 
     def _queue(self, name: str, raw: Raw) -> list[Any]:
         """The messages that are stored."""
-        return _checked(name, [] if raw is None else self._calls.decode(name, raw))
+        return checked(name, [] if raw is None else self._commands.decode(name, raw))
 
     def _fitting(self, name: str, messages: list[Any]) -> list[Any]:
         """The same messages where they fit; else the newest ones, as many as half of the limit
         holds, and at least one. Half, so that the next message meets no full queue again."""
-        encode, limit = self._calls.codec.encode, self._calls.limit
+        encode, limit = self._commands.codec.encode, self._commands.limit
         if len(messages) == 1 or len(encode(name, messages)) <= limit:
             return messages
         sizes = accumulate(len(encode(name, [message])) for message in reversed(messages))
@@ -453,26 +440,6 @@ class SyncSession(MutableMapping[str, Any]):
         return messages[-kept:]
 
 
-def _messages(flashes: list[Flash]) -> list[Any]:
-    return [flash.message for flash in flashes]
-
-
-def _appended(name: str, raw: Raw, flashes: list[Flash]) -> Raw:
-    """The bytes of a queue with the messages; as it is, where it is none."""
-    items = b",".join([flash.item for flash in flashes])
-    try:
-        return Append(name, items, sys.maxsize).apply(raw, 0)[0]
-    except Refused:
-        return raw
-
-
-def _checked(name: str, value: Any) -> list[Any]:
-    """The messages of a queue; CorruptValue where it is none."""
-    if not isinstance(value, list | tuple):
-        raise CorruptValue(f"the flash queue {name!r} holds no list: set or remove it")
-    return list(value)
-
-
 def session_factory(request: Request) -> SyncSession:
     """``request.session``: one for a request, its attempts' each and its subrequests."""
     api = request.registry.getUtility(ISessionAPI)
@@ -482,44 +449,3 @@ def session_factory(request: Request) -> SyncSession:
         sync = api.settings.sync
         layer = session._state.layer = SyncSession(session, sync.keys, sync.login_keys)
     return layer
-
-
-def fetch_keys(view: Any, info: Any) -> Any:
-    """View option ``altsession=("cart", "user")``: keys that are asked for before the view, and
-    what comes before it, begins."""
-    option = info.options.get("altsession")
-    if option is None:
-        return view
-    keys = (option,) if isinstance(option, str | SessionKey) else tuple(option)
-    for key in keys:
-        field_name(key)
-
-    def fetching(context: Any, request: Request) -> Any:
-        request.altsession.prefetch(*keys)
-        return view(context, request)
-
-    return fetching
-
-
-fetch_keys.options = ("altsession",)  # type: ignore[attr-defined]
-
-
-def not_enabled(request: Request) -> SyncSession:
-    """In place of Pyramid's own message, which does not know that we could serve it."""
-    raise AttributeError(
-        "request.session is not served: set altsession.sync.enabled = true, or register a session"
-        " factory; request.altsession needs neither"
-    )
-
-
-def add_sync_layer(config: Configurator) -> None:
-    """Serve ``request.session``, if the settings say so and the application does not."""
-
-    def register() -> None:
-        settings: Settings = config.registry.getUtility(ISessionAPI).settings
-        if config.registry.queryUtility(ISessionFactory) is None:
-            factory = session_factory if settings.sync.enabled else not_enabled
-            config.registry.registerUtility(factory, ISessionFactory)
-
-    config.action("altsession sync", register, order=PHASE3_CONFIG + 10)
-    config.add_view_deriver(fetch_keys, under=INGRESS, over=("csrf_view", "secured_view", VIEW))

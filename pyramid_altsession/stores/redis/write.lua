@@ -37,8 +37,8 @@
 --       REPLACED  the proof died within the window        ENDED  a tombstone stands
 --       OWED      the same, and the session that follows it is this request's to start
 --       REUSED    the session was ended, since a predecessor came back after its time
---       OTHERS    it was another user's session, and was ended for this login
---       CROWDED   the user has as many sessions as allowed
+--       OTHER_USER    it was another user's session, and was ended for this login
+--       SESSION_LIMIT   the user has as many sessions as allowed
 
 
 -- 1. Read
@@ -394,10 +394,10 @@ elseif life ~= '' then
     local who, tti, info = ARGV[12], ARGV[13], ARGV[16]
     local lifetime, limit = tonumber(ARGV[14]), tonumber(ARGV[15])
     if limit > 0 and entries >= limit and not listed then
-      return {'CROWDED', now, -2, -1, user, since, 0, {}}
+      return {'SESSION_LIMIT', now, -2, -1, user, since, 0, {}}
     end
     if user and user ~= who then
-      state, over = 'OTHERS', 'others'
+      state, over = 'OTHER_USER', 'others'
     else
       if ARGV[2] ~= '1' then
         replace()

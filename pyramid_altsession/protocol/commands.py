@@ -7,17 +7,17 @@ call asks, and what its answer means, is written once, here.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .errors import CorruptValue, InvalidKey, ValueTooLarge
-from .frame import UNREADABLE, framed, split, version_of
+from ..errors import CorruptValue, InvalidKey, ValueTooLarge
+from .envelope import UNREADABLE, framed, split, version_of
+from .fields import Raw
 from .keys import Key, SessionKey, Values, field_name, milliseconds
-from .operations import (
+from .verbs import (
     SAFE_INTEGER,
     CompareAndSet,
     Everything,
     Get,
     Increment,
     Pop,
-    Raw,
     Remove,
     Set,
     SetDefault,
@@ -26,7 +26,7 @@ from .operations import (
 )
 
 if TYPE_CHECKING:
-    from .interfaces import Codec
+    from ..interfaces import Codec
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Unset:
 UNSET = Unset()
 
 
-class Call(Generic[T]):
+class Command(Generic[T]):
     """Verbs, what their results mean, and what is wrong when the server refuses one."""
 
     __slots__ = ("refused", "result", "verbs")
@@ -61,7 +61,7 @@ def nothing(results: Sequence[Any]) -> None:
     pass
 
 
-class Calls:
+class Commands:
     """The calls of one application: stateless, shared by all of its sessions."""
 
     def __init__(self, codec: "Codec", max_value_bytes: int) -> None:
@@ -129,55 +129,59 @@ class Calls:
 
     # -- reads
 
-    def get(self, key: Key, default: Any) -> Call[Any]:
-        return Call((Get(field_name(key)),), lambda results: self.value(key, results[0], default))
+    def get(self, key: Key, default: Any) -> Command[Any]:
+        return Command(
+            (Get(field_name(key)),), lambda results: self.value(key, results[0], default)
+        )
 
-    def mget(self, keys: Iterable[Key], default: Any) -> Call[dict[Key, Any]]:
+    def mget(self, keys: Iterable[Key], default: Any) -> Command[dict[Key, Any]]:
         asked = several(keys)
         verbs = tuple([Get(field_name(key)) for key in asked])
-        return Call(
+        return Command(
             verbs,
             lambda results: {
                 key: self.value(key, raw, default) for key, raw in zip(asked, results, strict=True)
             },
         )
 
-    def all(self) -> Call[dict[str, Any]]:
-        return Call((Everything(),), lambda results: self.values(pairs(results[0])))
+    def all(self) -> Command[dict[str, Any]]:
+        return Command((Everything(),), lambda results: self.values(pairs(results[0])))
 
-    def keys(self) -> Call[list[str]]:
-        return Call((Everything(),), lambda results: sorted(pairs(results[0])))
+    def keys(self) -> Command[list[str]]:
+        return Command((Everything(),), lambda results: sorted(pairs(results[0])))
 
-    def exists(self, key: Key) -> Call[bool]:
-        return Call((Get(field_name(key)),), lambda results: results[0] is not None)
+    def exists(self, key: Key) -> Command[bool]:
+        return Command((Get(field_name(key)),), lambda results: results[0] is not None)
 
     def values(self, present: Mapping[str, Raw]) -> dict[str, Any]:
         return {name: self.decode(name, raw) for name, raw in present.items() if raw is not None}
 
     # -- writes
 
-    def set(self, key: Key, value: Any, ttl: float | None) -> Call[None]:
+    def set(self, key: Key, value: Any, ttl: float | None) -> Command[None]:
         name, raw = self.stored(key, value)
-        return Call((Set(name, raw, _ttl(key, ttl)),), nothing)
+        return Command((Set(name, raw, _ttl(key, ttl)),), nothing)
 
-    def mset(self, values: Values) -> Call[None]:
+    def mset(self, values: Values) -> Command[None]:
         verbs = [Set(*self.stored(key, value), _ttl(key)) for key, value in values.items()]
-        return Call(tuple(verbs), nothing)
+        return Command(tuple(verbs), nothing)
 
-    def remove(self, keys: Key | Iterable[Key]) -> Call[int]:
+    def remove(self, keys: Key | Iterable[Key]) -> Command[int]:
         asked = [keys] if isinstance(keys, str | SessionKey) else keys
         names = dict.fromkeys([field_name(key) for key in asked])
-        return Call(tuple([Remove(name) for name in names]), sum)
+        return Command(tuple([Remove(name) for name in names]), sum)
 
-    def pop(self, key: Key, default: Any) -> Call[Any]:
-        return Call((Pop(field_name(key)),), lambda results: self.value(key, results[0], default))
+    def pop(self, key: Key, default: Any) -> Command[Any]:
+        return Command(
+            (Pop(field_name(key)),), lambda results: self.value(key, results[0], default)
+        )
 
-    def setdefault(self, key: Key, value: Any) -> Call[Any]:
+    def setdefault(self, key: Key, value: Any) -> Command[Any]:
         name, raw = self.stored(key, value)
         verb = SetDefault(name, raw, _ttl(key))
-        return Call((verb,), lambda results: self.value(key, results[0], value))
+        return Command((verb,), lambda results: self.value(key, results[0], value))
 
-    def increment(self, key: Key, by: int) -> Call[int]:
+    def increment(self, key: Key, by: int) -> Command[int]:
         name = field_name(key)
         if isinstance(by, bool) or not isinstance(by, int) or abs(by) > SAFE_INTEGER:
             raise TypeError(f"increment({name!r}): by must be a whole number, not {by!r}")
@@ -185,7 +189,7 @@ class Calls:
         if isinstance(key, SessionKey):
             key.plain(by)  # what is stored where there is nothing yet
             zero = framed(b"0", key.version)
-        return Call(
+        return Command(
             (Increment(name, by, zero, _ttl(key)),),
             lambda results: int(split(results[0])[1]),
             f"increment({name!r}): the stored value is no whole number, or the sum is too large",
@@ -197,9 +201,9 @@ class Calls:
             self.check_size(name, raw)
         return CompareAndSet(name, expected, raw, _ttl(key))
 
-    def compare_and_set(self, key: Key, expected: Any, value: Any) -> Call[bool]:
+    def compare_and_set(self, key: Key, expected: Any, value: Any) -> Command[bool]:
         raw = None if expected is None else self.framed(key, expected)[1]
-        return Call((self.comparison(key, raw, value),), lambda results: bool(results[0][0]))
+        return Command((self.comparison(key, raw, value),), lambda results: bool(results[0][0]))
 
 
 def _ttl(key: Key, ttl: float | None = None) -> int:

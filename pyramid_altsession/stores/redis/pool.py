@@ -172,7 +172,7 @@ def _translated(error: OSError) -> redis.RedisError:
     return redis.ConnectionError(f"the connection broke: {error}")
 
 
-class Lease:
+class ConnectionPool:
     """At most ``limit`` connections of one process; the last one used is the first one taken.
 
     A call has ``wait`` seconds for all that it does, from waiting for a connection to the last
@@ -227,7 +227,7 @@ class Lease:
             idle.append(connection)
             return answers
 
-    def send(self, packet: bytes, replies: int, end: float | None = None) -> "Sent":
+    def send(self, packet: bytes, replies: int, end: float | None = None) -> "PendingReplies":
         """Send one packet and go on; the connection is taken until its replies are read."""
         connection = self._take(self.until() if end is None else end)
         pid, idle = self._pid, self._idle
@@ -236,7 +236,7 @@ class Lease:
         except BaseException as error:
             self._broken(connection, idle, error)
             raise
-        return Sent(self, connection, idle, replies, pid)
+        return PendingReplies(self, connection, idle, replies, pid)
 
     def _broken(self, connection: Timed, idle: deque[Timed], error: BaseException) -> None:
         """Nobody gets its replies any more. One that the server turned away counts as one that
@@ -336,19 +336,19 @@ class Lease:
         return f"all {self._limit} connections (redis.max_connections) are in use"
 
 
-class Sent:
+class PendingReplies:
     """A packet whose replies were not read yet.
 
     One that is forgotten takes its connection along: its place becomes free, and what was not
     read is nobody's.
     """
 
-    __slots__ = ("_connection", "_idle", "_lease", "_pid", "_replies")
+    __slots__ = ("_connection", "_idle", "_pid", "_pool", "_replies")
 
     def __init__(
-        self, lease: Lease, connection: Timed, idle: deque[Timed], replies: int, pid: int
+        self, pool: ConnectionPool, connection: Timed, idle: deque[Timed], replies: int, pid: int
     ) -> None:
-        self._lease = lease
+        self._pool = pool
         self._connection = connection
         self._idle = idle
         self._pid = pid
@@ -364,7 +364,7 @@ class Sent:
             answers = connection.receive(self._replies)
             self._check_process()
         except BaseException as error:
-            self._lease._broken(connection, self._idle, error)
+            self._pool._broken(connection, self._idle, error)
             raise
         self._idle.append(connection)
         return answers

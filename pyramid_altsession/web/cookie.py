@@ -1,62 +1,31 @@
-"""The cookie: ``selector.verifier``, its proof, its signature, its attributes.
-
-The selector (session id) names the hash and may be logged. The verifier is the secret half: the
-server holds its SHA-256 only, so a stolen dump holds no usable cookie.
-"""
+"""The cookie: ``selector.verifier``, its signature, its attributes."""
 
 import base64
 import hmac
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyramid.response import Response
 from webob.cookies import make_cookie
 
-from .settings import SessionSettings
+from ..config.table import SessionSettings
+from ..protocol.token import Claim, Token
 
 MAX_CANDIDATES = 3
-ID_LENGTH = 22
+
 
 _SHAPE = r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"
+
+
 _SIGNED_SHAPE = _SHAPE + r"\.[A-Za-z0-9_-]{43}"
+
+
 _CHECKED_BY_BROWSERS = ("__host-", "__secure-", "__http-")
+
+
 _QUOTED = re.compile(r'"(?:\\.?|[^"\\])*(?:"|$)')
-
-
-def new_verifier() -> str:
-    return secrets.token_urlsafe(32)
-
-
-def proof_of(verifier: str) -> bytes:
-    return sha256(verifier.encode()).digest()
-
-
-class Claim(NamedTuple):
-    """Names a session on the server and proves the right to it."""
-
-    id: str
-    proof: bytes
-
-
-class Token:
-    """Selector and verifier of one session; its ``repr`` shows the selector alone."""
-
-    __slots__ = ("claim", "id", "verifier")
-
-    def __init__(self, id: str, verifier: str) -> None:
-        self.id = id
-        self.verifier = verifier
-        self.claim = Claim(id, proof_of(verifier))
-
-    def __repr__(self) -> str:
-        return f"<Token {self.id}>"
-
-    @classmethod
-    def new(cls) -> "Token":
-        return cls(secrets.token_urlsafe(16), new_verifier())
 
 
 class SessionCookie:

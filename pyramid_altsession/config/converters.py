@@ -1,0 +1,158 @@
+"""Turn what a source holds into a setting's value, or say what was wanted instead."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pyramid.path import DottedNameResolver
+
+PREFIX = "altsession."
+
+
+Converter = Callable[[object], Any]
+"""Takes what was found, returns the value, or raises ValueError naming what was wanted."""
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a non-empty text")
+    if not _encodable(value):
+        raise ValueError("a text that can be encoded as UTF-8")
+    return value.strip()
+
+
+def _encodable(text: str) -> bool:
+    """A lone surrogate stands for a byte of the environment that was no UTF-8."""
+    return not re.search(r"[\ud800-\udfff]", text)
+
+
+def _host(value: object) -> str:
+    text = _text(value)
+    if re.search(r"[/@\s]", text):
+        raise ValueError(f"a host name or address; a URL goes into {PREFIX}redis.url")
+    return text
+
+
+def _path(value: object) -> str:
+    text = _text(value)
+    if "://" in text:
+        raise ValueError(f"a path; a URL goes into {PREFIX}redis.url")
+    return text
+
+
+def _number(minimum: float, unit: str, *, above: bool = False) -> Converter:
+    wanted = f"a number of {unit} {'above' if above else 'not below'} {minimum:g}"
+
+    def convert(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(wanted)
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            raise ValueError(wanted) from None
+        if not minimum <= number < 1e10 or (above and number == minimum):
+            raise ValueError(wanted)
+        return number
+
+    return convert
+
+
+def _whole(minimum: int, maximum: int) -> Converter:
+    wanted = f"a whole number from {minimum} to {maximum}"
+
+    def convert(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError(wanted)
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError(wanted) from None
+        if not minimum <= number <= maximum:
+            raise ValueError(wanted)
+        return number
+
+    return convert
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in ("true", "yes", "on", "1"):
+        return True
+    if isinstance(value, str) and value.strip().lower() in ("false", "no", "off", "0"):
+        return False
+    raise ValueError("true or false")
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """A list, or one text with its items set apart by white space or commas."""
+    items = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(i, str) and i for i in items):
+        raise ValueError("a list of texts")
+    return tuple(items)
+
+
+def _secrets(value: object) -> tuple[str, ...]:
+    wanted = "one or several secrets of at least 16 characters"
+    try:
+        found = _texts(value)
+    except ValueError:
+        raise ValueError(wanted) from None
+    if any(len(secret) < 16 or not _encodable(secret) for secret in found):
+        raise ValueError(wanted)
+    return found
+
+
+def _matching(pattern: str, wanted: str) -> Converter:
+    compiled = re.compile(pattern)
+
+    def convert(value: object) -> str:
+        if not isinstance(value, str) or not compiled.fullmatch(value.strip()):
+            raise ValueError(wanted)
+        return value.strip()
+
+    return convert
+
+
+def _choice(*choices: str) -> Converter:
+    def convert(value: object) -> str:
+        for choice in choices:
+            if isinstance(value, str) and value.strip().lower() == choice.lower():
+                return choice
+        raise ValueError("one of " + ", ".join(choices))
+
+    return convert
+
+
+def _callable(value: object) -> Callable[..., Any]:
+    wanted = "the dotted name of something that can be called"
+    try:
+        found = DottedNameResolver(None).maybe_resolve(value)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{wanted} ({error})") from None
+    if not callable(found):
+        raise ValueError(wanted)
+    return found
+
+
+def _prefix(value: object) -> str:
+    wanted = (
+        "1 to 64 letters, digits or any of . : _ - / (no braces: they would choose the cluster's"
+        " slot), not ending in ':user'"
+    )
+    text = _matching(r"[A-Za-z0-9.:_/-]{1,64}", wanted)(value)
+    if f":{text}".endswith(":user"):
+        raise ValueError(wanted)
+    return str(text)
+
+
+_port = _whole(1, 65535)
+
+
+_above_zero = _number(0, "seconds", above=True)
+
+
+_seconds = _number(0, "seconds")
+
+
+_TOKEN_CHARACTERS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"

@@ -1,0 +1,181 @@
+"""The settings: a dataclass for each group, and a field for each setting."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from .converters import (
+    _TOKEN_CHARACTERS,
+    Converter,
+    _above_zero,
+    _callable,
+    _choice,
+    _flag,
+    _host,
+    _matching,
+    _path,
+    _port,
+    _prefix,
+    _seconds,
+    _secrets,
+    _text,
+    _texts,
+    _whole,
+)
+
+
+def setting(default: Any, convert: Converter, doc: str, *, secret: bool = False) -> Any:
+    """One line of the table: default, converter, and the comment for people."""
+    return field(
+        default=default,
+        metadata={"convert": convert, "doc": doc, "secret": secret},
+        repr=not secret,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisSettings:
+    """Where the server is. ``url`` and the single names exclude each other."""
+
+    url: str | None = setting(
+        None,
+        _text,
+        "redis://, rediss://, valkey://, valkeys://, unix://, embedded:// or memory://",
+        secret=True,
+    )
+    host: str = setting("localhost", _host, "host name or address")
+    port: int = setting(6379, _port, "TCP port")
+    socket: str | None = setting(None, _path, "path of a unix socket, instead of host and port")
+    username: str | None = setting(None, _text, "user of the server's access list")
+    password: str | None = setting(None, _text, "password of the server", secret=True)
+    db: int = setting(0, _whole(0, 10**6), "number of the database")
+    ssl: bool = setting(False, _flag, "speak TLS")
+    ssl_ca_certs: str | None = setting(None, _text, "file of the authorities to trust")
+    ssl_certfile: str | None = setting(None, _text, "file of our own certificate")
+    ssl_keyfile: str | None = setting(None, _text, "file of our own key")
+    ssl_check_hostname: bool = setting(True, _flag, "the certificate must name the host")
+    timeout: float = setting(1.0, _above_zero, "seconds: bound on one round trip")
+    connect_timeout: float = setting(1.0, _above_zero, "seconds: bound on connecting")
+    max_connections: int = setting(64, _whole(1, 10**5), "connections of one process at most")
+
+    @property
+    def scheme(self) -> str:
+        """The url's scheme; empty without a url."""
+        return urlsplit(self.url or "").scheme
+
+    @property
+    def place(self) -> str:
+        """Where the server is, for messages: without user and password."""
+        if self.scheme in ("embedded", "memory"):
+            return self.url or ""
+        return self.socket or f"{self.host}:{self.port}"
+
+    configured: bool = field(default=True, repr=False, compare=False)
+    """Whether anybody said where the server is; else it is taken to be on this host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSettings:
+    """What a session is: its times, its names, its cookie."""
+
+    tti: float = setting(1200.0, _above_zero, "seconds without use until a session is forgotten")
+    touch_interval: float | None = setting(
+        None, _seconds, "seconds between two restarts of the tti by reads; default tti / 10"
+    )
+    lifetime: float = setting(86400.0, _seconds, "seconds until the absolute end; 0 = none")
+    gone_window: float = setting(
+        10.0, _seconds, "seconds in which a cookie that was just replaced starts no new session"
+    )
+    renew_after: float = setting(
+        0.0, _seconds, "seconds until a signed-in session gets a new cookie; 0 = never"
+    )
+    renew_grace: float = setting(
+        10.0, _seconds, "seconds that the old cookie stays good after the new one's first use"
+    )
+    on_reuse: str = setting(
+        "ignore",
+        _choice("ignore", "invalidate"),
+        "what an old cookie does that comes back later than that",
+    )
+    first_tti: float | None = setting(
+        None, _above_zero, "seconds until a session ends whose cookie never came back; default tti"
+    )
+    max_sessions_per_user: int = setting(0, _whole(0, 10**6), "sessions of one user; 0 = any")
+    on_max_sessions: str = setting(
+        "end_oldest", _choice("end_oldest", "deny"), "what one sign-in more does"
+    )
+    prefix: str = setting("sess", _prefix, "what the keys on the server begin with")
+    secret: tuple[str, ...] = setting(
+        (), _secrets, "signs the cookie; the first signs, all verify", secret=True
+    )
+    cookie_name: str = setting(
+        "sid", _matching(_TOKEN_CHARACTERS, "a cookie name"), "name of the cookie"
+    )
+    domain: str | None = setting(
+        None,
+        _matching(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", "a domain name"),
+        "domain of the cookie; none = this host alone",
+    )
+    path: str = setting(
+        "/", _matching(r"/[!-:<-~]*", "a path that begins with /"), "path of the cookie"
+    )
+    secure: bool = setting(True, _flag, "the browser sends the cookie over https only")
+    same_site: str = setting("Lax", _choice("Lax", "Strict", "None"), "SameSite of the cookie")
+    partitioned: bool = setting(False, _flag, "one cookie for each top-level site (CHIPS)")
+    max_age: int | None = setting(
+        None, _whole(1, 400 * 86400), "seconds the browser keeps the cookie; none = until closed"
+    )
+    prefetch: tuple[str, ...] = setting(
+        (), _texts, "keys fetched together with the first read of a request"
+    )
+    codec: Converter | None = setting(
+        None, _callable, "dotted name of what makes the codec of values; default JSON"
+    )
+    codec_secret: tuple[str, ...] = setting(
+        (), _secrets, "for a codec that seals; the first seals, all open", secret=True
+    )
+    max_value_bytes: int = setting(
+        65536, _whole(1, 512 * 1024 * 1024), "bytes of one encoded value at most"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncSettings:
+    """The synchronous layer: ``request.session``."""
+
+    enabled: bool = setting(False, _flag, "serve request.session from the same session")
+    keys: tuple[str, ...] | None = setting(
+        None, _texts, "keys that request.session may touch; default all"
+    )
+    on_gone: str = setting(
+        "error", _choice("error", "drop"), "a write-back that finds the session gone: 409, or drop"
+    )
+    login_keys: tuple[str, ...] = setting(
+        (), _texts, "keys that tell who is signed in, besides all that end in userid"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings, validated. Numbers are seconds."""
+
+    redis: RedisSettings = RedisSettings()
+    session: SessionSettings = SessionSettings()
+    sync: SyncSettings = SyncSettings()
+    transactional: bool = setting(
+        False, _flag, "changes of request.session are written when pyramid_tm commits"
+    )
+    log_events: bool = setting(False, _flag, "log every event: session id, user id, reason")
+
+
+def table() -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
+    """Every setting as (dotted name, dataclass field)."""
+    for section in dataclasses.fields(Settings):
+        if section.metadata:
+            yield section.name, section
+        else:
+            for entry in dataclasses.fields(section.default):  # type: ignore[arg-type]
+                if entry.metadata:
+                    yield f"{section.name}.{entry.name}", entry

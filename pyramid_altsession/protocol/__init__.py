@@ -1,0 +1,1 @@
+"""What is asked of a store and what its answers mean: no I/O, and no Pyramid."""

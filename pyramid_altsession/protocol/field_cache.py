@@ -1,0 +1,33 @@
+"""What a request remembers of the fields that it has seen."""
+
+from .fields import Raw, is_key
+
+
+class FieldCache:
+    """Raw bytes of the fields that one request has seen."""
+
+    __slots__ = ("complete", "fields")
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Raw] = {}
+        self.complete = False
+
+    def missing(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        if self.complete:
+            return ()
+        if not self.fields:
+            return names
+        return tuple([name for name in names if name not in self.fields])
+
+    def present(self) -> dict[str, bytes]:
+        """What the application stored; a field without a name, another program's, is no key."""
+        return {n: raw for n, raw in self.fields.items() if raw is not None and is_key(n)}
+
+    def forget(self, *names: str) -> None:
+        for name in names:
+            self.fields.pop(name, None)
+        self.complete = False
+
+    def clear(self) -> None:
+        self.fields.clear()
+        self.complete = False

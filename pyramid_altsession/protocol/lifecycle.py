@@ -1,0 +1,128 @@
+"""Steps of a session's life: at most one of them is a part of a write."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import ClassVar
+
+from .field_cache import FieldCache
+from .fields import CSRF_TOKEN, USER
+from .token import proof_of
+from .verbs import Verb
+
+
+class LifeStep:
+    """A step has the same methods as a verb."""
+
+    __slots__ = ()
+    creates: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = True
+
+    def absent(self) -> int:
+        return 0
+
+    def note(self, cache: FieldCache, result: int) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Touch(LifeStep):
+    """Result 1. Every Write restarts the tti; this step does nothing else."""
+
+    def wire(self) -> tuple[bytes, ...]:
+        return (b"touch",)
+
+
+@dataclass(frozen=True, slots=True)
+class Renew(LifeStep):
+    """Result 1. The session answers to a new verifier alone; the old one is remembered as dead."""
+
+    verifier: str = field(repr=False)
+
+    @property
+    def proof(self) -> bytes:
+        return proof_of(self.verifier)
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"renew", self.proof
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidate(LifeStep):
+    """Result 1. Forgets the data and leaves a tombstone, by whose nonce a repeated script
+    recognises its own.
+
+    ``told``: this request's answer tells the browser. Else the browser goes on sending the dead
+    cookie, and the tombstone owes it one new session.
+    """
+
+    nonce: bytes
+    user: str = ""
+    told: bool = True
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"invalidate", self.nonce, self.user.encode(), b"1" if self.told else b"0"
+
+    def note(self, cache: FieldCache, result: int) -> None:
+        cache.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate(LifeStep):
+    """Periodic renewal. Result 1, or 0 when the verifier is not ``after`` ms old yet. The old
+    verifier stays good until the grace after the new one's first use."""
+
+    verifier: str = field(repr=False)
+    after: int
+
+    @property
+    def proof(self) -> bytes:
+        return proof_of(self.verifier)
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"rotate", self.proof, b"%d" % self.after
+
+
+@dataclass(frozen=True, slots=True)
+class Login(LifeStep):
+    """Result: how many entries the user's index has. Binds the session to a user under a new
+    verifier, with a new lifetime.
+
+    ``tti``: the session's own (None: the setting's). ``limit``: sessions a user may have, 0 for
+    any number; where it is reached: SESSION_LIMIT.
+    """
+
+    verifier: str = field(repr=False)
+    user: str
+    tti: int | None
+    lifetime: int
+    limit: int = 0
+    info: bytes = b""
+    creates: ClassVar[bool] = True
+
+    @property
+    def proof(self) -> bytes:
+        return proof_of(self.verifier)
+
+    def wire(self) -> tuple[bytes, ...]:
+        tti = b"" if self.tti is None else b"%d" % self.tti
+        return (
+            *(b"login", self.proof, self.user.encode(), tti),
+            *(b"%d" % self.lifetime, b"%d" % self.limit, self.info),
+        )
+
+    def note(self, cache: FieldCache, result: int) -> None:
+        cache.fields[USER] = self.user.encode()
+        cache.fields[CSRF_TOKEN] = None
+
+
+Life = Touch | Renew | Rotate | Login | Invalidate
+"""One step of a session's life."""
+
+
+_CREATES = attrgetter("creates")
+
+
+def creates(verbs: Collection[Verb], life: Life | None) -> bool:
+    """Whether a visitor without a session gets one for these."""
+    return (life is not None and life.creates) or any(map(_CREATES, verbs))

@@ -1,0 +1,172 @@
+"""What a store is asked, and what it answers: values, without I/O. ``state.py`` tells what an
+answer means for a request."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from .fields import Facts, Raw, State, Timing, as_number
+from .lifecycle import Invalidate, Life
+from .token import Claim
+from .verbs import Verb
+
+
+class SessionLimit(Exception):
+    """A login was refused: the user has as many sessions as allowed."""
+
+
+@dataclass(slots=True)  # not frozen: it is the most frequent one, and that takes its time
+class Read:
+    """Fetch fields (None: all) of the first live session among the claims; ``values`` follow
+    ``fields``, or are a dict."""
+
+    claims: tuple[Claim, ...]
+    fields: tuple[str, ...] | None
+    timing: Timing
+    touch: bool = True
+    repeatable: ClassVar[bool] = True
+    optional: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """All or nothing, on a live session: the verbs, in their order, and then the step of its life.
+    ``values`` has one result for each verb, ``done`` is the step's.
+
+    ``create``: make the session first (its name must be new). ``window``: milliseconds in which
+    a replaced verifier counts as REPLACED. ``optional``: a failure does not concern the caller.
+    """
+
+    claim: Claim
+    verbs: tuple[Verb, ...]
+    timing: Timing
+    window: int = 0
+    create: bool = False
+    optional: bool = False
+    user: str | None = None
+    """The session's user, where it is known: the script then keeps the index too."""
+    anybody: bool = False
+    """For administration: whatever the session's verifier is."""
+    mark: bytes = b""
+    """Names the request that may start a new session where the old one owes its browser one."""
+    life: Life | None = None
+    """What becomes of the session itself."""
+
+    @property
+    def repeatable(self) -> bool:
+        return all(verb.repeatable for verb in self.verbs)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The index of a user: ``values`` are (session id, time of login in ms), newest first.
+
+    ``sample``: only so many, drawn at random; 0: all.
+    """
+
+    user: str
+    sample: int = 0
+    repeatable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Note in a user's index that every session whose login is older than now is over, but the one
+    with the id ``keep``. ``values``: the entries of the others, as for a Listing.
+
+    The note outlives the entries: a session whose entry an evicting server dropped is ended when
+    it next meets the index.
+    """
+
+    user: str
+    keep: str | None
+    repeatable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End many sessions of one user, whatever their verifiers are. ``values``: for each id whether
+    it was ended. A second try finds what the first one ended by the nonce."""
+
+    user: str
+    ids: tuple[str, ...]
+    nonce: bytes
+    timing: Timing
+    repeatable: ClassVar[bool] = True
+
+    def writes(self) -> tuple[Write, ...]:
+        """One guarded Write for each."""
+        life = Invalidate(self.nonce, self.user, told=False)
+        return tuple(
+            [
+                Write(Claim(id, b""), (), self.timing, user=self.user, anybody=True, life=life)
+                for id in self.ids
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Remove entries of ended sessions from a user's index: only those that are older than 60 s
+    and unchanged, or a login under way would be lost. ``values``: how many."""
+
+    user: str
+    entries: tuple[tuple[str, int], ...]
+    repeatable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """What our own fields tell of sessions: ``values`` are Descriptions or None, in order."""
+
+    ids: tuple[str, ...]
+    repeatable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Some session ids of all: ``values`` are (next cursor, ids); cursor 0 begins and ends."""
+
+    cursor: int
+    repeatable: ClassVar[bool] = True
+
+
+Operation = Read | Write | Listing | Prune | Revoke | End | Describe | Scan
+
+
+REVOKED = "@ended"
+"""The member of a user's index that a Revoke leaves; its score is the time, ms."""
+
+
+PRUNE_AGE = 60_000
+"""Milliseconds in which the entry of a login may come before its session."""
+
+
+class Reply(NamedTuple):
+    """``left``: milliseconds until the server forgets the session; -1: never; None: no session.
+
+    ``which``: the claim of a Read that was served, and ``facts`` of its session.
+    ``remembered``: milliseconds until the end of a session with a tti of its own, else None.
+    ``user``: whom the session was bound to before a Write. ``since``: when a signed-in session
+    got its verifier, ms. ``done``: the result of a Write's ``life``, 0 where it has none.
+    """
+
+    state: State
+    values: Any = ()
+    now: int = 0
+    left: int | None = None
+    which: int = 0
+    facts: Facts | None = None
+    remembered: int | None = None
+    user: Raw = None
+    since: int | None = None
+    done: int = 0
+
+    @property
+    def tti(self) -> int | None:
+        """The session's own, ms."""
+        return None if self.facts is None else as_number(self.facts.tti)
+
+    @property
+    def deadline(self) -> int | None:
+        """The session's absolute end, ms."""
+        return None if self.facts is None else as_number(self.facts.deadline)

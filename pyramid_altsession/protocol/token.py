@@ -1,0 +1,44 @@
+"""A session's id and the secret that opens it.
+
+The selector (session id) names the hash and may be logged. The verifier is the secret half: the
+server holds its SHA-256 only, so a stolen dump holds no usable cookie.
+"""
+
+import secrets
+from hashlib import sha256
+from typing import NamedTuple
+
+ID_LENGTH = 22
+
+
+def new_verifier() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def proof_of(verifier: str) -> bytes:
+    return sha256(verifier.encode()).digest()
+
+
+class Claim(NamedTuple):
+    """Names a session on the server and proves the right to it."""
+
+    id: str
+    proof: bytes
+
+
+class Token:
+    """Selector and verifier of one session; its ``repr`` shows the selector alone."""
+
+    __slots__ = ("claim", "id", "verifier")
+
+    def __init__(self, id: str, verifier: str) -> None:
+        self.id = id
+        self.verifier = verifier
+        self.claim = Claim(id, proof_of(verifier))
+
+    def __repr__(self) -> str:
+        return f"<Token {self.id}>"
+
+    @classmethod
+    def new(cls) -> "Token":
+        return cls(secrets.token_urlsafe(16), new_verifier())

@@ -1,0 +1,285 @@
+"""Verbs: the parts of a write. The script (write.lua) and the memory store carry them out."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .envelope import end_of, ending, split
+from .field_cache import FieldCache
+from .fields import CREATED, Raw, is_key
+
+SAFE_INTEGER = 2**53 - 1
+"""The largest whole number that every JSON reader, and the server's script, holds exactly."""
+
+
+class Refused(Exception):
+    """A verb cannot be carried out on what its field holds; ``args[0]``: its place."""
+
+
+class DataVerb:
+    """A verb about one field. ``ttl``: milliseconds that a value stored by it lasts; 0: as long
+    as the session. What changes a value in place keeps its end.
+
+    ``creates``: whether a visitor without a session gets one for this. ``repeatable``: whether
+    doing it twice is the same as once, so that a lost reply is no harm.
+    """
+
+    __slots__ = ()
+    creates: ClassVar[bool] = True
+    repeatable: ClassVar[bool] = False
+    name: str
+
+    @abstractmethod
+    def wire(self) -> tuple[bytes, ...]:
+        """Name and arguments for the script; each name has a fixed number of arguments."""
+
+    def absent(self) -> Any:
+        """Its result where there is no session and none is made for it."""
+        return None
+
+    @abstractmethod
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        """Its meaning, for the script to equal: what the field holds afterwards and the result;
+        or raises Refused."""
+
+    def note(self, cache: FieldCache, result: Any) -> None:
+        """Update what the request remembers."""
+        cache.fields[self.name] = result
+
+
+def lasting(raw: bytes, ttl: int, now: int) -> bytes:
+    return ending(raw, now + ttl) if ttl else raw
+
+
+@dataclass(frozen=True, slots=True)
+class Get(DataVerb):
+    """Result: what the field holds at this place among the verbs. Not repeatable: a second time it
+    would see what the others did the first time."""
+
+    name: str
+    creates: ClassVar[bool] = False
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"get", self.name.encode()
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        return held, held
+
+
+@dataclass(frozen=True, slots=True)
+class Set(DataVerb):
+    """Result: the value's end in ms, or None where it has none."""
+
+    name: str
+    value: bytes
+    ttl: int = 0
+    repeatable: ClassVar[bool] = True
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"set", self.name.encode(), self.value, b"%d" % self.ttl
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        return lasting(self.value, self.ttl, now), b"%d" % (now + self.ttl) if self.ttl else None
+
+    def note(self, cache: FieldCache, result: Any) -> None:
+        cache.fields[self.name] = self.value if result is None else ending(self.value, int(result))
+
+
+@dataclass(frozen=True, slots=True)
+class Remove(DataVerb):
+    """Result: 1 when there was such a field, else 0."""
+
+    name: str
+    creates: ClassVar[bool] = False
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"remove", self.name.encode()
+
+    def absent(self) -> int:
+        return 0
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        return None, int(held is not None)
+
+    def note(self, cache: FieldCache, result: Any) -> None:
+        cache.fields[self.name] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pop(DataVerb):
+    """Result: the bytes taken out, or None."""
+
+    name: str
+    creates: ClassVar[bool] = False
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"pop", self.name.encode()
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        return None, held
+
+    def note(self, cache: FieldCache, result: Any) -> None:
+        cache.fields[self.name] = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetDefault(DataVerb):
+    """Result: the bytes that the field holds afterwards."""
+
+    name: str
+    value: bytes
+    ttl: int = 0
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"setdefault", self.name.encode(), self.value, b"%d" % self.ttl
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        value = lasting(self.value, self.ttl, now) if held is None else held
+        return value, value
+
+
+@dataclass(frozen=True, slots=True)
+class Increment(DataVerb):
+    """Result: the new number as bytes, in its frame. Refused when the field holds anything else.
+
+    ``start``: zero, in the frame that a new number gets.
+    """
+
+    name: str
+    by: int
+    start: bytes = b"0"
+    ttl: int = 0
+
+    def wire(self) -> tuple[bytes, ...]:
+        number = b"%d" % self.by
+        return b"increment", self.name.encode(), number, self.start, b"%d" % self.ttl
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        frame, text = split(lasting(self.start, self.ttl, now) if held is None else held)
+        digits = text.removeprefix(b"-")
+        if len(text) > 17 or not digits.isdigit():
+            raise Refused
+        number = int(text) + self.by
+        if abs(int(text)) > SAFE_INTEGER or abs(number) > SAFE_INTEGER:
+            raise Refused
+        value = b"%b%d" % (frame, number)
+        return value, value
+
+
+@dataclass(frozen=True, slots=True)
+class CompareAndSet(DataVerb):
+    """Result: [1, the new bytes], or [0, what the field holds instead of ``expected``].
+
+    Whatever their ends, equal values are equal.
+    """
+
+    name: str
+    expected: Raw
+    value: bytes
+    ttl: int = 0
+
+    @property
+    def creates(self) -> bool:  # type: ignore[override]
+        return self.expected is None
+
+    def wire(self) -> tuple[bytes, ...]:
+        given = b"0" if self.expected is None else b"1"
+        return (
+            *(b"compare_and_set", self.name.encode(), given, self.expected or b""),
+            *(self.value, b"%d" % self.ttl),
+        )
+
+    def absent(self) -> Any:
+        return [0, None]
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        if held is None or self.expected is None:
+            if held is not self.expected:
+                return held, [0, held]
+            value = lasting(self.value, self.ttl, now)
+        else:
+            if ending(held, None) != ending(self.expected, None):
+                return held, [0, held]
+            value = ending(self.value, end_of(held))
+        return value, [1, value]
+
+    def note(self, cache: FieldCache, result: Any) -> None:
+        cache.fields[self.name] = result[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Append(DataVerb):
+    """Add one item to a JSON list (a new one where there is none). Result 1, and not the list,
+    which nobody asked for. Refused when the field holds anything else, and when the list would have
+    more than ``limit`` bytes."""
+
+    name: str
+    item: bytes
+    limit: int
+
+    def wire(self) -> tuple[bytes, ...]:
+        return b"append", self.name.encode(), self.item, b"%d" % self.limit
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        frame, text = split(b"[]" if held is None else held)
+        if text[:1] != b"[" or text[-1:] != b"]":
+            raise Refused
+        items = self.item if text == b"[]" else text[1:-1] + b"," + self.item
+        if len(items) + 2 > self.limit:
+            raise Refused
+        return b"%b[%b]" % (frame, items), 1
+
+    def note(self, cache: FieldCache, result: Any) -> None:
+        cache.forget(self.name)  # others may have appended
+
+
+@dataclass(frozen=True, slots=True)
+class Expect(DataVerb):
+    """Result 1. Refused unless the field holds exactly this: what follows was worked out of it."""
+
+    name: str
+    expected: Raw
+    creates: ClassVar[bool] = False
+
+    def wire(self) -> tuple[bytes, ...]:
+        given = b"0" if self.expected is None else b"1"
+        return b"expect", self.name.encode(), given, self.expected or b""
+
+    def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
+        if held != self.expected:
+            raise Refused
+        return held, 1
+
+    def note(self, cache: FieldCache, result: Any) -> None:
+        cache.fields[self.name] = self.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """Result: name, bytes, name, bytes … of all that the application stored. Not repeatable, as
+    Get."""
+
+    creates: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = False
+
+    def wire(self) -> tuple[bytes, ...]:
+        return (b"everything",)
+
+    def absent(self) -> Any:
+        return []
+
+    def note(self, cache: FieldCache, result: Any) -> None:
+        ours = {name: raw for name, raw in cache.fields.items() if name[:1] == "@"}
+        cache.fields = ours | pairs(result)
+        cache.complete = CREATED in ours
+
+
+Verb = DataVerb | Everything
+"""One thing to do to the data of a live session."""
+
+
+def pairs(flat: Sequence[bytes]) -> dict[str, Raw]:
+    """A flat list of names and bytes as a dict of keys."""
+    names = [name.decode(errors="replace") for name in flat[::2]]
+    return {n: raw for n, raw in zip(names, flat[1::2], strict=True) if is_key(n)}

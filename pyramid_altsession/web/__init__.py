@@ -1,0 +1,1 @@
+"""Sessions in Pyramid: from the request to the answer."""

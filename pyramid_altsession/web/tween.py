@@ -1,0 +1,136 @@
+"""The small tween, always installed: it notes when a request began, sees to its answer, and
+renders our errors that were raised above the exception views."""
+
+import logging
+import time
+from contextvars import Token
+
+from pyramid.config import PHASE1_CONFIG, PHASE3_CONFIG, Configurator
+from pyramid.exceptions import ConfigurationError
+from pyramid.httpexceptions import HTTPException
+from pyramid.interfaces import ITweens
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+from pyramid.tweens import EXCVIEW, INGRESS, MAIN
+
+from ..errors import AltSessionError
+from ..interfaces import ISessionAPI
+from .transaction import TM, TRANSACTION, Handler
+from .visits import Visit, serving
+
+log = logging.getLogger("pyramid_altsession")
+
+
+NAME = "pyramid_altsession.tween.altsession_tween_factory"
+
+
+NONE = (Token.MISSING, None)
+"""What a context variable held before, where this context serves no other request."""
+
+
+def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
+    api = registry.getUtility(ISessionAPI)
+    key, answer = api.key, api.answer
+    begin, end, monotonic = serving.set, serving.reset, time.monotonic
+
+    def altsession_tween(request: Request) -> Response:
+        # Most requests leave their session alone: what is done for each of them stands here.
+        visit = Visit()
+        visit.api = api
+        visit.began = monotonic()
+        visit.request = request
+        began = begin(visit)
+        token: Token[Visit | None] | None = began
+        if key in request.environ or began.old_value not in NONE:  # it may be a part of another
+            end(began)
+            visit = api.visit(request)
+            token = visit.open(request) if visit.request is None else None
+        else:
+            request.environ[key] = visit
+        try:
+            if visit.state is not None:  # another attempt of pyramid_retry's
+                api.session(request)
+            response = handler(request)
+            state = visit.state
+            if state is not None and (state.layer is not None or request.exception is not None):
+                response = finish(request, response)
+            return response
+        except AltSessionError:
+            response = render(request)
+            api.report(request)
+            return response
+        except BaseException:
+            api.abandon(request)
+            raise
+        finally:
+            # The session may be used yet, by a tween above or another callback.
+            request.response_callbacks += (answer,)
+            if token is not None:
+                end(token)
+                visit.request = visit.outer = None
+
+    def finish(request: Request, response: Response) -> Response:
+        try:
+            api.write_back(request, response)
+        except TypeError:  # a value that JSON cannot carry
+            response = render(request)
+        api.report(request)
+        return response
+
+    return altsession_tween
+
+
+def render(request: Request) -> Response:
+    """The application's exception view for an error raised above EXCVIEW (by pyramid_tm, which
+    reads the userid there, or by the write-back), or the error itself where that view needs the
+    session as well."""
+    try:
+        return request.invoke_exception_view(reraise=True)
+    except AltSessionError as raised:
+        if isinstance(raised, HTTPException):
+            return raised
+        raise
+
+
+def add_tween(config: Configurator) -> None:
+    """The one placement that holds for every order of includes."""
+    config.add_tween(
+        NAME,
+        under=("pyramid_debugtoolbar.toolbar_tween_factory", INGRESS),
+        over=(TM, EXCVIEW, MAIN),
+    )
+    registry = config.registry
+
+    def add_transaction() -> None:
+        if registry.getUtility(ISessionAPI).settings.transactional:
+            config.add_tween(TRANSACTION, under=(TM, NAME), over=(EXCVIEW, MAIN))
+
+    config.action("altsession transaction", add_transaction, order=PHASE1_CONFIG + 1)
+    config.action("altsession tweens", lambda: check(registry), order=PHASE3_CONFIG + 10)
+
+
+def check(registry: Registry) -> None:
+    """An explicit ``pyramid.tweens`` drops what includes add, without a word."""
+    tweens = registry.queryUtility(ITweens)
+    present = {name for name, _ in tweens.explicit or tweens.implicit()}
+    settings = registry.getUtility(ISessionAPI).settings
+    if settings.transactional:
+        if not settings.sync.enabled:
+            raise ConfigurationError(
+                "altsession.transactional: concerns only request.session, which needs"
+                " altsession.sync.enabled = true"
+            )
+        missing = [name for name in (NAME, TM, TRANSACTION) if name not in present]
+        if missing:
+            raise ConfigurationError(
+                "altsession.transactional: needs pyramid_tm (config.include), and where"
+                f" pyramid.tweens is given, all of its tweens and ours; missing: {missing}"
+            )
+    elif NAME not in present:
+        log.warning(
+            "pyramid.tweens does not list %s: what changes in request.session is written after"
+            " everything else, errors above the exception views are not rendered, subrequests have"
+            " sessions of their own, and SessionInfo.current is never true",
+            NAME,
+        )

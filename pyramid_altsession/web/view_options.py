@@ -1,0 +1,54 @@
+"""What views and the configuration have to say about sessions."""
+
+from typing import Any
+
+from pyramid.config import PHASE3_CONFIG, Configurator
+from pyramid.interfaces import ISessionFactory
+from pyramid.request import Request
+from pyramid.viewderivers import INGRESS, VIEW
+
+from ..config.table import Settings
+from ..interfaces import ISessionAPI
+from ..protocol.keys import SessionKey, field_name
+from .request_session import SyncSession, session_factory
+
+
+def fetch_keys(view: Any, info: Any) -> Any:
+    """View option ``altsession=("cart", "user")``: keys that are asked for before the view, and
+    what comes before it, begins."""
+    option = info.options.get("altsession")
+    if option is None:
+        return view
+    keys = (option,) if isinstance(option, str | SessionKey) else tuple(option)
+    for key in keys:
+        field_name(key)
+
+    def fetching(context: Any, request: Request) -> Any:
+        request.altsession.prefetch(*keys)
+        return view(context, request)
+
+    return fetching
+
+
+fetch_keys.options = ("altsession",)  # type: ignore[attr-defined]
+
+
+def not_enabled(request: Request) -> SyncSession:
+    """In place of Pyramid's own message, which does not know that we could serve it."""
+    raise AttributeError(
+        "request.session is not served: set altsession.sync.enabled = true, or register a session"
+        " factory; request.altsession needs neither"
+    )
+
+
+def add_sync_layer(config: Configurator) -> None:
+    """Serve ``request.session``, if the settings say so and the application does not."""
+
+    def register() -> None:
+        settings: Settings = config.registry.getUtility(ISessionAPI).settings
+        if config.registry.queryUtility(ISessionFactory) is None:
+            factory = session_factory if settings.sync.enabled else not_enabled
+            config.registry.registerUtility(factory, ISessionFactory)
+
+    config.action("altsession sync", register, order=PHASE3_CONFIG + 10)
+    config.add_view_deriver(fetch_keys, under=INGRESS, over=("csrf_view", "secured_view", VIEW))
