@@ -30,6 +30,7 @@ hypothesis_settings.load_profile("untimed")
 # A busy machine is no outage. What a test's settings leave open is this long in all of them; where
 # time is what is asked the test says how much. (In scripts and .ini files it is said there.)
 RedisSettings.__init__.__kwdefaults__.update(timeout=30.0, connect_timeout=30.0)
+Settings.__init__.__kwdefaults__.update(redis=RedisSettings())
 
 
 # -- which tests, and in what order
