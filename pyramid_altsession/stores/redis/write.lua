@@ -37,8 +37,8 @@
 --       REPLACED  the proof died within the window        ENDED  a tombstone stands
 --       OWED      the same, and the session that follows it is this request's to start
 --       REUSED    the session was ended, since a predecessor came back after its time
---       OTHER_USER    it was another user's session, and was ended for this login
---       SESSION_LIMIT   the user has as many sessions as allowed
+--       OTHER_USER  it was another user's session, and was ended for this login
+--       SESSION_LIMIT  the user has as many sessions as allowed
 
 
 -- 1. Read
