@@ -59,9 +59,9 @@ def altsession(request: Request) -> AltSession:
     """The session of this request; see :class:`AltSession`."""
     visit = innermost()
     if visit is not None and visit.request is request:
-        return visit.api.attach_to(visit, request)
+        return visit.life.attach_to(visit, request)
     api: SessionAPI = request.registry.getUtility(ISessionAPI)
-    return api.attach(request)
+    return api.requests.attach(request)
 
 
 def includeme(config: Configurator) -> None:

@@ -52,7 +52,7 @@ class Batch:
 
     def __init__(self, session: "AltSession") -> None:
         self._session = session
-        self._commands = session._commands
+        self._commands = session.commands
         self._handles: list[Handle[Any]] = []
         self._closed = _NOT_ENTERED
 
@@ -164,7 +164,7 @@ class Batch:
     def _send(self) -> None:
         verbs = [verb for handle in self._handles for verb in handle._call.verbs]
         try:
-            results = self._session._together(verbs)
+            results = self._session.together(verbs)
         except Refused as refused:
             owners = [handle for handle in self._handles for _ in handle._call.verbs]
             error = TypeError(owners[refused.args[0]]._call.refused)

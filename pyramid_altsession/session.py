@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Never, TypeVar, overload
 
 from .batch import Batch
 from .config.table import SessionSettings
+from .driver import Driver
 from .errors import SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
 from .protocol.administration import (
     end_all_sessions,
@@ -18,16 +19,16 @@ from .protocol.administration import (
 )
 from .protocol.commands import UNSET, Command, Commands, several
 from .protocol.envelope import framed
-from .protocol.fields import CREATED, LOGIN, USER, Raw, Timing, is_key
+from .protocol.fields import CREATED, LOGIN, USER, Raw, Timing
 from .protocol.keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, encodable, field_name
-from .protocol.lifecycle import Invalidate, Life, Login, Renew, Touch
-from .protocol.messages import Read, Reply, SessionLimit, Write
-from .protocol.state import Layer, PendingEvent, SessionState, Status
+from .protocol.lifecycle import Invalidate, Login, Renew, Touch
+from .protocol.messages import SessionLimit
+from .protocol.state import PendingEvent, Status
 from .protocol.token import new_verifier
-from .protocol.verbs import CompareAndSet, DataVerb, Everything, Get, Refused, Verb
+from .protocol.verbs import CompareAndSet, Everything, Get, Refused, Verb
 
 if TYPE_CHECKING:
-    from .interfaces import Store
+    pass
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -65,25 +66,15 @@ class AltSession:
     An AltSession belongs to one thread.
     """
 
-    __slots__ = ("_commands", "_notify", "_settings", "_state", "_store")
+    __slots__ = ("_settings", "commands", "driver")
 
-    def __init__(
-        self,
-        store: "Store",
-        calls: Commands,
-        state: SessionState,
-        *,
-        settings: SessionSettings,
-        notify: Callable[[PendingEvent], None],
-    ) -> None:
-        self._store = store
-        self._commands = calls
-        self._state = state
+    def __init__(self, driver: Driver, commands: Commands, settings: SessionSettings) -> None:
+        self.driver = driver
+        self.commands = commands
         self._settings = settings
-        self._notify = notify
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._state.status.name.lower()} {self.id}>"
+        return f"<{type(self).__name__} {self.driver.state.status.name.lower()} {self.id}>"
 
     # Nothing is loaded or saved unasked, so it is no dict; who takes it for one is told the call.
     # Never: a type checker tells it too.
@@ -107,13 +98,12 @@ class AltSession:
     def id(self) -> str | None:
         """The session's public handle, safe to log. None until the session was seen alive or
         made in this request. No round trip."""
-        known = self._state.status in (Status.ALIVE, Status.GONE)
-        return self._state.token.id if known and self._state.token else None
+        return self.driver.state.id
 
     @property
     def new(self) -> bool:
         """Whether this request made the session. No round trip."""
-        return self._state.new
+        return self.driver.state.new
 
     # -- reads
 
@@ -132,13 +122,13 @@ class AltSession:
         :exc:`CorruptValue` when it cannot be decoded; every other key still works.
         """
         name = field_name(key)
-        if self._state.layer is None:
-            self._ask((name,), fresh=fresh)
-            fields: Mapping[str, Raw] = self._state.cache.fields
+        if self.driver.state.changes is None:
+            self.driver.ask((name,), fresh=fresh)
+            fields: Mapping[str, Raw] = self.driver.state.cache.fields
         else:
-            self._fetch((name,), fresh)
-            fields = self._shown()
-        return self._commands.value(key, fields.get(name), default)
+            self.driver.fetch((name,), fresh)
+            fields = self.driver.shown()
+        return self.commands.value(key, fields.get(name), default)
 
     @overload
     def mget(
@@ -155,8 +145,8 @@ class AltSession:
         trip."""
         asked = several(keys)
         names = tuple([field_name(key) for key in asked])
-        self._fetch(names, fresh)
-        fields, value = self._shown(), self._commands.value
+        self.driver.fetch(names, fresh)
+        fields, value = self.driver.shown(), self.commands.value
         return {
             key: value(key, fields.get(name), default)
             for key, name in zip(asked, names, strict=True)
@@ -164,31 +154,31 @@ class AltSession:
 
     def all(self, *, fresh: bool = False) -> dict[str, Any]:
         """Every key with its value; one round trip."""
-        return self._commands.values(self._everything(fresh))
+        return self.commands.values(self.driver.everything(fresh))
 
     def keys(self, *, fresh: bool = False) -> list[str]:
         """Every key, sorted; one round trip. Undecodable values do no harm here."""
-        return sorted(self._everything(fresh))
+        return sorted(self.driver.everything(fresh))
 
     def exists(self, key: Key | None = None, *, fresh: bool = False) -> bool:
         """Whether the session is alive; with a key, whether it holds that key."""
         if key is not None:
             name = field_name(key)
-            self._fetch((name,), fresh)
-            return self._shown().get(name) is not None
-        if self._state.status is not Status.ALIVE or fresh:
+            self.driver.fetch((name,), fresh)
+            return self.driver.shown().get(name) is not None
+        if self.driver.state.status is not Status.ALIVE or fresh:
             try:
-                self._ask(())
+                self.driver.ask(())
             except SessionGone:
-                if self._state.status is Status.GONE:
+                if self.driver.state.status is Status.GONE:
                     raise
                 return False
-        return self._state.status is Status.ALIVE
+        return self.driver.state.status is Status.ALIVE
 
     def created(self) -> datetime | None:
         """When the session was made, by the server's clock (UTC); None without a session."""
-        self._fetch((CREATED,), False)
-        raw = self._state.cache.fields.get(CREATED)
+        self.driver.fetch((CREATED,), False)
+        raw = self.driver.state.cache.fields.get(CREATED)
         return None if raw is None else datetime.fromtimestamp(int(raw) / 1000, UTC)
 
     def ttl(self) -> float | None:
@@ -196,10 +186,10 @@ class AltSession:
 
         Always one round trip, and never an extension.
         """
-        self._settle()
-        self._state.left = None
-        self._ask((), touch=False)
-        left = self._state.left
+        self.driver.settle()
+        self.driver.state.left = None
+        self.driver.ask((), touch=False)
+        left = self.driver.state.left
         return None if left is None else left / 1000
 
     # -- writes
@@ -217,16 +207,16 @@ class AltSession:
         ``ttl``: seconds until this value ends, by the server's clock (None: with the session).
         ``set`` without it takes an earlier one off; what changes a value in place keeps it.
         """
-        self._do(self._commands.set(key, value, ttl))
+        self._do(self.commands.set(key, value, ttl))
 
     def mset(self, values: Values) -> None:
         """Store several values in one step: nobody ever reads half of them."""
         if values:
-            self._do(self._commands.mset(values))
+            self._do(self.commands.mset(values))
 
     def remove(self, keys: Key | Iterable[Key]) -> int:
         """Remove one key or many; returns how many were there."""
-        call = self._commands.remove(keys)
+        call = self.commands.remove(keys)
         return self._do(call) if call.verbs else 0
 
     @overload
@@ -243,7 +233,7 @@ class AltSession:
 
         :exc:`CorruptValue` when it cannot be decoded; it is taken out all the same.
         """
-        return self._do(self._commands.pop(key, default))
+        return self._do(self.commands.pop(key, default))
 
     @overload
     def setdefault(self, key: SessionKey[T, Any], value: T) -> T: ...
@@ -253,13 +243,13 @@ class AltSession:
 
     def setdefault(self, key: Key, value: Any) -> Any:
         """Store ``value`` unless there is one already; returns what is stored afterwards."""
-        return self._do(self._commands.setdefault(key, value))
+        return self._do(self.commands.setdefault(key, value))
 
     def increment(self, key: Key, by: int = 1) -> int:
         """Add to a whole number (0 when there is none) and return the sum; nothing is lost
         between concurrent callers. TypeError when something else is stored, or the sum is
         beyond ±(2⁵³ − 1), the whole numbers that JSON carries everywhere."""
-        return self._do(self._commands.increment(key, by))
+        return self._do(self.commands.increment(key, by))
 
     def compare_and_set(self, key: Key, expected: Any, value: Any) -> bool:
         """Store ``value`` if the stored one equals ``expected`` (None also stands for no value).
@@ -267,13 +257,13 @@ class AltSession:
         Of several callers with the same expectation one succeeds. One round trip, unless the
         same value is stored in other JSON (spaces, order, an older version): then one more.
         """
-        raw: Raw = None if expected is None else self._commands.framed(key, expected)[1]
+        raw: Raw = None if expected is None else self.commands.framed(key, expected)[1]
         for _ in range(MODIFY_TRIES):
-            verb = self._commands.comparison(key, raw, value)
+            verb = self.commands.comparison(key, raw, value)
             done, held = self._compare(verb)
             if done:
                 return True
-            if held == raw or not self._commands.same(key, held, raw):
+            if held == raw or not self.commands.same(key, held, raw):
                 return False
             raw = held
         return False
@@ -299,23 +289,23 @@ class AltSession:
         """
         name = field_name(key)
         for _ in range(MODIFY_TRIES):
-            self._fetch((name,), True)
-            raw = self._shown().get(name)
-            value = function(self._commands.value(key, raw, default))
-            if self._compare(self._commands.comparison(key, raw, value))[0]:
+            self.driver.fetch((name,), True)
+            raw = self.driver.shown().get(name)
+            value = function(self.commands.value(key, raw, default))
+            if self._compare(self.commands.comparison(key, raw, value))[0]:
                 return value
         raise RuntimeError(f"modify({name!r}): somebody else was faster {MODIFY_TRIES} times")
 
     def touch(self) -> bool:
         """Restart the time to idle; False without a live session. Uses do that by themselves."""
-        return self._step(Touch())
+        return self.driver.step(Touch())
 
     def renew(self) -> bool:
         """New verifier and cookie for the same session and data; the old cookie is dead at once.
 
         False without a live session.
         """
-        return self._step(Renew(new_verifier()))
+        return self.driver.step(Renew(new_verifier()))
 
     # -- more in one round trip
 
@@ -330,27 +320,27 @@ class AltSession:
         come asks again. What is not used by the end of the request is dropped.
         """
         names = tuple([field_name(key) for key in keys])
-        if self._state.status is Status.GONE or not names:
+        if self.driver.state.status is Status.GONE or not names:
             return
         with suppress(SessionGone, StoreUnavailable):  # whoever uses the session is told
-            self._settle(needed=False)
-            operation = self._state.read(names)
+            self.driver.settle(needed=False)
+            operation = self.driver.state.read(names)
             if operation is not None:
-                self._state.sent = operation, self._store.send(operation)
+                self.driver.state.sent = operation, self.driver.store.send(operation)
 
     # -- who is signed in
 
     def userid(self) -> str | None:
         """The user that the session is bound to; None without a login. At most one round trip
         per request, none after any other call."""
-        self._fetch((USER,), False)
-        return self._state.user
+        self.driver.fetch((USER,), False)
+        return self.driver.state.user
 
     def login_age(self) -> float | None:
         """Seconds from the login to the last answer of the server, by its clock; None without a
         login. At most one round trip per request, none after any other read."""
-        self._fetch((LOGIN,), False)
-        raw, now = self._state.cache.fields.get(LOGIN), self._state.now
+        self.driver.fetch((LOGIN,), False)
+        raw, now = self.driver.state.cache.fields.get(LOGIN), self.driver.state.now
         return None if raw is None or now is None else (now - int(raw)) / 1000
 
     def login(
@@ -372,14 +362,14 @@ class AltSession:
         """
         life = self._login(userid, remember, info)
         with suppress(SessionGone):  # the one thing that it does not stand in the way of
-            self._prepare()
+            self.driver.prepare()
         try:
-            entries, _ = self._carry_out(self._state.login(life))
+            entries, _ = self.driver.execute(self.driver.state.login(life))
         except SessionLimit:
-            ended = survey(self._store, userid)[1]  # entries of ended sessions do not count
+            ended = survey(self.driver.store, userid)[1]  # entries of ended sessions do not count
             life = replace(life, verifier=new_verifier(), limit=life.limit + ended)
             try:
-                entries, _ = self._carry_out(self._state.login(life))
+                entries, _ = self.driver.execute(self.driver.state.login(life))
             except SessionLimit:
                 raise TooManySessions(
                     f"the user has {life.limit - ended} sessions (session.max_sessions_per_user)"
@@ -387,7 +377,7 @@ class AltSession:
         self._end_oldest(userid)
         if entries % PRUNE_EACH == 0:
             with suppress(StoreUnavailable):  # the user is signed in all the same
-                prune_some(self._store, userid)
+                prune_some(self.driver.store, userid)
 
     def logout(self) -> bool:
         """The same as :meth:`invalidate`."""
@@ -400,13 +390,13 @@ class AltSession:
         0 without a login. :exc:`SessionGone` when this session ended meanwhile: then none is.
         After a change of password: change it first, then call this.
         """
-        self._fetch((USER,), True)
-        user, timing = self._state.user, Timing.of(self._settings)
+        self.driver.fetch((USER,), True)
+        user, timing = self.driver.state.user, Timing.of(self._settings)
         if user is None:
             return 0
-        ended = end_all_sessions(self._store, user, timing, keep=self.id)
+        ended = end_all_sessions(self.driver.store, user, timing, keep=self.id)
         for id in ended:
-            self._notify(PendingEvent("invalidated", id, user, "end_others"))
+            self.driver.notify(PendingEvent("invalidated", id, user, "end_others"))
         return len(ended)
 
     def _login(self, userid: str, remember: float | None, info: Mapping[str, Any] | None) -> Login:
@@ -418,7 +408,7 @@ class AltSession:
             raise TypeError(f"login: remember must be a number of seconds, not {remember!r}")
         if remember is not None and not 1 <= remember <= LONGEST:
             raise ValueError(f"login: remember must be 1 second to 400 days, not {remember!r}")
-        noted = b"" if info is None else framed(self._commands.codec.encode("info", dict(info)))
+        noted = b"" if info is None else framed(self.commands.codec.encode("info", dict(info)))
         if len(noted) > MAX_INFO_BYTES:
             raise ValueTooLarge(f"login: info has {len(noted)} bytes, and {MAX_INFO_BYTES} fit")
         session = self._settings
@@ -432,10 +422,10 @@ class AltSession:
         session = self._settings
         if session.max_sessions_per_user and session.on_max_sessions == "end_oldest":
             # Never this one, whatever the server's clock said at its login.
-            others = [k.id for k in live_sessions(self._store, userid) if k.id != self.id]
+            others = [k.id for k in live_sessions(self.driver.store, userid) if k.id != self.id]
             surplus, timing = others[session.max_sessions_per_user - 1 :], Timing.of(session)
-            for id in end_sessions(self._store, userid, surplus, timing):
-                self._notify(PendingEvent("invalidated", id, userid, "max_sessions_per_user"))
+            for id in end_sessions(self.driver.store, userid, surplus, timing):
+                self.driver.notify(PendingEvent("invalidated", id, userid, "max_sessions_per_user"))
 
     # -- the end
 
@@ -446,170 +436,38 @@ class AltSession:
         starts a new session. :exc:`SessionGone` when another request has just renewed the
         session: it is still alive under its newer cookie, and was not ended.
         """
-        state = self._state
-        ended = self._step(Invalidate(state.mark, told=state.tells_browser))
-        if state.layer is not None:
-            state.layer.forget()
+        state = self.driver.state
+        ended = self.driver.step(Invalidate(state.mark, told=state.tells_browser))
+        if state.changes is not None:
+            state.changes.forget()
         return ended
 
-    # -- the driver: carry out, learn, go on
+    # -- inside
 
-    def _carry_out(
-        self, operation: Read | Write | None, ask: Callable[[Read | Write], Reply] | None = None
-    ) -> tuple[int, Sequence[Any]]:
-        """Results of the step of life and of the verbs. Subscribers are told when all is done, as
-        they may use the session themselves. ``ask``: who has the first reply."""
-        state, execute = self._state, self._store.execute
-        ask = execute if ask is None else ask
-        steps = 0
-        try:
-            while operation is not None:
-                steps += 1
-                if steps > MAX_STEPS:
-                    raise StoreUnavailable("the server's answers contradict each other")
-                try:
-                    reply = ask(operation)
-                except BaseException as error:
-                    state.unsure(operation)
-                    if operation.optional and isinstance(error, StoreUnavailable):
-                        break
-                    raise
-                operation, ask = state.learn(operation, reply), execute
-            return state.done, state.results
-        finally:
-            if state.events:
-                events, state.events = state.events, ()
-                for event in events:
-                    self._notify(event)
-
-    def _ask(
-        self, names: tuple[str, ...] | None, *, touch: bool = True, fresh: bool = False
-    ) -> None:
-        """Fetch what is not remembered."""
-        state = self._state
-        if state.sent is not None:
-            self._settle()
-        self._carry_out(state.read(names, touch=touch, fresh=fresh))
-
-    def _settle(self, *, needed: bool = True) -> None:
-        """Take the answer of a prefetch, before anything else is asked: what comes later must not
-        be overwritten by it. Not ``needed``: who writes can do without it."""
-        state = self._state
-        if state.sent is None:
-            return
-        layer = state.layer
-        if layer is not None:
-            try:
-                layer.publish()
-            except BaseException:
-                state.abandon()
-                raise
-        (operation, sending), state.sent = state.sent, None
-        try:
-            self._carry_out(operation, lambda _: sending.result(operation))
-        except StoreUnavailable:
-            if needed:
-                raise
-        if layer is not None:
-            layer.publish()
-
-    def _prepare(self) -> None:
-        """What has to come before a write: the answer of a prefetch, and which token is the right
-        one, where there are several."""
-        state = self._state
-        if state.sent is not None:
-            self._settle(needed=False)
-        if state.several:
-            self._carry_out(state.choice())
-
-    def _begin(self, values: Values) -> None:
-        self._carry_out(self._state.create(*self._commands.mset(values).verbs))
+    def begin(self, values: Values) -> None:
+        self.driver.execute(self.driver.state.create(*self.commands.mset(values).verbs))
 
     def _do(self, call: Command[T]) -> T:
         try:
-            return call.result(self._write(*call.verbs))
+            return call.result(self.driver.write(*call.verbs))
         except Refused:
             raise TypeError(call.refused) from None
 
     def _compare(self, verb: CompareAndSet) -> tuple[bool, Raw]:
         """Whether it was stored, and what the field holds now."""
-        ((done, held),) = self._write(verb)
+        ((done, held),) = self.driver.write(verb)
         return bool(done), held
 
-    def _together(self, verbs: Sequence[Verb]) -> Sequence[Any]:
+    def together(self, verbs: Sequence[Verb]) -> Sequence[Any]:
         """Results of a batch: of one read, where it asks for nothing else."""
         if not all(isinstance(verb, Get | Everything) for verb in verbs):
-            return self._write(*verbs)
+            return self.driver.write(*verbs)
         names = tuple([verb.name for verb in verbs if isinstance(verb, Get)])
         if len(names) == len(verbs):
-            self._fetch(names, False)
+            self.driver.fetch(names, False)
             present: dict[str, bytes] = {}
         else:
-            present = self._everything(False)
-        shown = self._shown()
+            present = self.driver.everything(False)
+        shown = self.driver.shown()
         flat = [part for name, raw in present.items() for part in (name.encode(), raw)]
         return [shown.get(v.name) if isinstance(v, Get) else flat for v in verbs]
-
-    def _shown(self) -> Mapping[str, Raw]:
-        """What is remembered, as ``request.session`` shows it too."""
-        layer, fields = self._state.layer, self._state.cache.fields
-        return fields if layer is None else layer.shown(fields)
-
-    def _step(self, life: Life) -> bool:
-        """Take this step of the session's life; whether there was a live session."""
-        self._prepare()
-        return bool(self._carry_out(self._state.write(life=life))[0])
-
-    def _write(self, *verbs: Verb) -> Sequence[Any]:
-        self._prepare()
-        layer = self._state.layer
-        if layer is None:
-            return self._carry_out(self._state.write(*verbs))[1]
-        everything = any(isinstance(verb, Everything) for verb in verbs)
-        names = {verb.name for verb in verbs if isinstance(verb, DataVerb)}
-        return self._write_after(layer, *layer.pending(None if everything else names), verbs)
-
-    def _write_after(
-        self, layer: "Layer", life: Life | None, before: Sequence[Verb], verbs: Sequence[Verb]
-    ) -> Sequence[Any]:
-        """Write what ``request.session`` still had to write, and then the verbs; if that fails,
-        it still has to. Results of the verbs.
-
-        Where a queue does not take its messages, it is read and written anew without its oldest
-        ones, again if somebody was faster.
-        """
-        ready, queues = before, set[str]()
-        try:
-            for _ in range(MODIFY_TRIES):
-                try:
-                    write = self._state.write(*ready, *verbs, life=life)
-                    return self._carry_out(write)[1][len(ready) :]
-                except Refused as refused:
-                    place: int = refused.args[0]
-                    if place >= len(ready):
-                        raise Refused(place - len(ready)) from None
-                    queues.add(ready[place].name)  # type: ignore[union-attr]
-                    ready = layer.shortened(before, queues)
-            raise RuntimeError(f"{sorted(queues)}: somebody else was faster {MODIFY_TRIES} times")
-        except BaseException:
-            if self._state.status is not Status.GONE:  # else it was meant for what is no more
-                layer.restore(before)
-            raise
-
-    def _fetch(self, names: tuple[str, ...], fresh: bool) -> None:
-        if names:
-            layer = self._state.layer
-            if layer is not None and fresh:
-                layer.publish()  # before newer values come in, which are not what it changed
-            self._ask(names, fresh=fresh)
-            if layer is not None:
-                layer.publish()
-
-    def _everything(self, fresh: bool) -> dict[str, bytes]:
-        layer = self._state.layer
-        if layer is not None:
-            layer.publish()
-        self._ask(None, fresh=fresh)
-        if layer is not None:
-            layer.publish()
-        return {n: raw for n, raw in self._shown().items() if raw is not None and is_key(n)}

@@ -30,7 +30,14 @@ hypothesis_settings.load_profile("untimed")
 # A busy machine is no outage. What a test's settings leave open is this long in all of them; where
 # time is what is asked the test says how much. (In scripts and .ini files it is said there.)
 RedisSettings.__init__.__kwdefaults__.update(timeout=30.0, connect_timeout=30.0)
-Settings.__init__.__kwdefaults__.update(redis=RedisSettings())
+
+
+@pytest.fixture(autouse=True)
+def defaults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The times that users get, where the settings themselves are what is tested."""
+    if request.path.stem in ("test_settings", "test_sources", "test_config_files"):
+        for name in ("timeout", "connect_timeout"):
+            monkeypatch.setitem(RedisSettings.__init__.__kwdefaults__, name, 1.0)
 
 
 # -- which tests, and in what order

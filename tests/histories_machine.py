@@ -97,7 +97,7 @@ class Application:
         faulty = Faulty(store)
         self.api._store = faulty
         if self.sealed:
-            self.api._store = SealedStore(faulty, self.api._commands.codec)  # type: ignore[arg-type]
+            self.api._store = SealedStore(faulty, self.api.commands.codec)  # type: ignore[arg-type]
         return faulty
 
 
@@ -375,7 +375,7 @@ class Visit:
         self.request = request
         self.number = self.machine.number() if outer is None else outer.number
         self.session = request.altsession
-        self.state: SessionState = self.session._state
+        self.state: SessionState = self.session.driver.state
         self.crossed = False
         self.repeated = False
         self.held: list[str] | None = None

@@ -89,7 +89,7 @@ class Actor:
         request = Request.blank("/", headers=headers)
         request.registry = world.registry
         session = world.api.session(request)
-        state = world.api.state_of(request)
+        state = world.api.requests.state_of(request)
         assert state is not None
         state.clock, state.began = (lambda: world.now), world.now
         self.sent = state._tokens[0].claim if state._tokens else None

@@ -54,7 +54,7 @@ def prefetched(api: SessionAPI, token: str, key: str) -> Any:
     session.prefetch(key)
     what = random.randrange(3)
     if what == 0:
-        session._state.abandon()
+        session.driver.state.abandon()
     elif what == 1:
         session = api.open(token)
     return session.get(key)

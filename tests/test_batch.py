@@ -420,7 +420,7 @@ def test_a_batch_that_is_refused_by_a_flash_queue(server: Server) -> None:
         with pytest.raises(CorruptValue, match="flash queue"), request.altsession.batch() as batch:
             batch.increment("visits")
             batch.remove("_f_q")
-        request.session._flashes.clear()
+        request.session._changes.flashes.clear()
         return {}
 
     app = site(

@@ -196,7 +196,7 @@ def test_what_sealing_costs(session: OpenSession, memory: MemoryStore) -> None:
 
 def test_repr(session: OpenSession, api: SessionAPI) -> None:
     """No secret in what logs and tracebacks show."""
-    shown = f"{api!r} {session!r} {api._store!r} {api._commands.codec!r} {api.settings!r}"
+    shown = f"{api!r} {session!r} {api._store!r} {api.commands.codec!r} {api.settings!r}"
     assert SECRET not in shown
     assert "<SessionAPI <SealedStore <MemoryStore>>>" in shown
 
@@ -712,7 +712,7 @@ def test_prefetch(api: SessionAPI, session: OpenSession) -> None:
     reader.prefetch("cart")
     assert reader.get("cart") == [1, 2]
     reader.prefetch("name")
-    reader._state.abandon()
+    reader.driver.state.abandon()
     assert reader.get("name") == "Ann"
 
 

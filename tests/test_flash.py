@@ -440,10 +440,10 @@ def test_append_is_bounded_on_the_server(store: Store) -> None:
     visitor = small(store)
     assert visitor.visit().exists()
     alt = visitor.api.session(visitor.latest)
-    assert alt._write(Append("q", b'"12345678"', 12)) == [1]
+    assert alt.driver.write(Append("q", b'"12345678"', 12)) == [1]
     with pytest.raises(Refused):
-        alt._write(Append("q", b"1", 12))
-    assert alt._write(Append("q", b"1", 14)) == [1]
+        alt.driver.write(Append("q", b"1", 12))
+    assert alt.driver.write(Append("q", b"1", 14)) == [1]
     assert alt.get("q") == ["12345678", 1]
 
 

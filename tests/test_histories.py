@@ -16,7 +16,6 @@ from histories import History, World, execute, find, shrunk
 from histories_machine import VARIANTS
 from servers import Server
 
-from pyramid_altsession import SessionAPI
 from pyramid_altsession.protocol.state import SessionState
 from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Increment
@@ -24,6 +23,7 @@ from pyramid_altsession.session import AltSession
 from pyramid_altsession.stores.apply import Change
 from pyramid_altsession.web.cookie import SessionCookie
 from pyramid_altsession.web.request_session import SyncSession
+from pyramid_altsession.web.requests import RequestLife
 
 FIRST = int(os.environ.get("ALTSESSION_SEED", "0"))
 ORDINARY = {"memory": 500, "memory, sealed": 150, "valkey": 80, "valkey, sealed": 60}
@@ -210,7 +210,7 @@ def verifier_of_several_calls(patch: pytest.MonkeyPatch) -> None:
     login, adopt = AltSession._login, SessionState._adopt
 
     def with_kept(self: AltSession, *arguments: Any) -> Any:
-        return replace(login(self, *arguments), verifier=kept(self._state))
+        return replace(login(self, *arguments), verifier=kept(self.driver.state))
 
     def adopted(self: Any, *arguments: Any) -> None:
         self.kept = None
@@ -286,9 +286,9 @@ def changes_of_a_discarded_attempt(patch: pytest.MonkeyPatch) -> None:
     begin = SessionState.begin_attempt
 
     def begun(self: SessionState, *arguments: Any) -> None:
-        layer = self.layer
+        changes = self.changes
         begin(self, *arguments)
-        self.layer = layer
+        self.changes = changes
 
     patch.setattr(SessionState, "begin_attempt", begun)
 
@@ -301,9 +301,9 @@ def no_cookie_is_somebodys(patch: pytest.MonkeyPatch) -> None:
         def __bool__(self) -> bool:
             return True
 
-    claims = getattr(SessionAPI, "_claims", None)
+    claims = getattr(RequestLife, "_claims", None)
     patch.setattr(
-        SessionAPI, "_claims", lambda self, environ: Known(claims(self, environ)), raising=False
+        RequestLife, "_claims", lambda self, environ: Known(claims(self, environ)), raising=False
     )
 
 

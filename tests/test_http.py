@@ -1143,7 +1143,7 @@ def test_requests_are_not_kept(server: Server, use: View) -> None:
     kept: list[weakref.ref[SessionState]] = []
 
     def view(request: Request) -> None:
-        kept.append(weakref.ref(request.altsession._state))
+        kept.append(weakref.ref(request.altsession.driver.state))
         use(request)
 
     app = Bare(server.url, {"page": view}, {"altsession.sync.enabled": "true"})

@@ -13,6 +13,7 @@ from servers import Server
 
 from pyramid_altsession import AltSession, SessionGone
 from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.driver import Driver
 from pyramid_altsession.protocol.fields import State, judge
 from pyramid_altsession.protocol.lifecycle import Invalidate, Login, Renew, Touch
 from pyramid_altsession.protocol.messages import Operation, Reply, Write
@@ -564,12 +565,13 @@ def login_unmarked(monkeypatch: pytest.MonkeyPatch) -> None:
 def write_in_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check first, write then: EXISTS and HSET, with room for another request between them."""
     unguarded_write(monkeypatch)
-    driver = AltSession._write
+    write = Driver.write
 
-    def mutant(session: AltSession, *verbs: Any) -> Any:
-        return driver(session, *verbs) if session.exists(fresh=True) else None
+    def mutant(driver: Driver, *verbs: Any) -> Any:
+        driver.ask(())
+        return write(driver, *verbs) if driver.state.status is Status.ALIVE else None
 
-    monkeypatch.setattr(AltSession, "_write", mutant)
+    monkeypatch.setattr(Driver, "write", mutant)
 
 
 Mutant = Callable[[pytest.MonkeyPatch], None]

@@ -28,13 +28,10 @@ LAYERS = [
     {"stores"}
     | {f"stores.{name}" for name in ("apply", "memory", "sealed", "embedded", "redis")}
     | {f"stores.redis.{path.stem}" for path in PACKAGE.glob("stores/redis/*.py")},
-    {"batch", "session", "settings"},
-    {"web", "web.cookie", "web.visits", "api"},
-    {
-        f"web.{path.stem}"
-        for path in PACKAGE.glob("web/*.py")
-        if path.stem not in ("cookie", "visits")
-    },
+    {"driver", "batch", "session", "settings"},
+    {"web", "web.cookie", "web.requests", "web.visits", "api"},
+    {f"web.{path.stem}" for path in PACKAGE.glob("web/*.py")}
+    - {"web.cookie", "web.requests", "web.visits"},
     {"security", "testing", "tween"},
     {"", "demo"},
 ]

@@ -238,8 +238,8 @@ def test_repeated_birth_that_signs_in(store: Store, books: Books) -> None:
     browser.api = api_on(Repeating(store))
     session = browser.visit()
     before = books.ids()
-    sign_in = session._state.write(Set("auth.userid", b'"bob"'), life=Renew(new_verifier()))
-    session._carry_out(sign_in)
+    sign_in = session.driver.state.write(Set("auth.userid", b'"bob"'), life=Renew(new_verifier()))
+    session.driver.execute(sign_in)
     browser.answer()
     assert len(books.ids()) == len(before) + 1
     assert browser.visit().get("auth.userid") == "bob"
@@ -251,7 +251,6 @@ def test_repeated_birth_that_signs_in(store: Store, books: Books) -> None:
 def carry_over(session: AltSession) -> SyncSession:
     """request.session, with a change of ann's that is not written yet."""
     layer = SyncSession(session, None, ())
-    session._state.layer = layer
     layer["orders"] = [*layer.get("orders", []), "ann's"]
     layer["cart"].append("ann's")
     layer.flash("ann's")
@@ -296,7 +295,6 @@ def test_changes_of_an_anonymous_session_go_along(visitor: Browser) -> None:
     """A login on a live anonymous session takes along what is not written yet."""
     session = visitor.visit()
     layer = SyncSession(session, None, ())
-    session._state.layer = layer
     layer["cart"].append(3)
     session.login("ann")
     layer.write_back()
@@ -308,7 +306,6 @@ def test_failed_logout_keeps_what_is_not_written(visitor: Browser, watched: Watc
     """A logout that fails has ended nothing: the changes are written at the end."""
     session = visitor.visit()
     layer = SyncSession(session, None, ())
-    session._state.layer = layer
     layer["cart"].append(3)
     watched.before, before = raising, watched.before
     with pytest.raises(StoreUnavailable):

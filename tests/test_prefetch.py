@@ -52,7 +52,7 @@ def test_prefetch_goes_out_at_once(server: Server) -> None:
     session = api.open(token_of(api.create({"cart": 1})))
     before = reads(server)
     session.prefetch("cart")
-    (operation, sending) = session._state.sent or (None, None)
+    (operation, sending) = session.driver.state.sent or (None, None)
     assert operation is not None
     sent = sending._sent  # type: ignore[union-attr]
     while not sent.arrived:
@@ -171,7 +171,7 @@ def test_a_prefetch_never_overwrites_what_comes_after_it(browser: Browser, name:
     session.prefetch("cart", "name")
     write(session)
     assert session.get("cart") == expected
-    assert session._state.sent is None
+    assert session.driver.state.sent is None
 
 
 def test_a_login_of_another_user_after_a_prefetch(browser: Browser) -> None:
@@ -203,7 +203,7 @@ def test_gone_when_the_answer_is_taken(browser: Browser) -> None:
     with pytest.raises(SessionGone):
         session.get("cart")
     session.prefetch("cart")  # no error here, and nothing sent
-    assert session._state.sent is None
+    assert session.driver.state.sent is None
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_every_read_takes_it_first(browser: Browser, use: Callable[[AltSession],
     session = browser.visit()
     session.prefetch("cart")
     use(session)
-    assert session._state.sent is None
+    assert session.driver.state.sent is None
     assert session.get("cart") == [1]
 
 
@@ -280,7 +280,7 @@ def test_a_write_does_without_it(own: tuple[SessionAPI, str], server: Server) ->
     session = api.open(token)
     session.exists()
     session.prefetch("cart")
-    operation, sending = session._state.sent or (None, None)
+    operation, sending = session.driver.state.sent or (None, None)
     assert operation is not None
 
     class Lost:
@@ -290,7 +290,7 @@ def test_a_write_does_without_it(own: tuple[SessionAPI, str], server: Server) ->
 
         def cancel(self) -> None: ...
 
-    session._state.sent = operation, Lost()
+    session.driver.state.sent = operation, Lost()
     session.set("cart", 2)
     assert session.get("cart") == 2
 
@@ -331,7 +331,7 @@ def test_dropped_answers_free_their_connections(own: tuple[SessionAPI, str]) -> 
     for _ in range(20 * LIMIT):
         session = api.open(token)
         session.prefetch("cart")
-        session._state.abandon()
+        session.driver.state.abandon()
     for _ in range(20 * LIMIT):
         api.open(token).prefetch("cart")
     pool = pool_of(api)
@@ -349,7 +349,7 @@ def test_a_late_answer_is_dropped_with_its_connection(
     server.pause()
     try:
         session.prefetch("cart")
-        session._state.abandon()
+        session.driver.state.abandon()
     finally:
         server.resume()
     assert [connection.is_connected for connection in pool_of(api)._idle] == [False]
@@ -362,7 +362,7 @@ def test_a_broken_answer_is_dropped(own: tuple[SessionAPI, str], server: Server)
     session = api.open(token)
     session.prefetch("cart")
     server.client.client_kill_filter(_type="normal", skipme=True)
-    session._state.abandon()
+    session.driver.state.abandon()
     assert api.open(token).get("name") == "Ann"
 
 
@@ -413,7 +413,7 @@ def test_a_discarded_attempt_leaves_nothing(server: Server) -> None:
     seen = []
 
     def view(request: Request) -> Any:
-        seen.append(request.altsession._state.sent)
+        seen.append(request.altsession.driver.state.sent)
         return request.altsession.get("cart")
 
     app = site(

@@ -16,6 +16,7 @@ from workers import in_threads
 
 from pyramid_altsession import AltSession, SessionAPI, SessionGone, StoreUnavailable
 from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.driver import Driver
 from pyramid_altsession.events import SessionInvalidated, SessionRenewed, TokenRejected
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.fields import USER, State
@@ -451,7 +452,7 @@ def test_slow_request_is_no_reuse(strict: Browser, books: Books) -> None:
     old = renewed(strict)
     strict.does(read)
     session = old.visit()
-    session._state.began -= 100
+    session.driver.state.began -= 100
     books.pass_time(id_of(old), WHOLE + 50)
     assert session.get("cart") is None
     with pytest.raises(SessionGone):
@@ -910,15 +911,15 @@ def grace_from_the_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def renews_on_the_way_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewal as soon as it is known to be due, and not when the answer leaves."""
-    driver = AltSession._carry_out
+    execute = Driver.execute
 
-    def mutant(session: AltSession, operation: Operation | None) -> Any:
-        results = driver(session, operation)
-        if session._state.renewal_due and isinstance(operation, Read):
-            driver(session, session._state.renewal())
+    def mutant(driver: Driver, operation: Operation | None) -> Any:
+        results = execute(driver, operation)
+        if driver.state.renewal_due and isinstance(operation, Read):
+            execute(driver, driver.state.renewal())
         return results
 
-    monkeypatch.setattr(AltSession, "_carry_out", mutant)
+    monkeypatch.setattr(Driver, "execute", mutant)
 
 
 def renews_whatever_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:

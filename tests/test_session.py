@@ -808,7 +808,7 @@ def test_own_age_is_added_to_the_window(known: Browser, behind: Behind) -> None:
     """A request that began before the cookie was replaced stays refused however slow it is."""
     slow = Browser(known.api, known.jar)
     session = slow.visit()
-    session._state.began -= 60
+    session.driver.state.began -= 60
     known.does(lambda s: s.renew())
     behind.pass_time(id_of(known), 60)
     with pytest.raises(SessionGone):
@@ -822,7 +822,7 @@ def test_no_window_at_all(store: Store) -> None:
     browser.does(lambda s: s.set("k", 1))
     old = Browser(browser.api, browser.jar)
     session = old.visit()
-    session._state.began -= 60
+    session.driver.state.began -= 60
     browser.does(lambda s: s.renew())
     session.set("k", 2)
     assert browser.visit().get("k") == 1

@@ -314,7 +314,7 @@ def test_what_a_call_gave_is_what_is_stored(session: OpenSession, behind: Behind
     for act in MAKERS.values():
         session.remove("tries")
         act(session)
-        known = session._state.cache.fields["tries"]
+        known = session.driver.state.cache.fields["tries"]
         assert known is not None
         assert end_of(known) == end(behind, session, "tries")
 

@@ -20,10 +20,10 @@ from webtest import TestApp
 from workers import in_threads
 
 from pyramid_altsession import SessionGone
-from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.events import SessionCreated
 from pyramid_altsession.interfaces import ISessionAPI
 from pyramid_altsession.web import tween, visits
+from pyramid_altsession.web.requests import RequestLife
 
 VISITORS = 20
 EXPLICIT = {"pyramid.tweens": "pyramid.tweens.excview_tween_factory"}
@@ -195,14 +195,14 @@ def test_what_thread_locals_did(monkeypatch: pytest.MonkeyPatch, path: str) -> N
     shared = SharedByGreenlets()
     for module in (visits, tween):
         monkeypatch.setattr(module, "serving", shared)
-    monkeypatch.setattr("pyramid_altsession.api.innermost", shared.get)
-    monkeypatch.setattr(SessionAPI, "_shared", lambda self, environ, known: stranger(self))
+    monkeypatch.setattr("pyramid_altsession.web.requests.innermost", shared.get)
+    monkeypatch.setattr(RequestLife, "_shared", lambda self, environ, known: stranger(self))
     answers = visited(site("memory://", VIEWS), path)
     assert [seen for _, seen, _ in answers] != [name for name, _, _ in answers]
 
 
-def stranger(api: SessionAPI) -> Any:
-    return next(iter(visits.under_way(api)), None)
+def stranger(life: RequestLife) -> Any:
+    return next(iter(visits.under_way(life)), None)
 
 
 # -- subrequests

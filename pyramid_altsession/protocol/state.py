@@ -6,14 +6,15 @@ so that every driver (plain, awaitable, the tests' scheduler) shares these decis
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ..errors import SessionGone
+from .changes import PendingChanges
 from .envelope import alive
 from .field_cache import FieldCache
-from .fields import CREATED, CSRF_TOKEN, LOGIN, USER, Description, Raw, State, Timing
+from .fields import CREATED, CSRF_TOKEN, LOGIN, USER, Description, State, Timing
 from .lifecycle import Invalidate, Life, Login, Renew, Rotate, Touch, creates
 from .messages import Read, Reply, SessionLimit, Write
 from .token import Claim, Token, new_verifier
@@ -50,38 +51,6 @@ class PendingRead(Protocol):
         """Nobody wants the reply: it must not reach anybody else either."""
 
 
-class Layer(Protocol):
-    """What shows the same session in another way (``request.session``) and writes later."""
-
-    def publish(self) -> None:
-        """Put what is not written yet into the cache."""
-
-    def shown(self, fields: dict[str, Raw]) -> Mapping[str, Raw]:
-        """What is remembered, and what is to be appended to it."""
-
-    def pending(self, names: Collection[str] | None) -> tuple[Renew | None, tuple[Verb, ...]]:
-        """Verbs that have to come before others on these keys (None: on any), and whether the
-        session has to be renewed with them."""
-
-    def shortened(self, verbs: Collection[Verb], queues: Collection[str]) -> tuple[Verb, ...]:
-        """The same verbs, where these queues take no further messages as they are."""
-
-    def restore(self, verbs: Collection[Verb]) -> None:
-        """Take back the verbs that ``pending`` gave: they were not written."""
-
-    def forget(self) -> None:
-        """Drop what is not written yet: the session it was meant for ends."""
-
-    def write_back(self) -> None:
-        """Write what changed."""
-
-    def changes(self) -> Any:
-        """What is not written yet, for ``restart``."""
-
-    def restart(self, changes: Any) -> None:
-        """Go back to what was not written then."""
-
-
 class SessionState:
     """What one request knows of its session; shared by its attempts and subrequests.
 
@@ -106,7 +75,7 @@ class SessionState:
     used = False
     reported = False  # the answer tells of a failure: what looks at the session later is not told
     root: int | None = None
-    layer: "Layer | None" = None
+    changes: PendingChanges | None = None  # what request.session has not written yet
     wanted: tuple[str, ...] = ()  # keys to fetch together with the first read
     sent: "tuple[Read, PendingRead] | None" = None  # a prefetch under way
     several = False  # more than one token may be the right one: see choice()
@@ -145,6 +114,12 @@ class SessionState:
         return self.token if self.status is Status.ALIVE else None
 
     @property
+    def id(self) -> str | None:
+        """The session's public handle, once it was seen alive or made."""
+        known = self.status in (Status.ALIVE, Status.GONE)
+        return self.token.id if known and self.token else None
+
+    @property
     def claims(self) -> list[Claim]:
         """What the request was sent with."""
         return [token.claim for token in self._tokens]
@@ -167,7 +142,7 @@ class SessionState:
         self.answered = answered
         self.reported = False
         self.cache.clear()
-        self.layer = None
+        self.changes = None
         self.abandon()
 
     def abandon(self) -> None:
@@ -506,8 +481,8 @@ class SessionState:
         self.cache.clear()
         self.left = self.cookie = self._doubt = None
         self.new = self.renewal_due = False
-        if self.layer is not None:
-            self.layer.forget()
+        if self.changes is not None:
+            self.changes.forget()
         self.abandon()
 
     def unsure(self, operation: Read | Write) -> None:

@@ -6,9 +6,9 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
-from ..api import SessionAPI
 from ..interfaces import ISessionAPI
-from ..protocol.state import Layer
+from ..protocol.changes import PendingChanges
+from .requests import RequestLife
 
 TRANSACTION = "pyramid_altsession.tween.transaction_tween_factory"
 
@@ -26,8 +26,8 @@ class WriteBack:
     be tried again. What is called on ``request.altsession`` is written at once all the same.
     """
 
-    def __init__(self, api: SessionAPI, request: Request) -> None:
-        self.api = api
+    def __init__(self, life: RequestLife, request: Request) -> None:
+        self.life = life
         self.request = request
         self.response: Response | None = None
         self.transaction_manager = request.tm
@@ -36,17 +36,17 @@ class WriteBack:
         return "~~altsession"
 
     @property
-    def layer(self) -> Layer | None:
-        state = self.api.state_of(self.request)
-        return None if state is None else state.layer
+    def changes(self) -> PendingChanges | None:
+        state = self.life.state_of(self.request)
+        return None if state is None else state.changes
 
     def tpc_vote(self, transaction: object) -> None:
         if self.response is not None:
-            self.api.write_back(self.request, self.response)
+            self.life.write_back(self.request, self.response)
 
     def abort(self, transaction: object) -> None:
-        if self.layer is not None:
-            self.layer.forget()
+        if self.changes is not None:
+            self.changes.forget()
 
     tpc_abort = abort
 
@@ -64,16 +64,16 @@ class Savepoint:
 
     def __init__(self, write_back: WriteBack) -> None:
         self.write_back = write_back
-        self.changes = None if write_back.layer is None else write_back.layer.changes()
+        self.snapshot = None if write_back.changes is None else write_back.changes.snapshot()
 
     def rollback(self) -> None:
-        layer = self.write_back.layer
-        if layer is None:
+        changes = self.write_back.changes
+        if changes is None:
             return
-        if self.changes is None:
-            layer.forget()
+        if self.snapshot is None:
+            changes.forget()
         else:
-            layer.restart(self.changes)
+            changes.restart(self.snapshot)
 
 
 def transaction_tween_factory(handler: Handler, registry: Registry) -> Handler:
@@ -85,7 +85,7 @@ def transaction_tween_factory(handler: Handler, registry: Registry) -> Handler:
     def transaction_tween(request: Request) -> Response:
         if "tm.active" not in request.environ:
             return handler(request)
-        part = WriteBack(api, request)
+        part = WriteBack(api.requests, request)
         request.tm.get().join(part)
         part.response = handler(request)
         return part.response

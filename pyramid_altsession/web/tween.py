@@ -14,6 +14,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.tweens import EXCVIEW, INGRESS, MAIN
 
+from ..api import SessionAPI
 from ..errors import AltSessionError
 from ..interfaces import ISessionAPI
 from .transaction import TM, TRANSACTION, Handler
@@ -30,38 +31,39 @@ NONE = (Token.MISSING, None)
 
 
 def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
-    api = registry.getUtility(ISessionAPI)
-    key, answer = api.key, api.answer
+    api: SessionAPI = registry.getUtility(ISessionAPI)
+    life = api.requests
+    key, answer = life.key, life.answer
     begin, end, monotonic = serving.set, serving.reset, time.monotonic
 
     def altsession_tween(request: Request) -> Response:
         # Most requests leave their session alone: what is done for each of them stands here.
         visit = Visit()
-        visit.api = api
+        visit.life = life
         visit.began = monotonic()
         visit.request = request
         began = begin(visit)
         token: Token[Visit | None] | None = began
         if key in request.environ or began.old_value not in NONE:  # it may be a part of another
             end(began)
-            visit = api.visit(request)
+            visit = life.visit(request)
             token = visit.open(request) if visit.request is None else None
         else:
             request.environ[key] = visit
         try:
             if visit.state is not None:  # another attempt of pyramid_retry's
-                api.session(request)
+                life.session(request)
             response = handler(request)
             state = visit.state
-            if state is not None and (state.layer is not None or request.exception is not None):
+            if state is not None and (state.changes is not None or request.exception is not None):
                 response = finish(request, response)
             return response
         except AltSessionError:
             response = render(request)
-            api.report(request)
+            life.report(request)
             return response
         except BaseException:
-            api.abandon(request)
+            life.abandon(request)
             raise
         finally:
             # The session may be used yet, by a tween above or another callback.
@@ -72,10 +74,10 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
 
     def finish(request: Request, response: Response) -> Response:
         try:
-            api.write_back(request, response)
+            life.write_back(request, response)
         except TypeError:  # a value that JSON cannot carry
             response = render(request)
-        api.report(request)
+        life.report(request)
         return response
 
     return altsession_tween

@@ -12,7 +12,7 @@ from pyramid.request import Request
 from ..protocol.state import SessionState
 
 if TYPE_CHECKING:
-    from ..api import SessionAPI
+    from .requests import RequestLife
 
 
 class Visit:
@@ -25,7 +25,7 @@ class Visit:
 
     # One is made for every request, most of which leave their session alone: so it has no
     # __init__, and what seldom changes stays in the class.
-    api: "SessionAPI"
+    life: "RequestLife"
     began: float  # monotonic seconds
     request: Request | None = None
     outer: "Visit | None" = None
@@ -56,12 +56,12 @@ innermost = serving.get
 """What this context serves, of whatever application; None outside of a request."""
 
 
-def under_way(api: "SessionAPI") -> list[Visit]:
+def under_way(life: "RequestLife") -> list[Visit]:
     """What this context serves for one application, the innermost first."""
     found: list[Visit] = []
     visit = serving.get()
     while visit is not None:
-        if visit.api is api and visit.request is not None:
+        if visit.life is life and visit.request is not None:
             found.append(visit)
         visit = visit.outer
     return found

@@ -1,0 +1,262 @@
+"""What ``request.session`` has not written yet. It belongs to the request's state, so that
+``request.altsession`` shows it, and writes it before its own changes of the same keys."""
+
+import logging
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from ..errors import CorruptValue
+from .commands import Commands
+from .envelope import framed, holding
+from .field_cache import FieldCache
+from .fields import CSRF_TOKEN, Raw
+from .lifecycle import Renew
+from .token import new_verifier
+from .verbs import Append, Expect, Refused, Remove, Set, Verb
+
+log = logging.getLogger("pyramid_altsession")
+
+USERID = "userid"
+"""What the key ends in where Pyramid's SessionAuthenticationHelper keeps who is signed in; a prefix
+stands before it, ``auth.`` unless the application says another."""
+
+
+class Held(NamedTuple):
+    """A value handed out: the cache's bytes it came from, and its own, to see changes by."""
+
+    value: Any
+    raw: Raw
+    plain: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Flash(Append):
+    """A message on its way to its queue, and the object that was handed in."""
+
+    message: Any = field(repr=False, compare=False)
+
+
+def messages_of(flashes: list[Flash]) -> list[Any]:
+    return [flash.message for flash in flashes]
+
+
+def appended(name: str, raw: Raw, flashes: list[Flash]) -> Raw:
+    """The bytes of a queue with the messages; as it is, where it is none."""
+    items = b",".join([flash.item for flash in flashes])
+    try:
+        return Append(name, items, sys.maxsize).apply(raw, 0)[0]
+    except Refused:
+        return raw
+
+
+def checked(name: str, value: Any) -> list[Any]:
+    """The messages of a queue; CorruptValue where it is none."""
+    if not isinstance(value, list | tuple):
+        raise CorruptValue(f"the flash queue {name!r} holds no list: set or remove it")
+    return list(value)
+
+
+class Snapshot(NamedTuple):
+    """What was not written at one moment: fields, and flash messages to append."""
+
+    dirty: dict[str, Raw]
+    flashes: dict[str, list[Flash]]
+
+
+class PendingChanges:
+    """Changes of one request's session that the server does not have yet.
+
+    ``dirty``: the new bytes of fields, None for one to remove. ``flashes``: messages to append.
+    ``held``: values that were handed out, which the application may change in place.
+    """
+
+    def __init__(
+        self, cache: FieldCache, commands: Commands, login_keys: Collection[str] = ()
+    ) -> None:
+        self.cache = cache
+        self._commands = commands
+        self._login_keys = login_keys
+        self.dirty: dict[str, Raw] = {}
+        self.flashes: dict[str, list[Flash]] = {}
+        self.held: dict[str, Held] = {}
+
+    def set(self, name: str, value: Any) -> None:
+        """Replace a field."""
+        plain = self._commands.encode(name, value)
+        raw = framed(plain)
+        fields = self.cache.fields
+        self.flashes.pop(name, None)
+        self.held[name] = Held(value, raw, plain)
+        if fields.get(name) is None:
+            fields.pop(name, None)  # a new key is the last one
+        fields[name] = self.dirty[name] = raw
+        if self.signs_in(name):
+            # Who planted the session knows its token: what is asked for from now on is another.
+            fields[CSRF_TOKEN] = self.dirty.setdefault(CSRF_TOKEN, None)
+
+    def remove(self, name: str) -> None:
+        self.flashes.pop(name, None)
+        self.held.pop(name, None)
+        self.cache.fields[name] = self.dirty[name] = None
+
+    def value(self, name: str) -> "Held | None":
+        """What the field holds, to be handed out: the same object each time."""
+        raw = self.cache.fields.get(name)
+        held = self.held.get(name)
+        if held is not None and held.raw == raw:
+            return held
+        self.held.pop(name, None)
+        waiting = self.flashes.get(name, [])
+        if raw is None and not waiting:
+            return None
+        value = [] if raw is None else self._commands.decode(name, raw)
+        if waiting and isinstance(value, list):
+            # As part of the queue; they are still appended, unless it changes otherwise.
+            value = value + messages_of(waiting)
+        # Not the stored bytes: another program's spacing is no change of this request's.
+        held = self.held[name] = Held(value, raw, self._commands.codec.encode(name, value))
+        return held
+
+    def append(self, name: str, message: Any) -> None:
+        """Append a message to a queue."""
+        self._commands.encode(name, [message])
+        self.flashes.setdefault(name, []).append(self.flash(name, message))
+        self.held.pop(name, None)
+
+    def appends(self, name: str) -> bool:
+        """Whether the server can append to this queue: only to JSON, and to what is stored."""
+        return name not in self.dirty and self._commands.codec.encode(name, []) == b"[]"
+
+    def publish(self) -> None:
+        """Put changed values into the cache, where ``request.altsession`` finds them. How long they
+        are is asked when they are to be written."""
+        fields = self.cache.fields
+        fields.update(self.dirty)
+        for waiting in self.flashes.values():
+            waiting[:] = [self.flash(flash.name, flash.message) for flash in waiting]
+        for name, held in list(self.held.items()):
+            if fields.get(name) != held.raw:
+                continue  # written through request.altsession since
+            plain = self._commands.codec.encode(name, held.value)
+            if plain != held.plain and self._differ(name, held.plain, plain):
+                raw = holding(held.raw or b"", plain)  # a change in place keeps the value's end
+                self.held[name] = Held(held.value, raw, plain)
+                fields[name] = self.dirty[name] = raw
+                self.flashes.pop(name, None)  # part of the value
+
+    def shown(self, fields: dict[str, Raw]) -> Mapping[str, Raw]:
+        """What is remembered, and the messages that wait."""
+        if not self.flashes:
+            return fields
+        queues = {name: appended(name, fields.get(name), own) for name, own in self.flashes.items()}
+        return fields | queues
+
+    def pending(
+        self, names: Collection[str] | None, *, exists: bool
+    ) -> tuple[Renew | None, tuple[Verb, ...]]:
+        """What has to be written before ``request.altsession`` writes the same keys (None: before
+        it looks at all of them). ``exists``: there may be a session, which a change of who is
+        signed in has to renew."""
+        self.publish()
+        return self._take([*self.dirty, *self.flashes] if names is None else names, exists)
+
+    def shortened(
+        self, verbs: Collection[Verb], queues: Collection[str], id: str | None
+    ) -> tuple[Verb, ...]:
+        """The same verbs, where each of these queues is written anew, without its oldest messages
+        if it would be too long. What they hold now has just
+        been read."""
+        shortened: list[Verb] = [verb for verb in verbs if getattr(verb, "name", "") not in queues]
+        for name in queues:
+            raw = self.cache.fields.get(name)
+            own = [verb for verb in verbs if isinstance(verb, Flash) and verb.name == name]
+            kept = self.fitting(name, self.queue(name, raw) + messages_of(own), id)
+            plain = self._commands.encode(name, kept)
+            shortened += [Expect(name, raw), Set(name, holding(raw or b"", plain))]
+        return tuple(shortened)
+
+    def restore(self, verbs: Collection[Verb]) -> None:
+        """The verbs that ``pending`` gave were not written: they still have to be."""
+        for verb in verbs:
+            if isinstance(verb, Flash):
+                self.flashes.setdefault(verb.name, []).append(verb)
+            elif isinstance(verb, Set | Remove):
+                raw = verb.value if isinstance(verb, Set) else None
+                self.cache.fields[verb.name] = self.dirty.setdefault(verb.name, raw)
+
+    def forget(self) -> None:
+        """Drop every change that is not written yet."""
+        self.restart(Snapshot({}, {}))
+
+    def snapshot(self) -> Snapshot:
+        """What is not written yet."""
+        self.publish()
+        return Snapshot(dict(self.dirty), {n: list(items) for n, items in self.flashes.items()})
+
+    def restart(self, changes: Snapshot) -> None:
+        """Go back to these changes."""
+        self.cache.forget(*self.dirty)
+        self.held.clear()
+        self.dirty = dict(changes.dirty)
+        self.flashes = {name: list(items) for name, items in changes.flashes.items()}
+        self.cache.fields.update(self.dirty)
+
+    def _differ(self, name: str, before: bytes, now: bytes) -> bool:
+        """Whether these are other values, and not other bytes alone, as of a codec that seals."""
+        codec = self._commands.codec
+        known = codec.decode(name, before)
+        if codec.encode(name, known) == before:
+            return True  # a value has one form
+        return repr(known) != repr(codec.decode(name, now))
+
+    def _take(self, names: Collection[str], exists: bool) -> tuple[Renew | None, tuple[Verb, ...]]:
+        """Verbs for what these keys have to become, and the renewal that a change of who is signed
+        in needs; then it counts as written."""
+        verbs: list[Verb] = []
+        renewal: Renew | None = None
+        for name in names:
+            raw = self.dirty.get(name)
+            if raw is not None:
+                self._commands.check_size(name, raw)
+        if any(self.signs_in(name) and self.dirty.get(name) is not None for name in names):
+            if exists:
+                renewal = Renew(new_verifier())
+            self.dirty.setdefault(CSRF_TOKEN, None)
+            names = [*names, CSRF_TOKEN]
+        for name in dict.fromkeys(names):
+            if name in self.dirty:
+                raw = self.dirty.pop(name)
+                verbs.append(Remove(name) if raw is None else Set(name, raw))
+            verbs += self.flashes.pop(name, [])
+        return renewal, tuple(verbs)
+
+    def signs_in(self, name: str) -> bool:
+        """Whether this key tells who is signed in. One too many costs a new cookie; one too few
+        would leave the session to whoever planted its cookie."""
+        return name.endswith(USERID) or name in self._login_keys
+
+    def flash(self, name: str, message: Any) -> Flash:
+        item = self._commands.codec.encode(name, [message])[1:-1]
+        return Flash(name, item, self._commands.limit, message)
+
+    def queue(self, name: str, raw: Raw) -> list[Any]:
+        """The messages that are stored."""
+        return checked(name, [] if raw is None else self._commands.decode(name, raw))
+
+    def fitting(self, name: str, messages: list[Any], id: str | None) -> list[Any]:
+        """The same messages where they fit; else the newest ones, as many as half of the limit
+        holds, and at least one. Half, so that the next message meets no full queue again."""
+        encode, limit = self._commands.codec.encode, self._commands.limit
+        if len(messages) == 1 or len(encode(name, messages)) <= limit:
+            return messages
+        sizes = accumulate(len(encode(name, [message])) for message in reversed(messages))
+        kept = max(1, sum(size <= limit // 2 for size in sizes))
+        log.warning(
+            "session %s: the flash queue %r outgrew session.max_value_bytes, as nobody shows its"
+            " messages; the oldest %d of %d were dropped",
+            *(id, name, len(messages) - kept, len(messages)),
+        )
+        return messages[-kept:]
