@@ -9,6 +9,7 @@ import leaks
 import pytest
 from accounts import Books, books_of
 from apps import MADE, Watched
+from coverage import Coverage
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from servers import Server, redis_binary, valkey
@@ -27,19 +28,6 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("untimed")
 
 
-# A busy machine is no outage. What a test's settings leave open is this long in all of them; where
-# time is what is asked the test says how much. (In scripts and .ini files it is said there.)
-RedisSettings.__init__.__kwdefaults__.update(timeout=30.0, connect_timeout=30.0)
-
-
-@pytest.fixture(autouse=True)
-def defaults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The times that users get, where the settings themselves are what is tested."""
-    if request.path.stem in ("test_settings", "test_sources", "test_config_files"):
-        for name in ("timeout", "connect_timeout"):
-            monkeypatch.setitem(RedisSettings.__init__.__kwdefaults__, name, 1.0)
-
-
 # -- which tests, and in what order
 
 
@@ -54,11 +42,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if own_process(item):
             item.add_marker("process")
-        if item.get_closest_marker("volume"):
-            item.add_marker("no_cover")
     items.sort(key=lambda item: item.get_closest_marker("volume") is None)
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     items[:] = [item for first in range(workers) for item in items[first::workers]]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Without every coverage that runs: a worker has two, of which the ``no_cover`` marker of
+    pytest-cov stops one, so that the other goes on."""
+    stopped: list[Coverage] = []
+    while item.get_closest_marker("volume") and (running := Coverage.current()):
+        running.stop()
+        stopped.append(running)
+    try:
+        return (yield)
+    finally:
+        for each in reversed(stopped):
+            each.start()
 
 
 LEFT_OUT: Counter[str] = Counter()
@@ -95,6 +96,18 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     request.getfixturevalue("tmp_path_factory").getbasetemp()  # pytest keeps its own, elsewhere
     with leaks.nothing_left(unless=lambda: request.session.shouldfail):
         yield
+
+
+@pytest.fixture(autouse=True)
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no outage: the time-outs that a test's settings leave open are this long.
+    Where time is what is asked the test says how much, and tests/config is about the defaults.
+    (Scripts and .ini files say it themselves.)"""
+    if request.path.parent.name != "config":
+        defaults: Any = RedisSettings.__init__.__kwdefaults__
+        monkeypatch.setitem(defaults, "timeout", 30.0)
+        monkeypatch.setitem(defaults, "connect_timeout", 30.0)
+        monkeypatch.setitem(Settings.__init__.__kwdefaults__, "redis", RedisSettings())
 
 
 @pytest.fixture(autouse=True)
