@@ -914,10 +914,10 @@ def renews_on_the_way_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewal as soon as it is known to be due, and not when the answer leaves."""
     execute = Driver.execute
 
-    def mutant(session: AltSession, operation: Operation | None) -> Any:
-        results = driver(session, operation)
-        if state_in(session).renewal_due and isinstance(operation, Read):
-            driver(session, state_in(session).renewal())
+    def mutant(driver: Driver, operation: Operation | None) -> Any:
+        results = execute(driver, operation)
+        if driver.state.renewal_due and isinstance(operation, Read):
+            execute(driver, driver.state.renewal())
         return results
 
     monkeypatch.setattr(Driver, "execute", mutant)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from accounts import Books, api_on, id_of, signed_in
 from apps import Browser, Repeating, Watched, site
-from inside import cookie_in, state_in
+from inside import cookie_in
 from pyramid.request import Request
 
 from pyramid_altsession import AltSession, SessionAPI, SessionGone, StoreUnavailable
@@ -252,7 +252,6 @@ def test_repeated_birth_that_signs_in(store: Store, books: Books) -> None:
 def carry_over(session: AltSession) -> SyncSession:
     """request.session, with a change of ann's that is not written yet."""
     layer = SyncSession(session, None, ())
-    state_in(session).layer = layer
     layer["orders"] = [*layer.get("orders", []), "ann's"]
     layer["cart"].append("ann's")
     layer.flash("ann's")
@@ -297,7 +296,6 @@ def test_changes_of_an_anonymous_session_go_along(visitor: Browser) -> None:
     """A login on a live anonymous session takes along what is not written yet."""
     session = visitor.visit()
     layer = SyncSession(session, None, ())
-    state_in(session).layer = layer
     layer["cart"].append(3)
     session.login("ann")
     layer.write_back()
@@ -309,7 +307,6 @@ def test_failed_logout_keeps_what_is_not_written(visitor: Browser, watched: Watc
     """A logout that fails has ended nothing: the changes are written at the end."""
     session = visitor.visit()
     layer = SyncSession(session, None, ())
-    state_in(session).layer = layer
     layer["cart"].append(3)
     watched.before, before = raising, watched.before
     with pytest.raises(StoreUnavailable):

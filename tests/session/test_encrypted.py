@@ -197,7 +197,7 @@ def test_what_sealing_costs(session: OpenSession, memory: MemoryStore) -> None:
 
 def test_repr(session: OpenSession, api: SessionAPI) -> None:
     """No secret in what logs and tracebacks show."""
-    shown = f"{api!r} {session!r} {store_in(api)!r} {api._commands.codec!r} {api.settings!r}"
+    shown = f"{api!r} {session!r} {store_in(api)!r} {api.commands.codec!r} {api.settings!r}"
     assert SECRET not in shown
     assert "<SessionAPI <SealedStore <MemoryStore>>>" in shown
 

@@ -14,7 +14,7 @@ def store_in(holder: Any) -> Any:
 
 
 def state_in(session: Any) -> Any:
-    return session._state
+    return session.driver.state
 
 
 def lease_in(store: Any) -> Any:
