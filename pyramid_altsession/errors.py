@@ -96,5 +96,5 @@ class ValueTooLarge(AltSessionError, ValueError):
 
 
 class InvalidKey(AltSessionError, ValueError):
-    """A key must be a non-empty str of at most 512 bytes that does not begin with ``@``; a user id or
-    session id must not contain a lone surrogate."""
+    """A key must be a non-empty str of at most 512 bytes that does not begin with ``@``; a user id
+    or session id must not contain a lone surrogate."""
