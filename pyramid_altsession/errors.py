@@ -1,7 +1,7 @@
-"""What can go wrong, by what the caller can do about it.
+"""The errors of this package.
 
-The message of an error is for ``str(exc)`` and the log. The page that a visitor sees is the
-fixed ``explanation`` alone: it holds no host, key or value.
+The message of an error is for ``str(exc)`` and the log. The visitor's page shows only the fixed
+``explanation``, which holds no host, key or value.
 """
 
 from pyramid.httpexceptions import HTTPConflict, HTTPForbidden, HTTPServiceUnavailable
@@ -14,8 +14,8 @@ class AltSessionError(Exception):
 class SessionGone(AltSessionError, HTTPConflict):
     """The session ended, or was renewed by another request, while this request was under way.
 
-    Nothing was read or written. Without a view of the application's it renders as 409 with
-    ``Retry-After`` (seconds).
+    Nothing was read or written. If the application has no exception view for it, it renders as 409
+    with ``Retry-After`` (seconds).
     """
 
     title = "Your session has changed"
@@ -36,7 +36,7 @@ class SessionGone(AltSessionError, HTTPConflict):
 class StoreUnavailable(AltSessionError, HTTPServiceUnavailable):
     """The server did not answer in time, or answered that it cannot serve now.
 
-    A write that ends so may or may not have been carried out. Renders as 503 with
+    A write that raises this may or may not have been carried out. It renders as 503 with
     ``Retry-After`` (seconds).
     """
 
@@ -55,12 +55,13 @@ class StoreUnavailable(AltSessionError, HTTPServiceUnavailable):
 class StoreFull(StoreUnavailable):
     """The server is out of memory and refused the write; nothing was written.
 
-    Reads, ``touch``, ``remove`` and ``invalidate`` still work.
+    Reads, ``touch``, ``remove``, ``renew`` and ``invalidate`` still work.
     """
 
 
 class TooManySessions(AltSessionError, HTTPForbidden):
-    """The user has ``session.max_sessions_per_user`` sessions; nobody was signed in. 403."""
+    """The user already has ``session.max_sessions_per_user`` sessions, so nobody was signed in. It
+    renders as 403."""
 
     explanation = "You are signed in at too many places. Please sign out at one of them first."
 
@@ -73,8 +74,8 @@ class TooManySessions(AltSessionError, HTTPForbidden):
 
 
 class FreshLoginRequired(AltSessionError, HTTPForbidden):
-    """The view wants a sign-in that is younger than this session's. 403; an exception view can
-    ask for the password again."""
+    """The view needs a more recent sign-in than this session's. It renders as 403; an exception
+    view can ask for the password again."""
 
     explanation = "Please sign in again to see this page."
 
@@ -95,5 +96,5 @@ class ValueTooLarge(AltSessionError, ValueError):
 
 
 class InvalidKey(AltSessionError, ValueError):
-    """The key is no non-empty str of at most 512 bytes that does not begin with ``@``; or a user
-    id or session id holds a lone surrogate."""
+    """A key must be a non-empty str of at most 512 bytes that does not begin with ``@``; a user id
+    or session id must not contain a lone surrogate."""
