@@ -6,7 +6,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from pyramid_altsession.settings import table
+from pyramid_altsession.config.table import table
 
 
 def shown(default: object) -> str:

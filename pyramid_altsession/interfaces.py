@@ -8,29 +8,25 @@ Store, Codec           what can be replaced: where sessions live, value <-> byte
 """
 # mypy: disable-error-code="no-untyped-def,misc"
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from zope.interface import Attribute, Interface
 
-if TYPE_CHECKING:
-    from .protocol.messages import Operation, Read, Reply
-    from .protocol.state import PendingRead
+from .protocol.contract import PendingRead, Store
 
-
-class Store(Protocol):
-    """Where sessions live. Thread-safe; bytes at the border; time is judged by the store."""
-
-    def execute(self, operation: "Operation") -> "Reply":
-        """Do what the operation asks, whole or not at all, or raise StoreUnavailable.
-
-        "No such session" is a Reply, never an error.
-        """
-
-    def send(self, operation: "Read") -> "PendingRead":
-        """Begin a read, and go on: its reply is asked for later. StoreUnavailable as above."""
-
-    def close(self) -> None:
-        """Give connections back. Sessions stay."""
+__all__ = [
+    "Codec",
+    "IAltSession",
+    "ISessionAPI",
+    "ISessionCreated",
+    "ISessionEvent",
+    "ISessionInvalidated",
+    "ISessionRenewed",
+    "ITokenRejected",
+    "PendingRead",
+    "SealingCodec",
+    "Store",
+]
 
 
 class Codec(Protocol):

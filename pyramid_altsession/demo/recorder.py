@@ -21,6 +21,7 @@ from pyramid.request import Request
 
 from ..api import SessionAPI
 from ..interfaces import ISessionAPI, Store
+from ..protocol.contract import PendingRead
 from ..protocol.messages import (
     Describe,
     End,
@@ -33,7 +34,6 @@ from ..protocol.messages import (
     Scan,
     Write,
 )
-from ..protocol.state import PendingRead
 from ..protocol.verbs import DataVerb
 from ..stores import open_store
 

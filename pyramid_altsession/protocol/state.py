@@ -8,10 +8,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from ..errors import SessionGone
 from .changes import PendingChanges
+from .contract import PendingRead
 from .envelope import alive
 from .field_cache import FieldCache
 from .fields import CREATED, CSRF_TOKEN, LOGIN, USER, Description, State, Timing
@@ -39,16 +40,6 @@ class PendingEvent(NamedTuple):
     id: str
     user: str | None
     reason: str
-
-
-class PendingRead(Protocol):
-    """A read that was sent and whose reply was not taken yet."""
-
-    def result(self, operation: Read) -> Reply:
-        """Wait for the reply, as ``execute`` does."""
-
-    def cancel(self) -> None:
-        """Nobody wants the reply: it must not reach anybody else either."""
 
 
 class SessionState:

@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from ..interfaces import SealingCodec, Store
+from ..protocol.contract import PendingRead
 from ..protocol.envelope import UNREADABLE, alive, end_of, ending, framed, split
 from ..protocol.fields import Raw, State
 from ..protocol.keys import LONGEST
 from ..protocol.lifecycle import Life, Login
 from ..protocol.messages import Describe, Operation, Read, Reply, Write
-from ..protocol.state import PendingRead
 from ..protocol.verbs import (
     Append,
     CompareAndSet,

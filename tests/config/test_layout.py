@@ -21,10 +21,11 @@ from pyramid_altsession import ISessionAPI
 PACKAGE = Path(str(resources.files("pyramid_altsession")))
 
 LAYERS = [
-    {"_version", "errors", "interfaces", "events"},
+    {"_version", "errors", "protocol.contract", "interfaces", "events"},
     {f"config{name}" for name in ("", ".converters", ".server_url", ".sources", ".table")}
     | {"config.yamlfile", "codecs"},
-    {"protocol"} | {f"protocol.{path.stem}" for path in PACKAGE.glob("protocol/*.py")},
+    {"protocol"}
+    | {f"protocol.{path.stem}" for path in PACKAGE.glob("protocol/*.py")} - {"protocol.contract"},
     {"stores"}
     | {f"stores.{name}" for name in ("apply", "memory", "sealed", "embedded", "redis")}
     | {f"stores.redis.{path.stem}" for path in PACKAGE.glob("stores/redis/*.py")},
