@@ -27,9 +27,10 @@ types: $(VENV)/test.stamp
 unit: $(VENV)/test.stamp
 	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term
 
-# Without what repeats itself thousands of times and what starts processes of its own.
+# Without what repeats itself thousands of times, what starts processes of its own, the oldest server
+# and TCP (unix sockets and memory stay).
 quick: $(VENV)/test.stamp
-	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not volume and not process"
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not volume and not process" -k "not redis7 and not tcp"
 
 docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
