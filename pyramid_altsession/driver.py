@@ -174,15 +174,12 @@ class Driver:
             changes.publish()
         return {n: raw for n, raw in self.shown().items() if raw is not None and is_key(n)}
 
-    def write_back(self) -> None:
+    def write_back(self, changes: PendingChanges) -> None:
         """Write what changed in ``request.session``, in one step; nothing if nothing did.
 
         A change of who is signed in replaces the verifier, and the CSRF token, as a login does:
         who planted the session knows both.
         """
-        changes = self.state.changes
-        if changes is None:
-            return
         try:
             self.prepare()
             exists = self.state.status is not Status.NONE

@@ -183,7 +183,8 @@ class PendingChanges:
         for verb in verbs:
             if isinstance(verb, Flash):
                 self.flashes.setdefault(verb.name, []).append(verb)
-            elif isinstance(verb, Set | Remove):
+            else:
+                assert isinstance(verb, Set | Remove)
                 raw = verb.value if isinstance(verb, Set) else None
                 self.cache.fields[verb.name] = self.dirty.setdefault(verb.name, raw)
 

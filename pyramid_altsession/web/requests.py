@@ -246,7 +246,7 @@ class RequestLife:
         ):
             return
         try:
-            self.session(request).driver.write_back()
+            self.session(request).driver.write_back(state.changes)
         except SessionGone:
             if self._settings.sync.on_gone == "error":
                 raise

@@ -33,16 +33,12 @@ class Visit:
     home = 0  # once it has a state: the id of the environ that it lies in, to tell it from copies
 
     def open(self, request: Request) -> "Token[Visit | None]":
-        """The tween begins; :meth:`close` takes what this returns."""
+        """The tween begins. When it ends, it resets the context variable with what this returns, and
+        takes ``request`` and ``outer`` away: what was started meanwhile and goes on, in a copy of
+        the context, is no part of the request any more."""
         self.request = request
         self.outer = serving.get()
         return serving.set(self)
-
-    def close(self, token: "Token[Visit | None]") -> None:
-        """The tween ends. What was started meanwhile and goes on, in a copy of the context, is no
-        part of the request any more."""
-        serving.reset(token)
-        self.request = self.outer = None
 
     def over(self, environ: dict[str, object]) -> bool:
         """Whether a request with this environ may take it over: another attempt, or one that comes

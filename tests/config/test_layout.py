@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib
 import re
 import socket
 import subprocess
@@ -107,6 +108,13 @@ def test_imports_form_no_circle(tmp_path: Path) -> None:
         for name in free:
             del graph[name]
     assert graph == {}
+
+
+@pytest.mark.parametrize("name", ["security", "settings", "tween"])
+def test_documented_import_paths(name: str) -> None:
+    """Modules that the docs name serve what moved into the rooms."""
+    module = importlib.import_module(f"pyramid_altsession.{name}")
+    assert [each for each in module.__all__ if not hasattr(module, each)] == []
 
 
 def test_package_exports() -> None:

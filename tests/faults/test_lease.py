@@ -434,3 +434,19 @@ def test_an_exchange_that_goes_on_in_a_child_keeps_its_socket_out_of_use(
         pool.exchange(CLIENT_ID, 1)
     assert client_id(pool) != before
     connection.disconnect()
+
+
+def test_a_packet_that_cannot_be_sent_closes_its_connection(lease: ConnectionPool) -> None:
+    """A prefetch that fails while it is sent leaves no connection that others would get."""
+    lease.exchange(PING, 1)
+    (connection,) = idle_in(lease)
+
+    def fail(packet: bytes) -> None:
+        raise redis.ConnectionError("broken")
+
+    connection.send = fail
+    with pytest.raises(redis.ConnectionError, match="broken"):
+        lease.send(PING, 1)
+    assert not connection.is_connected
+    del connection.send
+    assert lease.exchange(PING, 1) == [b"PONG"]

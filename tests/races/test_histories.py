@@ -16,13 +16,13 @@ from histories import History, World, execute, find, shrunk
 from histories_machine import VARIANTS
 from servers import Server
 
+from pyramid_altsession.protocol.changes import PendingChanges
 from pyramid_altsession.protocol.state import SessionState
 from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Increment
 from pyramid_altsession.session import AltSession
 from pyramid_altsession.stores.apply import Change
 from pyramid_altsession.web.cookie import SessionCookie
-from pyramid_altsession.web.request_session import SyncSession
 from pyramid_altsession.web.requests import RequestLife
 
 FIRST = int(os.environ.get("ALTSESSION_SEED", "0"))
@@ -223,7 +223,7 @@ def verifier_of_several_calls(patch: pytest.MonkeyPatch) -> None:
 @mutant("foreign value stored", "value of another session stored")
 def changes_outlive_their_session(patch: pytest.MonkeyPatch) -> None:
     """What was not written for one session is written into the next one."""
-    patch.setattr(SyncSession, "forget", lambda self: None)
+    patch.setattr(PendingChanges, "forget", lambda self: None)
 
 
 @mutant("endless", "untyped")

@@ -19,6 +19,7 @@ from pyramid_altsession import AltSession, CorruptValue, InvalidKey, SessionAPI,
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
+from pyramid_altsession.protocol.keys import field_name
 from pyramid_altsession.stores.memory import MemoryStore
 
 Act = Callable[[AltSession], Any]
@@ -687,3 +688,9 @@ def test_one_key_is_no_list_of_keys(session: OpenSession) -> None:
         InvalidKey, match=r"a list of keys, not one key: SessionKey\('cart', Cart\)"
     ):
         session.mget(CART)  # type: ignore[arg-type]
+
+
+def test_keys_beyond_those_that_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many keys are remembered as good ones is limited; all others are looked at anew."""
+    monkeypatch.setattr("pyramid_altsession.protocol.keys._MOST_KNOWN", 0)
+    assert field_name("a key that no other test has") == "a key that no other test has"

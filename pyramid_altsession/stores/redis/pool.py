@@ -391,7 +391,4 @@ def _disconnect(idle: deque[Timed]) -> None:
 
 def _unusable(connection: Timed) -> bool:
     """Whether the peer closed it or unread bytes wait in it."""
-    try:
-        return connection.can_read(0)
-    except (OSError, ValueError):
-        return True
+    return connection.can_read()
