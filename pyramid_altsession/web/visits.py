@@ -33,7 +33,7 @@ class Visit:
     home = 0  # once it has a state: the id of the environ that it lies in, to tell it from copies
 
     def open(self, request: Request) -> "Token[Visit | None]":
-        """The tween begins. When it ends, it resets the context variable with what this returns, and
+        """The tween begins. At its end it resets the context variable with what this returns, and
         takes ``request`` and ``outer`` away: what was started meanwhile and goes on, in a copy of
         the context, is no part of the request any more."""
         self.request = request
