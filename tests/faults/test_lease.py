@@ -436,17 +436,17 @@ def test_an_exchange_that_goes_on_in_a_child_keeps_its_socket_out_of_use(
     connection.disconnect()
 
 
-def test_a_packet_that_cannot_be_sent_closes_its_connection(lease: ConnectionPool) -> None:
+def test_a_packet_that_cannot_be_sent_closes_its_connection(pool: ConnectionPool) -> None:
     """A prefetch that fails while it is sent leaves no connection that others would get."""
-    lease.exchange(PING, 1)
-    (connection,) = idle_in(lease)
+    pool.exchange(PING, 1)
+    (connection,) = idle_in(pool)
 
     def fail(packet: bytes) -> None:
         raise redis.ConnectionError("broken")
 
     connection.send = fail
     with pytest.raises(redis.ConnectionError, match="broken"):
-        lease.send(PING, 1)
+        pool.send(PING, 1)
     assert not connection.is_connected
     del connection.send
-    assert lease.exchange(PING, 1) == [b"PONG"]
+    assert pool.exchange(PING, 1) == [b"PONG"]
