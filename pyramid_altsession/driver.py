@@ -3,7 +3,7 @@
 ``AltSession`` and ``request.session`` are two views of the same state; both work through this.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import StoreUnavailable
@@ -120,8 +120,7 @@ class Driver:
             return self.execute(self.state.write(*verbs))[1]
         everything = any(isinstance(verb, Everything) for verb in verbs)
         names = {verb.name for verb in verbs if isinstance(verb, DataVerb)}
-        exists = self.state.status is not Status.NONE
-        life, before = changes.pending(None if everything else names, exists=exists)
+        life, before = self._pending(changes, None if everything else names)
         return self.write_after(changes, life, before, verbs)
 
     def write_after(
@@ -156,6 +155,12 @@ class Driver:
                 changes.restore(before)
             raise
 
+    def _pending(
+        self, changes: PendingChanges, names: Collection[str] | None
+    ) -> tuple[Life | None, Sequence[Verb]]:
+        """What ``request.session`` still has to write of these keys (None: of all)."""
+        return changes.pending(names, exists=self.state.status is not Status.NONE)
+
     def fetch(self, names: tuple[str, ...], fresh: bool) -> None:
         if names:
             changes = self.state.changes
@@ -182,8 +187,7 @@ class Driver:
         """
         try:
             self.prepare()
-            exists = self.state.status is not Status.NONE
-            life, verbs = changes.pending(None, exists=exists)
+            life, verbs = self._pending(changes, None)
             if verbs:
                 self.write_after(changes, life, verbs, ())
         except BaseException:

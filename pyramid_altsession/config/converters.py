@@ -7,13 +7,11 @@ from typing import Any
 from pyramid.path import DottedNameResolver
 
 PREFIX = "altsession."
-
-
 Converter = Callable[[object], Any]
 """Takes what was found, returns the value, or raises ValueError naming what was wanted."""
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a non-empty text")
     if not _encodable(value):
@@ -26,21 +24,21 @@ def _encodable(text: str) -> bool:
     return not re.search(r"[\ud800-\udfff]", text)
 
 
-def _host(value: object) -> str:
-    text = _text(value)
+def as_host(value: object) -> str:
+    text = as_text(value)
     if re.search(r"[/@\s]", text):
         raise ValueError(f"a host name or address; a URL goes into {PREFIX}redis.url")
     return text
 
 
-def _path(value: object) -> str:
-    text = _text(value)
+def as_path(value: object) -> str:
+    text = as_text(value)
     if "://" in text:
         raise ValueError(f"a path; a URL goes into {PREFIX}redis.url")
     return text
 
 
-def _number(minimum: float, unit: str, *, above: bool = False) -> Converter:
+def as_number(minimum: float, unit: str, *, above: bool = False) -> Converter:
     wanted = f"a number of {unit} {'above' if above else 'not below'} {minimum:g}"
 
     def convert(value: object) -> float:
@@ -57,7 +55,7 @@ def _number(minimum: float, unit: str, *, above: bool = False) -> Converter:
     return convert
 
 
-def _whole(minimum: int, maximum: int) -> Converter:
+def as_whole(minimum: int, maximum: int) -> Converter:
     wanted = f"a whole number from {minimum} to {maximum}"
 
     def convert(value: object) -> int:
@@ -74,7 +72,7 @@ def _whole(minimum: int, maximum: int) -> Converter:
     return convert
 
 
-def _flag(value: object) -> bool:
+def as_flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.strip().lower() in ("true", "yes", "on", "1"):
@@ -84,7 +82,7 @@ def _flag(value: object) -> bool:
     raise ValueError("true or false")
 
 
-def _texts(value: object) -> tuple[str, ...]:
+def as_texts(value: object) -> tuple[str, ...]:
     """A list, or one text with its items set apart by white space or commas."""
     items = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(i, str) and i for i in items):
@@ -92,10 +90,10 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(items)
 
 
-def _secrets(value: object) -> tuple[str, ...]:
+def as_secrets(value: object) -> tuple[str, ...]:
     wanted = "one or several secrets of at least 16 characters"
     try:
-        found = _texts(value)
+        found = as_texts(value)
     except ValueError:
         raise ValueError(wanted) from None
     if any(len(secret) < 16 or not _encodable(secret) for secret in found):
@@ -103,7 +101,7 @@ def _secrets(value: object) -> tuple[str, ...]:
     return found
 
 
-def _matching(pattern: str, wanted: str) -> Converter:
+def as_matching(pattern: str, wanted: str) -> Converter:
     compiled = re.compile(pattern)
 
     def convert(value: object) -> str:
@@ -114,7 +112,7 @@ def _matching(pattern: str, wanted: str) -> Converter:
     return convert
 
 
-def _choice(*choices: str) -> Converter:
+def as_choice(*choices: str) -> Converter:
     def convert(value: object) -> str:
         for choice in choices:
             if isinstance(value, str) and value.strip().lower() == choice.lower():
@@ -124,7 +122,7 @@ def _choice(*choices: str) -> Converter:
     return convert
 
 
-def _callable(value: object) -> Callable[..., Any]:
+def as_callable(value: object) -> Callable[..., Any]:
     wanted = "the dotted name of something that can be called"
     try:
         found = DottedNameResolver(None).maybe_resolve(value)
@@ -135,24 +133,18 @@ def _callable(value: object) -> Callable[..., Any]:
     return found
 
 
-def _prefix(value: object) -> str:
+def as_prefix(value: object) -> str:
     wanted = (
         "1 to 64 letters, digits or any of . : _ - / (no braces: they would choose the cluster's"
         " slot), not ending in ':user'"
     )
-    text = _matching(r"[A-Za-z0-9.:_/-]{1,64}", wanted)(value)
+    text = as_matching(r"[A-Za-z0-9.:_/-]{1,64}", wanted)(value)
     if f":{text}".endswith(":user"):
         raise ValueError(wanted)
     return str(text)
 
 
-_port = _whole(1, 65535)
-
-
-_above_zero = _number(0, "seconds", above=True)
-
-
-_seconds = _number(0, "seconds")
-
-
-_TOKEN_CHARACTERS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+as_port = as_whole(1, 65535)
+as_above_zero = as_number(0, "seconds", above=True)
+as_seconds = as_number(0, "seconds")
+TOKEN_CHARACTERS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"

@@ -7,22 +7,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .converters import (
-    _TOKEN_CHARACTERS,
+    TOKEN_CHARACTERS,
     Converter,
-    _above_zero,
-    _callable,
-    _choice,
-    _flag,
-    _host,
-    _matching,
-    _path,
-    _port,
-    _prefix,
-    _seconds,
-    _secrets,
-    _text,
-    _texts,
-    _whole,
+    as_above_zero,
+    as_callable,
+    as_choice,
+    as_flag,
+    as_host,
+    as_matching,
+    as_path,
+    as_port,
+    as_prefix,
+    as_seconds,
+    as_secrets,
+    as_text,
+    as_texts,
+    as_whole,
 )
 
 
@@ -41,24 +41,24 @@ class RedisSettings:
 
     url: str | None = setting(
         None,
-        _text,
+        as_text,
         "redis://, rediss://, valkey://, valkeys://, unix://, embedded:// or memory://",
         secret=True,
     )
-    host: str = setting("localhost", _host, "host name or address")
-    port: int = setting(6379, _port, "TCP port")
-    socket: str | None = setting(None, _path, "path of a unix socket, instead of host and port")
-    username: str | None = setting(None, _text, "user of the server's access list")
-    password: str | None = setting(None, _text, "password of the server", secret=True)
-    db: int = setting(0, _whole(0, 10**6), "number of the database")
-    ssl: bool = setting(False, _flag, "speak TLS")
-    ssl_ca_certs: str | None = setting(None, _text, "file of the authorities to trust")
-    ssl_certfile: str | None = setting(None, _text, "file of our own certificate")
-    ssl_keyfile: str | None = setting(None, _text, "file of our own key")
-    ssl_check_hostname: bool = setting(True, _flag, "the certificate must name the host")
-    timeout: float = setting(1.0, _above_zero, "seconds: bound on one round trip")
-    connect_timeout: float = setting(1.0, _above_zero, "seconds: bound on connecting")
-    max_connections: int = setting(64, _whole(1, 10**5), "connections of one process at most")
+    host: str = setting("localhost", as_host, "host name or address")
+    port: int = setting(6379, as_port, "TCP port")
+    socket: str | None = setting(None, as_path, "path of a unix socket, instead of host and port")
+    username: str | None = setting(None, as_text, "user of the server's access list")
+    password: str | None = setting(None, as_text, "password of the server", secret=True)
+    db: int = setting(0, as_whole(0, 10**6), "number of the database")
+    ssl: bool = setting(False, as_flag, "speak TLS")
+    ssl_ca_certs: str | None = setting(None, as_text, "file of the authorities to trust")
+    ssl_certfile: str | None = setting(None, as_text, "file of our own certificate")
+    ssl_keyfile: str | None = setting(None, as_text, "file of our own key")
+    ssl_check_hostname: bool = setting(True, as_flag, "the certificate must name the host")
+    timeout: float = setting(1.0, as_above_zero, "seconds: bound on one round trip")
+    connect_timeout: float = setting(1.0, as_above_zero, "seconds: bound on connecting")
+    max_connections: int = setting(64, as_whole(1, 10**5), "connections of one process at most")
 
     @property
     def scheme(self) -> str:
@@ -80,64 +80,66 @@ class RedisSettings:
 class SessionSettings:
     """What a session is: its times, its names, its cookie."""
 
-    tti: float = setting(1200.0, _above_zero, "seconds without use until a session is forgotten")
+    tti: float = setting(1200.0, as_above_zero, "seconds without use until a session is forgotten")
     touch_interval: float | None = setting(
-        None, _seconds, "seconds between two restarts of the tti by reads; default tti / 10"
+        None, as_seconds, "seconds between two restarts of the tti by reads; default tti / 10"
     )
-    lifetime: float = setting(86400.0, _seconds, "seconds until the absolute end; 0 = none")
+    lifetime: float = setting(86400.0, as_seconds, "seconds until the absolute end; 0 = none")
     gone_window: float = setting(
-        10.0, _seconds, "seconds in which a cookie that was just replaced starts no new session"
+        10.0, as_seconds, "seconds in which a cookie that was just replaced starts no new session"
     )
     renew_after: float = setting(
-        0.0, _seconds, "seconds until a signed-in session gets a new cookie; 0 = never"
+        0.0, as_seconds, "seconds until a signed-in session gets a new cookie; 0 = never"
     )
     renew_grace: float = setting(
-        10.0, _seconds, "seconds that the old cookie stays good after the new one's first use"
+        10.0, as_seconds, "seconds that the old cookie stays good after the new one's first use"
     )
     on_reuse: str = setting(
         "ignore",
-        _choice("ignore", "invalidate"),
+        as_choice("ignore", "invalidate"),
         "what an old cookie does that comes back later than that",
     )
     first_tti: float | None = setting(
-        None, _above_zero, "seconds until a session ends whose cookie never came back; default tti"
+        None,
+        as_above_zero,
+        "seconds until a session ends whose cookie never came back; default tti",
     )
-    max_sessions_per_user: int = setting(0, _whole(0, 10**6), "sessions of one user; 0 = any")
+    max_sessions_per_user: int = setting(0, as_whole(0, 10**6), "sessions of one user; 0 = any")
     on_max_sessions: str = setting(
-        "end_oldest", _choice("end_oldest", "deny"), "what one sign-in more does"
+        "end_oldest", as_choice("end_oldest", "deny"), "what one sign-in more does"
     )
-    prefix: str = setting("sess", _prefix, "what the keys on the server begin with")
+    prefix: str = setting("sess", as_prefix, "what the keys on the server begin with")
     secret: tuple[str, ...] = setting(
-        (), _secrets, "signs the cookie; the first signs, all verify", secret=True
+        (), as_secrets, "signs the cookie; the first signs, all verify", secret=True
     )
     cookie_name: str = setting(
-        "sid", _matching(_TOKEN_CHARACTERS, "a cookie name"), "name of the cookie"
+        "sid", as_matching(TOKEN_CHARACTERS, "a cookie name"), "name of the cookie"
     )
     domain: str | None = setting(
         None,
-        _matching(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", "a domain name"),
-        "domain of the cookie; none = this host alone",
+        as_matching(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", "a domain name"),
+        "domain of the cookie; none = this host only",
     )
     path: str = setting(
-        "/", _matching(r"/[!-:<-~]*", "a path that begins with /"), "path of the cookie"
+        "/", as_matching(r"/[!-:<-~]*", "a path that begins with /"), "path of the cookie"
     )
-    secure: bool = setting(True, _flag, "the browser sends the cookie over https only")
-    same_site: str = setting("Lax", _choice("Lax", "Strict", "None"), "SameSite of the cookie")
-    partitioned: bool = setting(False, _flag, "one cookie for each top-level site (CHIPS)")
+    secure: bool = setting(True, as_flag, "the browser sends the cookie over https only")
+    same_site: str = setting("Lax", as_choice("Lax", "Strict", "None"), "SameSite of the cookie")
+    partitioned: bool = setting(False, as_flag, "one cookie for each top-level site (CHIPS)")
     max_age: int | None = setting(
-        None, _whole(1, 400 * 86400), "seconds the browser keeps the cookie; none = until closed"
+        None, as_whole(1, 400 * 86400), "seconds the browser keeps the cookie; none = until closed"
     )
     prefetch: tuple[str, ...] = setting(
-        (), _texts, "keys fetched together with the first read of a request"
+        (), as_texts, "keys fetched together with the first read of a request"
     )
     codec: Converter | None = setting(
-        None, _callable, "dotted name of what makes the codec of values; default JSON"
+        None, as_callable, "dotted name of what makes the codec of values; default JSON"
     )
     codec_secret: tuple[str, ...] = setting(
-        (), _secrets, "for a codec that seals; the first seals, all open", secret=True
+        (), as_secrets, "for a codec that seals; the first seals, all open", secret=True
     )
     max_value_bytes: int = setting(
-        65536, _whole(1, 512 * 1024 * 1024), "bytes of one encoded value at most"
+        65536, as_whole(1, 512 * 1024 * 1024), "bytes of one encoded value at most"
     )
 
 
@@ -145,15 +147,17 @@ class SessionSettings:
 class SyncSettings:
     """The synchronous layer: ``request.session``."""
 
-    enabled: bool = setting(False, _flag, "serve request.session from the same session")
+    enabled: bool = setting(False, as_flag, "serve request.session from the same session")
     keys: tuple[str, ...] | None = setting(
-        None, _texts, "keys that request.session may touch; default all"
+        None, as_texts, "keys that request.session may touch; default all"
     )
     on_gone: str = setting(
-        "error", _choice("error", "drop"), "a write-back that finds the session gone: 409, or drop"
+        "error",
+        as_choice("error", "drop"),
+        "a write-back that finds the session gone: 409, or drop",
     )
     login_keys: tuple[str, ...] = setting(
-        (), _texts, "keys that tell who is signed in, besides all that end in userid"
+        (), as_texts, "keys that tell who is signed in, besides all that end in userid"
     )
 
 
@@ -165,9 +169,9 @@ class Settings:
     session: SessionSettings = SessionSettings()
     sync: SyncSettings = SyncSettings()
     transactional: bool = setting(
-        False, _flag, "changes of request.session are written when pyramid_tm commits"
+        False, as_flag, "changes of request.session are written when pyramid_tm commits"
     )
-    log_events: bool = setting(False, _flag, "log every event: session id, user id, reason")
+    log_events: bool = setting(False, as_flag, "log every event: session id, user id, reason")
 
 
 def table() -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:

@@ -102,7 +102,7 @@ class PendingChanges:
         self.held.pop(name, None)
         self.cache.fields[name] = self.dirty[name] = None
 
-    def value(self, name: str) -> "Held | None":
+    def value(self, name: str) -> Held | None:
         """What the field holds, to be handed out: the same object each time."""
         raw = self.cache.fields.get(name)
         held = self.held.get(name)
@@ -122,8 +122,9 @@ class PendingChanges:
 
     def append(self, name: str, message: Any) -> None:
         """Append a message to a queue."""
-        self._commands.encode(name, [message])
-        self.flashes.setdefault(name, []).append(self.flash(name, message))
+        item = self._commands.encode(name, [message])[1:-1]
+        waiting = self.flashes.setdefault(name, [])
+        waiting.append(Flash(name, item, self._commands.limit, message))
         self.held.pop(name, None)
 
     def appends(self, name: str) -> bool:
@@ -167,8 +168,7 @@ class PendingChanges:
         self, verbs: Collection[Verb], queues: Collection[str], id: str | None
     ) -> tuple[Verb, ...]:
         """The same verbs, where each of these queues is written anew, without its oldest messages
-        if it would be too long. What they hold now has just
-        been read."""
+        if it would be too long. What the queues hold has just been read."""
         shortened: list[Verb] = [verb for verb in verbs if getattr(verb, "name", "") not in queues]
         for name in queues:
             raw = self.cache.fields.get(name)

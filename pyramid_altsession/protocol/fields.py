@@ -27,8 +27,6 @@ INFO = tuple(f"@n{chunk}" for chunk in range(9))
 
 
 INFO_CHUNK = 64
-
-
 CSRF_TOKEN = "_csrft_"
 """Pyramid's key for the CSRF token. A login removes it: who planted the session knows it."""
 
@@ -146,8 +144,6 @@ class Description(NamedTuple):
 
 
 _ENTRY = 21
-
-
 _KEPT = 3
 
 

@@ -14,14 +14,8 @@ from ..config.table import SessionSettings
 from ..protocol.token import Claim, Token
 
 MAX_CANDIDATES = 3
-
-
 _SHAPE = r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"
-
-
 _SIGNED_SHAPE = _SHAPE + r"\.[A-Za-z0-9_-]{43}"
-
-
 _CHECKED_BY_BROWSERS = ("__host-", "__secure-", "__http-")
 
 

@@ -44,13 +44,10 @@ def turn_into(
 def vary_on_cookie(response: Response) -> None:
     """Caches have to know that the answer depends on the cookie."""
     headers = response.headerlist
-    for name, _ in headers:
-        if name.lower() == "vary":
-            break
-    else:
+    found = [value for name, value in headers if name.lower() == "vary"]
+    if not found:
         headers.append(("Vary", "Cookie"))
         return
-    found = [value for name, value in headers if name.lower() == "vary"]
     vary = ", ".join(found)
     if not {"*", "cookie"} & set(re.split(r"[\s,]+", vary.lower())):
         response.headers["Vary"] = f"{vary}, Cookie"

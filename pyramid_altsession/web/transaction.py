@@ -11,11 +11,7 @@ from ..protocol.changes import PendingChanges
 from .requests import RequestLife
 
 TRANSACTION = "pyramid_altsession.tween.transaction_tween_factory"
-
-
 TM = "pyramid_tm.tm_tween_factory"
-
-
 Handler = Callable[[Request], Response]
 
 

@@ -21,11 +21,7 @@ from .transaction import TM, TRANSACTION, Handler
 from .visits import Visit, serving
 
 log = logging.getLogger("pyramid_altsession")
-
-
 NAME = "pyramid_altsession.tween.altsession_tween_factory"
-
-
 NONE = (Token.MISSING, None)
 """What a context variable held before, where this context serves no other request."""
 

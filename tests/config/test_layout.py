@@ -97,6 +97,18 @@ def test_imports_go_one_way(name: str, tmp_path: Path) -> None:
     assert above == set()
 
 
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_no_private_name_is_imported(name: str) -> None:
+    """What another module uses has a public name."""
+    imported = [
+        alias.name
+        for node in ast.walk(ast.parse(modules()[name].read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    ]
+    assert [each for each in imported if re.match(r"_[a-zA-Z]", each)] == []
+
+
 def test_imports_form_no_circle(tmp_path: Path) -> None:
     """No module imports itself over others."""
     graph = {}

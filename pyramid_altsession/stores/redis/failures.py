@@ -5,7 +5,7 @@ from enum import IntEnum
 from ...protocol.lifecycle import creates
 from ...protocol.messages import End, Operation, Prune, Revoke, Write
 
-_OUR_MISTAKES = (
+OUR_MISTAKES = (
     "user_script:",  # an error within a script
     "Error compiling script",
     "wrong number of arguments",
@@ -18,7 +18,7 @@ LULL = 5.0
 """Seconds in which an outage that begins again is not logged again."""
 
 
-class _Need(IntEnum):
+class Need(IntEnum):
     """What an operation needs of the server, beside an answer."""
 
     READ = 0
@@ -26,7 +26,7 @@ class _Need(IntEnum):
     ROOM = 2
 
     @classmethod
-    def of(cls, operation: Operation) -> "_Need":
+    def of(cls, operation: Operation) -> "Need":
         if isinstance(operation, Revoke | End | Prune):
             return cls.WRITE
         if not isinstance(operation, Write):
@@ -34,7 +34,7 @@ class _Need(IntEnum):
         return cls.ROOM if creates(operation.verbs, operation.life) else cls.WRITE
 
 
-_HINT = (
+HINT = (
     "; no server is configured: set altsession.redis.url, for development to embedded://,"
     " which starts a server of its own"
 )

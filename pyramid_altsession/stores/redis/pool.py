@@ -218,10 +218,7 @@ class ConnectionPool:
                 if os.getpid() != pid:
                     raise redis.ConnectionError(FORKED)
             except BaseException as error:
-                self._broken(connection, idle, error)
-                if not isinstance(error, redis.ConnectionError) or TURNED_AWAY not in str(error):
-                    raise
-                if time.monotonic() > end:
+                if not self._broken(connection, idle, error) or time.monotonic() > end:
                     raise
                 continue  # nothing was carried out, and an older connection may come free
             idle.append(connection)
@@ -238,13 +235,15 @@ class ConnectionPool:
             raise
         return PendingReplies(self, connection, idle, replies, pid)
 
-    def _broken(self, connection: Timed, idle: deque[Timed], error: BaseException) -> None:
-        """Nobody gets its replies any more. One that the server turned away counts as one that
-        could not be made."""
-        if isinstance(error, redis.ConnectionError) and TURNED_AWAY in str(error):
+    def _broken(self, connection: Timed, idle: deque[Timed], error: BaseException) -> bool:
+        """Nobody gets its replies any more. Whether the server turned it away: then it counts as
+        one that could not be made."""
+        turned_away = isinstance(error, redis.ConnectionError) and TURNED_AWAY in str(error)
+        if turned_away:
             self._away = time.monotonic() + PAUSE, str(error)
         connection.disconnect()
         idle.appendleft(connection)
+        return turned_away
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""

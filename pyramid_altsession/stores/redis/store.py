@@ -16,11 +16,11 @@ from ...protocol.fields import State
 from ...protocol.messages import End, Operation, Read, Reply, Write
 from ..embedded import EmbeddedServer
 from .connections import connections
-from .failures import _HINT, _OUR_MISTAKES, LULL, _Need
+from .failures import HINT, LULL, OUR_MISTAKES, Need
 from .pool import ConnectionPool, NotConnected, PendingReplies, Timed
 from .scripts import command_of
 from .wire import (
-    _no_errors,
+    no_errors,
     pack_many,
     pack_read,
     pack_write,
@@ -44,7 +44,7 @@ class RedisStore:
         self._name = name
         self._hint = hint
         self._pool = ConnectionPool(build, limit=limit, wait=wait)
-        self._trouble: _Need | None = None
+        self._trouble: Need | None = None
         self._told = -math.inf
 
     @classmethod
@@ -59,7 +59,7 @@ class RedisStore:
             name=settings.place,
             limit=settings.max_connections,
             wait=settings.timeout,
-            hint="" if settings.configured else _HINT,
+            hint="" if settings.configured else HINT,
         )
 
     def __repr__(self) -> str:
@@ -82,7 +82,7 @@ class RedisStore:
                 case _:
                     packet, count = pack_many(operation, self._prefix)
                     replies = self._exchange(operation, packet, count, end)
-                    reply = unpack_many(operation, self._prefix, _no_errors(replies))
+                    reply = unpack_many(operation, self._prefix, no_errors(replies))
         except redis.RedisError as error:
             raise self._failure(operation, error) from error
         if self._trouble is not None:
@@ -151,7 +151,7 @@ class RedisStore:
         said = str(error) + command_of(str(error), operation)
         if said.startswith("WRONGTYPE"):
             return CorruptValue("the session's key on the server holds no hash")
-        if isinstance(error, redis.ResponseError) and said.startswith(_OUR_MISTAKES):
+        if isinstance(error, redis.ResponseError) and said.startswith(OUR_MISTAKES):
             raise error
         if isinstance(error, redis.exceptions.OutOfMemoryError):
             failure: AltSessionError = StoreFull(f"{self._name} is full: {said}")
@@ -162,15 +162,15 @@ class RedisStore:
         now = time.monotonic()
         if self._trouble is None and now - self._told >= LULL:
             self._told = now
-            self._trouble = _Need.of(operation)
+            self._trouble = Need.of(operation)
             log.error("sessions: %s%s", failure, self._hint)
         return failure
 
     def _recovered(self, operation: Operation) -> None:
         # Reads may go on while writes are refused, and touches while the server is full: what
         # failed has to succeed.
-        need = _Need.of(operation)
-        if need >= self._trouble if self._trouble else need is _Need.READ:
+        need = Need.of(operation)
+        if need >= self._trouble if self._trouble else need is Need.READ:
             self._trouble = None
             log.warning("sessions: %s serves again", self._name)
 

@@ -41,11 +41,7 @@ from ...protocol.token import ID_LENGTH
 from .scripts import PRUNE_SCRIPT, REVOKE_SCRIPT, SCRIPT, SCRIPT_SHA
 
 _OURS = tuple(name.encode() for name in FACTS)
-
-
 _BEHIND_OURS = len(_OURS)
-
-
 _DESCRIBED = tuple(
     name.encode() for name in (PROOF, PREDECESSOR, USER, CREATED, SEEN, LOGIN, *INFO)
 )
@@ -53,14 +49,8 @@ _DESCRIBED = tuple(
 
 # Bytes only: with numbers it can crash when a signal handler raises.
 pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
-
-
 _TIMES = b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n*1\r\n$4\r\nTIME\r\n"
-
-
 _HMGET = b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n%b" + _TIMES
-
-
 MOST_CACHED = 16
 """Fields of a read whose packed names are kept: 256 reads of so many long names are 5 MB."""
 
@@ -97,7 +87,7 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
     for which, claim in enumerate(operation.claims):
         fetched, left, clock = replies[3 * which : 3 * which + 3]
         if not (fetched.__class__ is clock.__class__ is list and left.__class__ is int):
-            _no_errors(replies)
+            no_errors(replies)
         now = _milliseconds(clock)
         if operation.fields is None:
             held = dict(zip(fetched[::2], fetched[1::2], strict=True))
@@ -162,7 +152,7 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
 
 
 def unpack_write(answer: Any) -> Reply:
-    state, now, left, remembered, user, since, done, values = _no_errors([answer])[0]
+    state, now, left, remembered, user, since, done, values = no_errors([answer])[0]
     remembered = None if remembered < 0 else remembered
     return Reply(State(state), values, now, _left(left), 0, None, remembered, user, since, done)
 
@@ -243,7 +233,7 @@ def _description(id: str, held: Sequence[Any], left: int, now: int) -> Descripti
     )
 
 
-def _no_errors(replies: Sequence[Any]) -> Sequence[Any]:
+def no_errors(replies: Sequence[Any]) -> Sequence[Any]:
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply
