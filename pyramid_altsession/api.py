@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -19,26 +19,27 @@ from .errors import CorruptValue
 from .events import BY_KIND
 from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
 from .protocol.administration import (
-    all_sessions,
     described,
     end_all_sessions,
     end_session,
+    every_need,
     live_sessions,
+    some_sessions,
 )
 from .protocol.commands import UNSET, Commands, Unset
 from .protocol.fields import Description, Timing
 from .protocol.keys import Values, encodable
-from .protocol.lifecycle import Invalidate, Login, Touch
-from .protocol.messages import Listing, Prune, Read, Write
 from .protocol.state import PendingEvent, SessionState
-from .protocol.token import ID_LENGTH, Claim, Token, new_verifier
-from .protocol.verbs import Remove, Set
+from .protocol.steps import Steps, run
+from .protocol.token import ID_LENGTH
 from .session import AltSession
 from .stores import open_store
 from .stores.sealed import SealedStore
 from .web.cookie import SessionCookie
 from .web.requests import RequestLife
 from .web.visits import under_way
+
+T = TypeVar("T")
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -177,7 +178,7 @@ class SessionAPI:
         The tween tells which request asks: without it ``current`` is False.
         """
         encodable("sessions_of", userid)
-        found = live_sessions(self._store, userid)
+        found = self._run(live_sessions(userid))
         current = self._current(found)
         return [self._info(known, current) for known in found]
 
@@ -194,7 +195,7 @@ class SessionAPI:
         encodable("invalidate_user", userid)
         if keep is not None:
             encodable("invalidate_user", keep)
-        ended = end_all_sessions(self._store, userid, self._timing, keep=keep)
+        ended = self._run(end_all_sessions(userid, self._timing, keep=keep))
         for id in ended:
             self._tell(PendingEvent("invalidated", id, userid, "administration"))
         return len(ended)
@@ -204,7 +205,7 @@ class SessionAPI:
         known = None
         encodable("describe", id)
         if len(id) == ID_LENGTH:  # else it is some other key's name, perhaps an index's
-            ((_, known),) = described(self._store, [id])
+            (known,) = self._run(described([id]))
         return None if known is None else self._info(known, self._current([known]))
 
     def invalidate_id(self, id: str, userid: str | Unset | None = UNSET) -> bool:
@@ -226,11 +227,18 @@ class SessionAPI:
     def scan(self) -> Iterator[SessionInfo]:
         """Every session, by the server's cursor: a long walk that blocks nobody. A session that
         begins or ends meanwhile may be missing, and one may come twice."""
-        for known in all_sessions(self._store):
-            yield self._info(known, self._current([known]))
+        cursor, more = 0, True
+        while more:
+            cursor, found = self._run(some_sessions(cursor))
+            more = cursor != 0
+            for known in found:
+                yield self._info(known, self._current([known]))
+
+    def _run(self, steps: Steps[T]) -> T:
+        return run(self._store.execute, steps)
 
     def _end(self, id: str, userid: str | None) -> bool:
-        ended = end_session(self._store, id, self._timing, userid)
+        ended = self._run(end_session(id, self._timing, userid))
         if ended:
             self._tell(PendingEvent("invalidated", id, userid, "administration"))
         return ended
@@ -267,22 +275,7 @@ class SessionAPI:
         What a health check wants. Eight round trips: a session of its own begins, signs in and
         ends. No list of sessions shows it, and it is gone by itself after five seconds at most.
         """
-        token = Token.new()
-        user = f"check-{token.id}"
-        claim = Claim(user, token.claim.proof)
-        timing = self._timing._replace(tti=5_000, interval=0, lifetime=5_000, window=1)
-        login = Login(new_verifier(), user, None, timing.lifetime, limit=1)
-        for operation in (
-            Read((claim,), None, timing),
-            Write(claim, (Set("key", b"1"), Remove("other")), timing, create=True),
-            Write(claim, (), timing, user=user, life=login),
-            Write(Claim(claim.id, login.proof), (), timing, user=user, life=Touch()),
-            Listing(user),
-            Listing(user, 1),
-            Prune(user, ((claim.id, 0),)),
-            Write(claim, (), timing, user=user, anybody=True, life=Invalidate(b"check", user)),
-        ):
-            self._store.execute(operation)
+        self._run(every_need(self._timing))
 
     def close(self) -> None:
         """Give the connections back. The sessions stay; a later use connects again."""

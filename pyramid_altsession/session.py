@@ -2,44 +2,25 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Never, TypeVar, overload
+from typing import Any, Never, TypeVar, overload
 
 from .batch import Batch
 from .config.table import SessionSettings
 from .driver import Driver
-from .errors import SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
-from .protocol.administration import (
-    end_all_sessions,
-    end_sessions,
-    live_sessions,
-    prune_some,
-    survey,
-)
-from .protocol.commands import UNSET, Command, Commands, several
-from .protocol.envelope import framed
-from .protocol.fields import CREATED, LOGIN, USER, Raw, Timing
-from .protocol.keys import LONGEST, MAX_KEY_BYTES, Key, SessionKey, Values, encodable, field_name
-from .protocol.lifecycle import Invalidate, Login, Renew, Touch
-from .protocol.messages import SessionLimit
-from .protocol.state import PendingEvent, Status
+from .errors import SessionGone, StoreUnavailable
+from .protocol.calls import Calls
+from .protocol.commands import UNSET, Command, Commands
+from .protocol.fields import CREATED, LOGIN, USER, Raw
+from .protocol.keys import Key, SessionKey, Values, field_name
+from .protocol.lifecycle import Renew, Touch
+from .protocol.state import Status
 from .protocol.token import new_verifier
-from .protocol.verbs import CompareAndSet, Everything, Get, Refused, Verb
-
-if TYPE_CHECKING:
-    pass
+from .protocol.verbs import Everything, Get, Refused, Verb
 
 T = TypeVar("T")
 D = TypeVar("D")
 E = TypeVar("E")
-
-MAX_INFO_BYTES = 512
-MODIFY_TRIES = 100
-MAX_STEPS = 16
-"""Operations that one call may need; a server whose answers ask for more makes no sense."""
-PRUNE_EACH = 16
-"""Entries of one user's index by which it has to grow until a login looks for ended sessions."""
 
 
 def _no_dict(call: str) -> TypeError:
@@ -72,6 +53,10 @@ class AltSession:
         self.driver = driver
         self.commands = commands
         self._settings = settings
+
+    @property
+    def _calls(self) -> Calls:
+        return Calls(self.driver.dialogue, self.commands, self._settings)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.driver.state.status.name.lower()} {self.id}>"
@@ -122,13 +107,8 @@ class AltSession:
         :exc:`CorruptValue` when it cannot be decoded; every other key still works.
         """
         name = field_name(key)
-        if self.driver.state.changes is None:
-            self.driver.ask((name,), fresh=fresh)
-            fields: Mapping[str, Raw] = self.driver.state.cache.fields
-        else:
-            self.driver.fetch((name,), fresh)
-            fields = self.driver.shown()
-        return self.commands.value(key, fields.get(name), default)
+        self.driver.fetch((name,), fresh)
+        return self.commands.value(key, self._raw(name), default)
 
     @overload
     def mget(
@@ -143,41 +123,25 @@ class AltSession:
     def mget(self, keys: Iterable[Key], default: Any = UNSET, *, fresh: bool = False) -> Any:
         """A dict with every asked key, ``default`` (None) where there is no value; one round
         trip."""
-        asked = several(keys)
-        names = tuple([field_name(key) for key in asked])
-        self.driver.fetch(names, fresh)
-        fields, value = self.driver.shown(), self.commands.value
-        return {
-            key: value(key, fields.get(name), default)
-            for key, name in zip(asked, names, strict=True)
-        }
+        return self._look_up(self.commands.mget(keys, default), fresh)
 
     def all(self, *, fresh: bool = False) -> dict[str, Any]:
         """Every key with its value; one round trip."""
-        return self.commands.values(self.driver.everything(fresh))
+        return self._look_up(self.commands.all(), fresh)
 
     def keys(self, *, fresh: bool = False) -> list[str]:
         """Every key, sorted; one round trip. Undecodable values do no harm here."""
-        return sorted(self.driver.everything(fresh))
+        return self._look_up(self.commands.keys(), fresh)
 
     def exists(self, key: Key | None = None, *, fresh: bool = False) -> bool:
         """Whether the session is alive; with a key, whether it holds that key."""
         if key is not None:
-            name = field_name(key)
-            self.driver.fetch((name,), fresh)
-            return self.driver.shown().get(name) is not None
-        if self.driver.state.status is not Status.ALIVE or fresh:
-            try:
-                self.driver.ask(())
-            except SessionGone:
-                if self.driver.state.status is Status.GONE:
-                    raise
-                return False
-        return self.driver.state.status is Status.ALIVE
+            return self._look_up(self.commands.exists(key), fresh)
+        return self.driver.run(self._calls.alive(fresh))
 
     def created(self) -> datetime | None:
         """When the session was made, by the server's clock (UTC); None without a session."""
-        self.driver.fetch((CREATED,), False)
+        self.driver.fetch((CREATED,))
         raw = self.driver.state.cache.fields.get(CREATED)
         return None if raw is None else datetime.fromtimestamp(int(raw) / 1000, UTC)
 
@@ -186,11 +150,7 @@ class AltSession:
 
         Always one round trip, and never an extension.
         """
-        self.driver.settle()
-        self.driver.state.left = None
-        self.driver.ask((), touch=False)
-        left = self.driver.state.left
-        return None if left is None else left / 1000
+        return self.driver.run(self._calls.ttl())
 
     # -- writes
 
@@ -257,16 +217,7 @@ class AltSession:
         Of several callers with the same expectation one succeeds. One round trip, unless the
         same value is stored in other JSON (spaces, order, an older version): then one more.
         """
-        raw: Raw = None if expected is None else self.commands.framed(key, expected)[1]
-        for _ in range(MODIFY_TRIES):
-            verb = self.commands.comparison(key, raw, value)
-            done, held = self._compare(verb)
-            if done:
-                return True
-            if held == raw or not self.commands.same(key, held, raw):
-                return False
-            raw = held
-        return False
+        return self.driver.run(self._calls.compare_and_set(key, expected, value))
 
     @overload
     def modify(self, key: SessionKey[T, T], function: Callable[[T], T]) -> T: ...
@@ -287,14 +238,7 @@ class AltSession:
         when nobody is. ``function`` may run several times and gets ``default`` (None) where there
         is no value. RuntimeError after 100 tries.
         """
-        name = field_name(key)
-        for _ in range(MODIFY_TRIES):
-            self.driver.fetch((name,), True)
-            raw = self.driver.shown().get(name)
-            value = function(self.commands.value(key, raw, default))
-            if self._compare(self.commands.comparison(key, raw, value))[0]:
-                return value
-        raise RuntimeError(f"modify({name!r}): somebody else was faster {MODIFY_TRIES} times")
+        return self.driver.run(self._calls.modify(key, function, default))
 
     def touch(self) -> bool:
         """Restart the time to idle; False without a live session. Uses do that by themselves."""
@@ -322,24 +266,21 @@ class AltSession:
         names = tuple([field_name(key) for key in keys])
         if self.driver.state.status is Status.GONE or not names:
             return
-        with suppress(SessionGone, StoreUnavailable):  # whoever uses the session is told
-            self.driver.settle(needed=False)
-            operation = self.driver.state.read(names)
-            if operation is not None:
-                self.driver.state.sent = operation, self.driver.store.send(operation)
+        with suppress(SessionGone, StoreUnavailable):  # the call that uses a key raises it
+            self.driver.prefetch(names)
 
     # -- who is signed in
 
     def userid(self) -> str | None:
         """The user that the session is bound to; None without a login. At most one round trip
         per request, none after any other call."""
-        self.driver.fetch((USER,), False)
+        self.driver.fetch((USER,))
         return self.driver.state.user
 
     def login_age(self) -> float | None:
         """Seconds from the login to the last answer of the server, by its clock; None without a
         login. At most one round trip per request, none after any other read."""
-        self.driver.fetch((LOGIN,), False)
+        self.driver.fetch((LOGIN,))
         raw, now = self.driver.state.cache.fields.get(LOGIN), self.driver.state.now
         return None if raw is None or now is None else (now - int(raw)) / 1000
 
@@ -360,24 +301,7 @@ class AltSession:
         One round trip on a live session. It works on a full server, and after
         :exc:`SessionGone`. :exc:`TooManySessions` as ``session.on_max_sessions`` says.
         """
-        life = self._login(userid, remember, info)
-        with suppress(SessionGone):  # the one thing that it does not stand in the way of
-            self.driver.prepare()
-        try:
-            entries, _ = self.driver.execute(self.driver.state.login(life))
-        except SessionLimit:
-            ended = survey(self.driver.store, userid)[1]  # entries of ended sessions do not count
-            life = replace(life, verifier=new_verifier(), limit=life.limit + ended)
-            try:
-                entries, _ = self.driver.execute(self.driver.state.login(life))
-            except SessionLimit:
-                raise TooManySessions(
-                    f"the user has {life.limit - ended} sessions (session.max_sessions_per_user)"
-                ) from None
-        self._end_oldest(userid)
-        if entries % PRUNE_EACH == 0:
-            with suppress(StoreUnavailable):  # the user is signed in all the same
-                prune_some(self.driver.store, userid)
+        self.driver.run(self._calls.login(userid, remember, info))
 
     def logout(self) -> bool:
         """The same as :meth:`invalidate`."""
@@ -390,42 +314,7 @@ class AltSession:
         0 without a login. :exc:`SessionGone` when this session ended meanwhile: then none is.
         After a change of password: change it first, then call this.
         """
-        self.driver.fetch((USER,), True)
-        user, timing = self.driver.state.user, Timing.of(self._settings)
-        if user is None:
-            return 0
-        ended = end_all_sessions(self.driver.store, user, timing, keep=self.id)
-        for id in ended:
-            self.driver.notify(PendingEvent("invalidated", id, user, "end_others"))
-        return len(ended)
-
-    def _login(self, userid: str, remember: float | None, info: Mapping[str, Any] | None) -> Login:
-        if not isinstance(userid, str) or not userid:
-            raise TypeError(f"login: the user id must be a non-empty str, not {userid!r}")
-        if len(encodable("login", userid)) > MAX_KEY_BYTES:
-            raise ValueTooLarge(f"login: a user id must have at most {MAX_KEY_BYTES} bytes")
-        if isinstance(remember, bool) or not isinstance(remember, int | float | None):
-            raise TypeError(f"login: remember must be a number of seconds, not {remember!r}")
-        if remember is not None and not 1 <= remember <= LONGEST:
-            raise ValueError(f"login: remember must be 1 second to 400 days, not {remember!r}")
-        noted = b"" if info is None else framed(self.commands.codec.encode("info", dict(info)))
-        if len(noted) > MAX_INFO_BYTES:
-            raise ValueTooLarge(f"login: info has {len(noted)} bytes, and {MAX_INFO_BYTES} fit")
-        session = self._settings
-        own = None if remember is None else round(remember * 1000)
-        lifetime = own or round((session.lifetime or LONGEST) * 1000)
-        limit = session.max_sessions_per_user if session.on_max_sessions == "deny" else 0
-        return Login(new_verifier(), userid, own, lifetime, limit, noted)
-
-    def _end_oldest(self, userid: str) -> None:
-        """After a login, so that a failure in between ends nobody's session for nothing."""
-        session = self._settings
-        if session.max_sessions_per_user and session.on_max_sessions == "end_oldest":
-            # Never this one, whatever the server's clock said at its login.
-            others = [k.id for k in live_sessions(self.driver.store, userid) if k.id != self.id]
-            surplus, timing = others[session.max_sessions_per_user - 1 :], Timing.of(session)
-            for id in end_sessions(self.driver.store, userid, surplus, timing):
-                self.driver.notify(PendingEvent("invalidated", id, userid, "max_sessions_per_user"))
+        return self.driver.run(self._calls.end_others())
 
     # -- the end
 
@@ -436,38 +325,30 @@ class AltSession:
         starts a new session. :exc:`SessionGone` when another request has just renewed the
         session: it is still alive under its newer cookie, and was not ended.
         """
-        state = self.driver.state
-        ended = self.driver.step(Invalidate(state.mark, told=state.tells_browser))
-        if state.changes is not None:
-            state.changes.forget()
-        return ended
+        return self.driver.run(self._calls.invalidate())
 
     # -- inside
 
     def begin(self, values: Values) -> None:
         self.driver.execute(self.driver.state.create(*self.commands.mset(values).verbs))
 
+    def together(self, verbs: Sequence[Verb]) -> Sequence[Any]:
+        """Results of a batch: of one read, where it asks for nothing else."""
+        if all(isinstance(verb, Get | Everything) for verb in verbs):
+            return self.driver.run(self.driver.dialogue.look_up(verbs))
+        return self.driver.write(*verbs)
+
+    def _raw(self, name: str) -> Raw:
+        """What was fetched, with the changes of ``request.session``."""
+        state = self.driver.state
+        fields = state.cache.fields if state.changes is None else self.driver.dialogue.shown()
+        return fields.get(name)
+
+    def _look_up(self, call: Command[T], fresh: bool) -> T:
+        return call.result(self.driver.run(self.driver.dialogue.look_up(call.verbs, fresh)))
+
     def _do(self, call: Command[T]) -> T:
         try:
             return call.result(self.driver.write(*call.verbs))
         except Refused:
             raise TypeError(call.refused) from None
-
-    def _compare(self, verb: CompareAndSet) -> tuple[bool, Raw]:
-        """Whether it was stored, and what the field holds now."""
-        ((done, held),) = self.driver.write(verb)
-        return bool(done), held
-
-    def together(self, verbs: Sequence[Verb]) -> Sequence[Any]:
-        """Results of a batch: of one read, where it asks for nothing else."""
-        if not all(isinstance(verb, Get | Everything) for verb in verbs):
-            return self.driver.write(*verbs)
-        names = tuple([verb.name for verb in verbs if isinstance(verb, Get)])
-        if len(names) == len(verbs):
-            self.driver.fetch(names, False)
-            present: dict[str, bytes] = {}
-        else:
-            present = self.driver.everything(False)
-        shown = self.driver.shown()
-        flat = [part for name, raw in present.items() for part in (name.encode(), raw)]
-        return [shown.get(v.name) if isinstance(v, Get) else flat for v in verbs]

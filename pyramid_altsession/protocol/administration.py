@@ -1,16 +1,18 @@
-"""Sessions of users, seen and ended by their public handles: what administration needs."""
+"""Sessions of users, seen and ended by their public handles: what administration needs.
+
+Every call is a generator of steps.
+"""
 
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from .fields import Description, State, Timing
-from .lifecycle import Invalidate
-from .messages import Describe, End, Listing, Prune, Revoke, Scan, Write
-from .token import Claim
-
-if TYPE_CHECKING:
-    from ..interfaces import Store
+from .lifecycle import Invalidate, Login, Touch
+from .messages import Describe, End, Listing, Prune, Read, Revoke, Scan, Write
+from .steps import Steps
+from .token import Claim, Token, new_verifier
+from .verbs import Remove, Set
 
 T = TypeVar("T")
 
@@ -25,81 +27,97 @@ def _packets(items: list[T]) -> Iterator[tuple[T, ...]]:
         yield tuple(items[start : start + MANY])
 
 
-def described(store: "Store", ids: Iterable[str]) -> Iterator[tuple[str, Description | None]]:
-    """Each id with what is known of its session, None when it ended."""
+def described(ids: Iterable[str]) -> Steps[list[Description | None]]:
+    """What is known of each session, None when it ended."""
+    found: list[Description | None] = []
     for part in _packets(list(ids)):
-        yield from zip(part, store.execute(Describe(part)).values, strict=True)
+        found += (yield Describe(part)).values
+    return found
 
 
-def live_sessions(store: "Store", user: str) -> list[Description]:
+def live_sessions(user: str) -> Steps[list[Description]]:
     """A user's sessions, newest login first. Old entries of ended ones are forgotten."""
-    return survey(store, user)[0]
+    return (yield from survey(user))[0]
 
 
-def survey(store: "Store", user: str) -> tuple[list[Description], int]:
+def survey(user: str) -> Steps[tuple[list[Description], int]]:
     """The live sessions, and how many entries of ended ones are left."""
-    entries = store.execute(Listing(user)).values
-    found, ended = [], []
-    for (id, score), (_, known) in zip(
-        entries, described(store, [id for id, _ in entries]), strict=True
-    ):
-        # The hash decides: the entry of a login under way, or of another user's by now, is none.
-        if known is not None and known.user == user:
-            found.append(known)
-        elif known is None:
-            ended.append((id, score))
-    return found, len(entries) - len(found) - prune(store, user, ended)
+    entries = (yield Listing(user)).values
+    known = yield from described([id for id, _ in entries])
+    # The hash decides: a login under way has an entry and no session yet, and a session that
+    # another user has taken over may have one too.
+    found = [each for each in known if each is not None and each.user == user]
+    ended = [entry for entry, each in zip(entries, known, strict=True) if each is None]
+    pruned = yield from prune(user, ended)
+    return found, len(entries) - len(found) - pruned
 
 
-def prune(store: "Store", user: str, ended: list[tuple[str, int]]) -> int:
+def prune(user: str, ended: list[tuple[str, int]]) -> Steps[int]:
     """Forget entries (session id, time of login in ms) of ended sessions; how many were old
     enough."""
-    return sum([store.execute(Prune(user, part)).values for part in _packets(ended)])
+    pruned = 0
+    for part in _packets(ended):
+        pruned += (yield Prune(user, part)).values
+    return pruned
 
 
-def prune_some(store: "Store", user: str) -> None:
+def prune_some(user: str) -> Steps[None]:
     """Look at some entries of the user's index and forget those of ended sessions, so that logins
     without a logout do not let it grow for ever. At most three round trips."""
-    entries = store.execute(Listing(user, SAMPLE)).values
-    known = described(store, [id for id, _ in entries])
-    pairs = zip(entries, known, strict=True)
-    ended = [entry for entry, (_, found) in pairs if found is None]
-    if ended:
-        prune(store, user, ended)
+    entries = (yield Listing(user, SAMPLE)).values
+    known = yield from described([id for id, _ in entries])
+    ended = [entry for entry, each in zip(entries, known, strict=True) if each is None]
+    yield from prune(user, ended)
 
 
-def all_sessions(store: "Store") -> Iterator[Description]:
-    """Every session there is from beginning to end of the walk, some perhaps twice."""
-    cursor = 0
-    while True:
-        cursor, ids = store.execute(Scan(cursor)).values
-        yield from (known for _, known in described(store, ids) if known is not None)
-        if cursor == 0:
-            return
+def some_sessions(cursor: int) -> Steps[tuple[int, list[Description]]]:
+    """A part of all sessions, and the cursor for the next part: 0 begins and ends the walk. From
+    beginning to end it gives every session, some perhaps twice."""
+    following, ids = (yield Scan(cursor)).values
+    known = yield from described(ids)
+    return following, [each for each in known if each is not None]
 
 
-def end_sessions(store: "Store", user: str, ids: list[str], timing: Timing) -> list[str]:
+def end_sessions(user: str, ids: list[str], timing: Timing) -> Steps[list[str]]:
     """End sessions of one user whatever their verifiers are, many to a packet; those that were
     ended."""
     nonce = secrets.token_bytes(16)
     ended: list[str] = []
     for part in _packets(ids):
-        done = store.execute(End(user, part, nonce, timing)).values
+        done = (yield End(user, part, nonce, timing)).values
         ended += [id for id, over in zip(part, done, strict=True) if over]
     return ended
 
 
-def end_all_sessions(store: "Store", user: str, timing: Timing, *, keep: str | None) -> list[str]:
+def end_all_sessions(user: str, timing: Timing, *, keep: str | None) -> Steps[list[str]]:
     """End all sessions of a user but the one with the id ``keep``; those that were ended."""
-    entries = store.execute(Revoke(user, keep)).values
-    ended = end_sessions(store, user, [id for id, _ in entries], timing)
+    entries = (yield Revoke(user, keep)).values
+    ended = yield from end_sessions(user, [id for id, _ in entries], timing)
     over = set(ended)
-    prune(store, user, [entry for entry in entries if entry[0] not in over])
+    yield from prune(user, [entry for entry in entries if entry[0] not in over])
     return ended
 
 
-def end_session(store: "Store", id: str, timing: Timing, user: str | None = None) -> bool:
+def end_session(id: str, timing: Timing, user: str | None = None) -> Steps[bool]:
     """End a session whatever its verifier is; with ``user``, only if it is this user's."""
     life = Invalidate(secrets.token_bytes(16), user or "", told=False)
-    reply = store.execute(Write(Claim(id, b""), (), timing, user=user, anybody=True, life=life))
+    reply = yield Write(Claim(id, b""), (), timing, user=user, anybody=True, life=life)
     return reply.state is State.LIVE and reply.done == 1
+
+
+def every_need(timing: Timing) -> Steps[None]:
+    """Have a session of its own begin, sign in and end, so that each right which sessions need is
+    used once. No list of sessions shows it, and it is gone by itself after five seconds."""
+    token = Token.new()
+    user = f"check-{token.id}"
+    claim = Claim(user, token.claim.proof)
+    timing = timing._replace(tti=5_000, interval=0, lifetime=5_000, window=1)
+    login = Login(new_verifier(), user, None, timing.lifetime, limit=1)
+    yield Read((claim,), None, timing)
+    yield Write(claim, (Set("key", b"1"), Remove("other")), timing, create=True)
+    yield Write(claim, (), timing, user=user, life=login)
+    yield Write(Claim(claim.id, login.proof), (), timing, user=user, life=Touch())
+    yield Listing(user)
+    yield Listing(user, 1)
+    yield Prune(user, ((claim.id, 0),))
+    yield Write(claim, (), timing, user=user, anybody=True, life=Invalidate(b"check", user))

@@ -12,12 +12,12 @@ from typing import Any, Literal, NamedTuple
 
 from ..errors import SessionGone
 from .changes import PendingChanges
-from .contract import PendingRead
 from .envelope import alive
 from .field_cache import FieldCache
 from .fields import CREATED, CSRF_TOKEN, LOGIN, USER, Description, State, Timing
 from .lifecycle import Invalidate, Life, Login, Renew, Rotate, Touch, creates
 from .messages import Read, Reply, SessionLimit, Write
+from .steps import Prefetch
 from .token import Claim, Token, new_verifier
 from .verbs import DataVerb, Refused, Verb
 
@@ -68,7 +68,7 @@ class SessionState:
     root: int | None = None
     changes: PendingChanges | None = None  # what request.session has not written yet
     wanted: tuple[str, ...] = ()  # keys to fetch together with the first read
-    sent: "tuple[Read, PendingRead] | None" = None  # a prefetch under way
+    sent: Prefetch | None = None  # under way
     several = False  # more than one token may be the right one: see choice()
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()
@@ -139,8 +139,8 @@ class SessionState:
     def abandon(self) -> None:
         """Nobody will take what a prefetch brings."""
         if self.sent is not None:
-            (_, sending), self.sent = self.sent, None
-            sending.cancel()
+            sent, self.sent = self.sent, None
+            sent.pending.cancel()
 
     # what to ask
 
@@ -513,6 +513,10 @@ class SessionState:
         if state in (State.OTHER_USER, State.REUSED):
             reason = "login of another user" if state is State.OTHER_USER else "reuse"
             self._tell("invalidated", claim, reason)
+
+    def tell_ended(self, ids: Iterable[str], user: str, reason: str) -> None:
+        """Subscribers are to be told that a call of this session ended others."""
+        self.events += tuple([PendingEvent("invalidated", id, user, reason) for id in ids])
 
     def _tell(self, kind: str, claim: Claim, reason: str = "call") -> None:
         self.events += (PendingEvent(kind, claim.id, self.user, reason),)

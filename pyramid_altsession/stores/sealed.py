@@ -16,6 +16,7 @@ from ..protocol.fields import Raw, State
 from ..protocol.keys import LONGEST
 from ..protocol.lifecycle import Life, Login
 from ..protocol.messages import Describe, Operation, Read, Reply, Write
+from ..protocol.steps import Steps, run
 from ..protocol.verbs import (
     Append,
     CompareAndSet,
@@ -45,36 +46,61 @@ class SealedStore:
 
     def __init__(self, store: Store, codec: SealingCodec) -> None:
         self._store = store
-        self._codec = codec
+        self._sealing = Sealing(codec)
 
     def __repr__(self) -> str:
         return f"<SealedStore {self._store!r}>"
 
     def execute(self, operation: Operation) -> Reply:
         """As many round trips as the other store, and for what is worked out here, a read more."""
+        return run(self._store.execute, self._sealing.steps(operation))
+
+    def send(self, operation: Read) -> "SealedPendingRead":
+        return SealedPendingRead(self._sealing, self._store.send(operation))
+
+    def close(self) -> None:
+        """Close the other store."""
+        self._store.close()
+
+
+class SealedPendingRead:
+    """A read under way on the other store."""
+
+    def __init__(self, sealing: "Sealing", sent: PendingRead) -> None:
+        self._sealing = sealing
+        self._sent = sent
+
+    def result(self, operation: Read) -> Reply:
+        return self._sealing.opened(operation, self._sent.result(operation))
+
+    def cancel(self) -> None:
+        self._sent.cancel()
+
+
+class Sealing:
+    """What is sealed on its way to a store, and opened on its way back, without I/O."""
+
+    def __init__(self, codec: SealingCodec) -> None:
+        self._codec = codec
+
+    def steps(self, operation: Operation) -> Steps[Reply]:
+        """What the other store is asked in place of this operation."""
         match operation:
             case Read():
-                return self.opened(operation, self._store.execute(operation))
+                return self.opened(operation, (yield operation))
             case Write(verbs=verbs):
                 if any(isinstance(verb, _READING) for verb in verbs):
-                    return self._work_out(operation)
-                return self._pass_on(operation)
+                    return (yield from self._work_out(operation))
+                return (yield from self._pass_on(operation))
             case Describe(ids):
-                described = self._store.execute(operation)
+                described = yield operation
                 values = [
                     known and known._replace(info=known.info and self._open(id, NOTED, known.info))
                     for id, known in zip(ids, described.values, strict=True)
                 ]
                 return described._replace(values=values)
             case _:
-                return self._store.execute(operation)
-
-    def send(self, operation: Read) -> "SealedPendingRead":
-        return SealedPendingRead(self, self._store.send(operation))
-
-    def close(self) -> None:
-        """Close the other store."""
-        self._store.close()
+                return (yield operation)
 
     def opened(self, operation: Read, reply: Reply) -> Reply:
         """The reply to a read, with plain values."""
@@ -88,18 +114,18 @@ class SealedStore:
             values = [self._unsealed(id, name, raw) for name, raw in fields]
         return reply._replace(values=values)
 
-    def _pass_on(self, write: Write) -> Reply:
+    def _pass_on(self, write: Write) -> Steps[Reply]:
         """A write that the server can carry out without reading a value."""
         id = write.claim.id
-        verbs = tuple([self._sealing(id, verb) for verb in write.verbs])
+        verbs = tuple([self._seal_verb(id, verb) for verb in write.verbs])
         life = self._noting(id, write.life)
-        reply = self._store.execute(replace(write, verbs=verbs, life=life))
+        reply = yield replace(write, verbs=verbs, life=life)
         if reply.state is not State.LIVE:
             return reply
         results = zip(write.verbs, reply.values, strict=True)
         return reply._replace(values=[self._result(id, verb, raw) for verb, raw in results])
 
-    def _sealing(self, id: str, verb: Verb) -> Verb:
+    def _seal_verb(self, id: str, verb: Verb) -> Verb:
         if isinstance(verb, Set | SetDefault):
             return replace(verb, value=self._sealed(id, verb.name, verb.value))
         return verb
@@ -119,13 +145,13 @@ class SealedStore:
 
     # -- worked out here
 
-    def _work_out(self, write: Write) -> Reply:
+    def _work_out(self, write: Write) -> Steps[Reply]:
         id, life = write.claim.id, self._noting(write.claim.id, write.life)
         data = [verb for verb in write.verbs if isinstance(verb, DataVerb)]
         # What a Set writes does not depend on what was there.
         names = tuple(sorted({verb.name for verb in data if not isinstance(verb, Set)}))
         for _ in range(TRIES):
-            found, stored = self._stored(write, names)
+            found, stored = yield from self._stored(write, names)
             plain = {name: self._unsealed(id, name, raw) for name, raw in stored.items()}
             try:
                 # At time 0 an end that is new is a time to live: the server adds its clock.
@@ -135,20 +161,20 @@ class SealedStore:
                     return found._replace(state=State.REFUSED, values=refused.args[0])
                 changes = _IMPOSSIBLE  # the other store says what is with the session
             unchanged = [Expect(n, raw) for n, raw in stored.items() if n in names or raw is None]
-            reply = self._store.execute(replace(write, verbs=(*unchanged, *changes), life=life))
+            reply = yield replace(write, verbs=(*unchanged, *changes), life=life)
             if reply.state is State.LIVE:
                 return reply._replace(values=worked_out(write.verbs, plain, reply.now)[1])
             if reply.state is not State.REFUSED:
                 return reply
         raise RuntimeError(f"a sealed value: somebody else was faster {TRIES} times")
 
-    def _stored(self, write: Write, names: tuple[str, ...]) -> tuple[Reply, dict[str, Raw]]:
+    def _stored(self, write: Write, names: tuple[str, ...]) -> Steps[tuple[Reply, dict[str, Raw]]]:
         """What the fields hold now; None for those that hold nothing, or what has ended."""
         if write.create:
             return Reply(State.LIVE), {}
         whole = Everything() in write.verbs
         read = Read((write.claim,), None if whole else names, write.timing, touch=False)
-        reply = self._store.execute(read)
+        reply = yield read
         held: dict[str, Raw] = dict.fromkeys(names)
         if reply.state is State.LIVE:
             held |= reply.values if whole else zip(names, reply.values, strict=True)
@@ -205,17 +231,3 @@ def worked_out(
             result = [part for both in present for part in both]
         results.append(result)
     return held, results
-
-
-class SealedPendingRead:
-    """A read under way on the other store."""
-
-    def __init__(self, store: SealedStore, sending: PendingRead) -> None:
-        self._store = store
-        self._sending = sending
-
-    def result(self, operation: Read) -> Reply:
-        return self._store.opened(operation, self._sending.result(operation))
-
-    def cancel(self) -> None:
-        self._sending.cancel()

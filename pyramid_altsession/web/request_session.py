@@ -197,7 +197,7 @@ class SyncSession(MutableMapping[str, Any]):
 
     def write_back(self) -> None:
         """Write what changed now, and not when the request ends."""
-        self._driver.write_back(self._changes)
+        self._driver.run(self._driver.dialogue.write_back(self._changes))
 
     # -- inside
 

@@ -243,7 +243,8 @@ class RequestLife:
         ):
             return
         try:
-            self.session(request).driver.write_back(state.changes)
+            driver = self.session(request).driver
+            driver.run(driver.dialogue.write_back(state.changes))
         except SessionGone:
             if self._settings.sync.on_gone == "error":
                 raise

@@ -16,11 +16,11 @@ from histories import History, World, execute, find, shrunk
 from histories_machine import VARIANTS
 from servers import Server
 
+from pyramid_altsession.protocol.calls import Calls
 from pyramid_altsession.protocol.changes import PendingChanges
 from pyramid_altsession.protocol.state import SessionState
 from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Increment
-from pyramid_altsession.session import AltSession
 from pyramid_altsession.stores.apply import Change
 from pyramid_altsession.web.cookie import SessionCookie
 from pyramid_altsession.web.requests import RequestLife
@@ -207,16 +207,16 @@ def verifier_of_several_calls(patch: pytest.MonkeyPatch) -> None:
         state.kept = getattr(state, "kept", None) or new_verifier()
         return state.kept
 
-    login, adopt = AltSession._login, SessionState._adopt
+    login, adopt = Calls.step_of_login, SessionState._adopt
 
-    def with_kept(self: AltSession, *arguments: Any) -> Any:
-        return replace(login(self, *arguments), verifier=kept(self.driver.state))
+    def with_kept(self: Any, *arguments: Any) -> Any:
+        return replace(login(self, *arguments), verifier=kept(self._state))
 
     def adopted(self: Any, *arguments: Any) -> None:
         self.kept = None
         adopt(self, *arguments)
 
-    patch.setattr(AltSession, "_login", with_kept)
+    patch.setattr(Calls, "step_of_login", with_kept)
     patch.setattr(SessionState, "_adopt", adopted)
 
 

@@ -485,7 +485,7 @@ def test_answers_that_contradict_each_other() -> None:
 def same_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
     """One verifier for all calls of a request, as an idempotency key that belongs to none."""
     verifier = Token.new().verifier
-    monkeypatch.setattr("pyramid_altsession.session.new_verifier", lambda: verifier)
+    monkeypatch.setattr("pyramid_altsession.protocol.calls.new_verifier", lambda: verifier)
     monkeypatch.setattr("pyramid_altsession.protocol.state.SessionState.choice", lambda state: None)
 
 

@@ -1235,7 +1235,7 @@ def test_no_touch_at_the_deadline(store: Store, behind: Behind) -> None:
     for _ in range(1000):
         assert browser.visit().get("k") == 1
     assert watched.touches == 1
-    assert behind.left(id) == pytest.approx(600, abs=2)
+    assert behind.left(id) == pytest.approx(600, abs=60)  # a touch would make it 1200
 
 
 def test_every_use_touches_with_interval_zero(store: Store, behind: Behind) -> None:

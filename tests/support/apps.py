@@ -19,9 +19,9 @@ from webtest import TestApp
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.interfaces import ISessionAPI, Store
+from pyramid_altsession.protocol.contract import PendingRead
 from pyramid_altsession.protocol.envelope import end_of, ending
 from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
-from pyramid_altsession.protocol.state import PendingRead
 from pyramid_altsession.session import AltSession
 from pyramid_altsession.stores.apply import Hash
 from pyramid_altsession.stores.memory import MemoryStore

@@ -9,10 +9,10 @@ from redis import ConnectionError as Disconnected
 from redis import Redis
 
 from pyramid_altsession.errors import StoreUnavailable
+from pyramid_altsession.protocol.contract import PendingRead
 from pyramid_altsession.protocol.envelope import alive, end_of, ending, split
 from pyramid_altsession.protocol.fields import USER
 from pyramid_altsession.protocol.messages import Operation, Read, Reply
-from pyramid_altsession.protocol.state import PendingRead
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis.store import RedisStore
 from pyramid_altsession.stores.redis.wire import _index

@@ -1,0 +1,204 @@
+"""What one session and the store say to each other, call by call and without I/O.
+
+``AltSession`` and ``request.session`` are two views of the same state; both ask and write through
+this, so that neither overwrites what the other has not written yet.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ..errors import StoreUnavailable
+from .changes import PendingChanges
+from .fields import Raw, is_key
+from .lifecycle import Life
+from .messages import Read, Write
+from .state import SessionState, Status
+from .steps import Prefetch, Steps
+from .verbs import DataVerb, Everything, Get, Refused, Verb
+
+MAX_STEPS = 16
+"""Operations that one call may need; a server whose answers ask for more makes no sense."""
+WRITE_TRIES = 100
+"""How often the changes of ``request.session`` are tried when other requests are faster."""
+
+
+class Dialogue:
+    """The steps that one session's calls are made of."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: SessionState) -> None:
+        self.state = state
+
+    def follow(self, operation: Read | Write | None, sent: Prefetch | None = None) -> Steps[None]:
+        """Ask this, learn from the reply, and go on until nothing has to follow; ``results`` and
+        ``done`` of the state are then those of the call. ``sent``: the operation is under way."""
+        state, steps = self.state, 0
+        while operation is not None:
+            steps += 1
+            if steps > MAX_STEPS:
+                raise StoreUnavailable("the server's answers contradict each other")
+            try:
+                reply = yield operation if sent is None else sent
+            except BaseException as error:
+                state.unsure(operation)
+                if operation.optional and isinstance(error, StoreUnavailable):
+                    return
+                raise
+            sent = None
+            operation = state.learn(operation, reply)
+
+    # -- reads
+
+    def ask(
+        self, names: tuple[str, ...] | None, *, touch: bool = True, fresh: bool = False
+    ) -> Steps[None]:
+        """Fetch what is not remembered (None: all fields)."""
+        state = self.state
+        if state.sent is not None:
+            yield from self.settle()
+        yield from self.follow(state.read(names, touch=touch, fresh=fresh))
+
+    def fetch(self, names: tuple[str, ...], fresh: bool = False) -> Steps[None]:
+        """The same for calls of ``request.altsession``, which see what ``request.session`` has
+        changed."""
+        if not names:
+            return
+        changes = self.state.changes
+        if changes is not None and fresh:
+            changes.publish()  # before newer values come in, which are not what it changed
+        yield from self.ask(names, fresh=fresh)
+        if changes is not None:
+            changes.publish()
+
+    def everything(self, fresh: bool) -> Steps[dict[str, bytes]]:
+        """Every key with its bytes."""
+        changes = self.state.changes
+        if changes is not None:
+            changes.publish()
+        yield from self.ask(None, fresh=fresh)
+        if changes is not None:
+            changes.publish()
+        return {n: raw for n, raw in self.shown().items() if raw is not None and is_key(n)}
+
+    def look_up(self, verbs: Sequence[Verb], fresh: bool = False) -> Steps[Sequence[Any]]:
+        """Results of verbs that only read: one read, of what is not remembered."""
+        names = tuple([verb.name for verb in verbs if isinstance(verb, Get)])
+        if len(names) == len(verbs):
+            yield from self.fetch(names, fresh)
+            present: dict[str, bytes] = {}
+        else:
+            present = yield from self.everything(fresh)
+        shown = self.shown()
+        flat = [part for name, raw in present.items() for part in (name.encode(), raw)]
+        return [shown.get(v.name) if isinstance(v, Get) else flat for v in verbs]
+
+    def settle(self, *, needed: bool = True) -> Steps[None]:
+        """Take the answer of a prefetch before anything else is asked, so that it does not
+        overwrite what comes later. ``needed``: an error of the store is raised."""
+        state, sent = self.state, self.state.sent
+        if sent is None:
+            return
+        changes = state.changes
+        if changes is not None:
+            try:
+                changes.publish()
+            except BaseException:
+                state.abandon()
+                raise
+        state.sent = None
+        try:
+            yield from self.follow(sent.operation, sent)
+        except StoreUnavailable:
+            if needed:
+                raise
+        if changes is not None:
+            changes.publish()
+
+    def shown(self) -> Mapping[str, Raw]:
+        """What is remembered, with the changes of ``request.session``."""
+        changes, fields = self.state.changes, self.state.cache.fields
+        return fields if changes is None else changes.shown(fields)
+
+    # -- writes
+
+    def prepare(self) -> Steps[None]:
+        """What has to come before a write: the answer of a prefetch, and which of several tokens
+        is the right one."""
+        if self.state.sent is not None:
+            yield from self.settle(needed=False)
+        if self.state.several:
+            yield from self.follow(self.state.choice())
+
+    def step(self, life: Life) -> Steps[bool]:
+        """Take this step of the session's life; whether there was a live session."""
+        yield from self.prepare()
+        yield from self.follow(self.state.write(life=life))
+        return bool(self.state.done)
+
+    def write(self, *verbs: Verb) -> Steps[Sequence[Any]]:
+        """Write, after what ``request.session`` has changed of the same keys. Results of the
+        verbs."""
+        yield from self.prepare()
+        changes = self.state.changes
+        if changes is None:
+            yield from self.follow(self.state.write(*verbs))
+            return self.state.results
+        everything = any(isinstance(verb, Everything) for verb in verbs)
+        names = {verb.name for verb in verbs if isinstance(verb, DataVerb)}
+        life, before = self._pending(changes, None if everything else names)
+        return (yield from self._write_after(changes, life, before, verbs))
+
+    def write_back(self, changes: PendingChanges) -> Steps[None]:
+        """Write what changed in ``request.session``, in one step; nothing if nothing did.
+
+        A change of who is signed in replaces the verifier and the CSRF token, as a login does,
+        because a visitor who planted the session knows both.
+        """
+        try:
+            yield from self.prepare()
+            life, verbs = self._pending(changes, None)
+            if verbs:
+                yield from self._write_after(changes, life, verbs, ())
+        except BaseException:
+            changes.forget()  # or the page that tells of the error would try it again
+            raise
+
+    def _pending(
+        self, changes: PendingChanges, names: Collection[str] | None
+    ) -> tuple[Life | None, Sequence[Verb]]:
+        """What ``request.session`` still has to write of these keys (None: of all)."""
+        return changes.pending(names, exists=self.state.status is not Status.NONE)
+
+    def _write_after(
+        self,
+        changes: PendingChanges,
+        life: Life | None,
+        before: Sequence[Verb],
+        verbs: Sequence[Verb],
+    ) -> Steps[Sequence[Any]]:
+        """Write what ``request.session`` still had to write, and then the verbs; if that fails,
+        it still has to. Results of the verbs.
+
+        A queue that does not take its messages is read and written anew without its oldest ones,
+        again when another request was faster.
+        """
+        state = self.state
+        ready, queues = before, set[str]()
+        try:
+            for _ in range(WRITE_TRIES):
+                try:
+                    yield from self.follow(state.write(*ready, *verbs, life=life))
+                    return state.results[len(ready) :]
+                except Refused as refused:
+                    place: int = refused.args[0]
+                    if place >= len(ready):
+                        raise Refused(place - len(ready)) from None
+                    queues.add(ready[place].name)  # type: ignore[union-attr]
+                    yield from self.ask(tuple(queues), fresh=True)
+                    ready = changes.shortened(before, queues, state.id)
+            raise RuntimeError(f"{sorted(queues)}: other requests were faster {WRITE_TRIES} times")
+        except BaseException:
+            if state.status is not Status.GONE:  # else it was meant for a session that is over
+                changes.restore(before)
+            raise
