@@ -23,7 +23,7 @@ class Driver:
     themselves.
     """
 
-    __slots__ = ("dialogue", "notify", "state", "store")
+    __slots__ = ("notify", "state", "store")
 
     def __init__(
         self, store: "Store", state: SessionState, notify: Callable[[PendingEvent], None]
@@ -31,7 +31,11 @@ class Driver:
         self.store = store
         self.state = state
         self.notify = notify
-        self.dialogue = Dialogue(state)
+
+    @property
+    def dialogue(self) -> Dialogue:
+        """The steps of calls, which most requests do not need."""
+        return Dialogue(self.state)
 
     def run(self, steps: Steps[T]) -> T:
         """The value of a call of several steps."""

@@ -11,7 +11,7 @@ from .driver import Driver
 from .errors import SessionGone, StoreUnavailable
 from .protocol.calls import Calls
 from .protocol.commands import UNSET, Command, Commands
-from .protocol.fields import CREATED, LOGIN, USER, Raw
+from .protocol.fields import CREATED, LOGIN, USER
 from .protocol.keys import Key, SessionKey, Values, field_name
 from .protocol.lifecycle import Renew, Touch
 from .protocol.state import Status
@@ -106,9 +106,11 @@ class AltSession:
 
         :exc:`CorruptValue` when it cannot be decoded; every other key still works.
         """
-        name = field_name(key)
-        self.driver.fetch((name,), fresh)
-        return self.commands.value(key, self._raw(name), default)
+        name, driver = field_name(key), self.driver
+        driver.fetch((name,), fresh)
+        state = driver.state
+        fields = state.cache.fields if state.changes is None else driver.dialogue.shown()
+        return self.commands.value(key, fields.get(name), default)
 
     @overload
     def mget(
@@ -337,12 +339,6 @@ class AltSession:
         if all(isinstance(verb, Get | Everything) for verb in verbs):
             return self.driver.run(self.driver.dialogue.look_up(verbs))
         return self.driver.write(*verbs)
-
-    def _raw(self, name: str) -> Raw:
-        """What was fetched, with the changes of ``request.session``."""
-        state = self.driver.state
-        fields = state.cache.fields if state.changes is None else self.driver.dialogue.shown()
-        return fields.get(name)
 
     def _look_up(self, call: Command[T], fresh: bool) -> T:
         return call.result(self.driver.run(self.driver.dialogue.look_up(call.verbs, fresh)))

@@ -1,7 +1,6 @@
-"""What happens to the session of a request, from the tween's first look to the answer."""
+"""Whose session a request has, and when its end has come."""
 
 import logging
-import re
 import secrets
 import time
 import weakref
@@ -15,42 +14,19 @@ from zope.interface import implementer
 
 from ..config.table import Settings
 from ..driver import Driver
-from ..errors import AltSessionError, SessionGone, StoreUnavailable
 from ..interfaces import IAltSession
 from ..protocol.commands import Commands
 from ..protocol.fields import Timing
 from ..protocol.state import SessionState
 from ..protocol.token import Claim
 from ..session import AltSession
-from ..stores.memory import warn_of_processes
 from .cookie import SessionCookie
+from .ending import Ending, Moment
 from .visits import Visit, innermost, under_way
 
 log = logging.getLogger("pyramid_altsession")
 
 Tell = Callable[..., None]
-
-
-def turn_into(
-    response: Response, error: SessionGone | StoreUnavailable, environ: Mapping[str, Any]
-) -> None:
-    """Turn an answer into an error's page."""
-    error.prepare(environ)
-    response.status = error.status
-    response.headerlist = error.headerlist
-    response.app_iter = error.app_iter
-
-
-def vary_on_cookie(response: Response) -> None:
-    """Caches have to know that the answer depends on the cookie."""
-    headers = response.headerlist
-    found = [value for name, value in headers if name.lower() == "vary"]
-    if not found:
-        headers.append(("Vary", "Cookie"))
-        return
-    vary = ", ".join(found)
-    if not {"*", "cookie"} & set(re.split(r"[\s,]+", vary.lower())):
-        response.headers["Vary"] = f"{vary}, Cookie"
 
 
 @implementer(IAltSession)
@@ -81,8 +57,7 @@ class RequestLife:
         # mounted in another, and see its environ or a copy of it.
         self.key = f"pyramid_altsession.{secrets.token_hex(8)}"
         self._answered = f"{self.key}.answered"
-        self._warned = False
-        self._warned_of_memory = False
+        self.ending = Ending(settings, cookie, self.session)
 
     def session(self, request: Request) -> AltSession:
         """The session of a request: ``request.altsession`` itself. No round trip."""
@@ -173,7 +148,7 @@ class RequestLife:
         return state
 
     def answer(self, request: Request, response: Response) -> None:
-        """The response callback: what the answer has to say about the session.
+        """The response callback.
 
         It runs after all others, which may still use the session. It may run once for each
         attempt that pyramid_retry discards, and then says the same again.
@@ -187,87 +162,5 @@ class RequestLife:
             return
         request.__dict__[self._answered] = True
         state = request.environ[self.key].state
-        if state is None or state.root != id(request):
-            return
-        if state.sent is not None:
-            state.abandon()
-        if state.changes is not None:
-            self._write_back_late(request, response)
-            state.changes = None
-        if state.renewal_due:
-            self._renew(request, state)
-        state.answered = True
-        if state.used:
-            vary_on_cookie(response)
-        if state.cookie is not None:
-            self._warn_of_http(request)
-            self._warn_of_memory(request)
-            self._cookie.send(response, state.cookie or None, age=state.cookie_age)
-
-    def _warn_of_memory(self, request: Request) -> None:
-        """Workers that load the application each have a store of their own."""
-        several = request.environ.get("wsgi.multiprocess")
-        if several and self._settings.redis.scheme == "memory" and not self._warned_of_memory:
-            self._warned_of_memory = True
-            warn_of_processes()
-
-    def _warn_of_http(self, request: Request) -> None:
-        if (
-            self._settings.session.secure
-            and request.environ.get("wsgi.url_scheme") == "http"
-            and not self._warned
-        ):
-            self._warned = True
-            log.warning(
-                "sessions: the cookie is Secure and this request came over plain http, so the"
-                " browser may never send it back; behind a proxy let the server know the scheme,"
-                " for development set altsession.session.secure = false"
-            )
-
-    def _write_back_late(self, request: Request, response: Response) -> None:
-        """What the tween has done already, or has not, where the application left it out: then
-        the page is made, and becomes another if that fails."""
-        try:
-            self.write_back(request, response)
-        except (SessionGone, StoreUnavailable) as error:
-            turn_into(response, error, request.environ)
-
-    def write_back(self, request: Request, response: Response) -> None:
-        """Write what changed in ``request.session``, unless the answer is a failure, or says
-        already that the session is gone."""
-        state = self.state_of(request)
-        if state is None or state.changes is None or state.root != id(request):
-            return
-        if response.status_int >= 500 or isinstance(
-            getattr(request, "exception", None), SessionGone
-        ):
-            return
-        try:
-            driver = self.session(request).driver
-            driver.run(driver.dialogue.write_back(state.changes))
-        except SessionGone:
-            if self._settings.sync.on_gone == "error":
-                raise
-            state.reported = True
-            log.warning("session %s is gone: what changed in request.session is lost", state.token)
-
-    def report(self, request: Request) -> None:
-        """The answer is made. Where it tells of a failure of ours, reading ``request.session``
-        finds what is known, and does not fail once more."""
-        state = self.state_of(request)
-        if state is not None and state.root == id(request):
-            state.reported = state.reported or isinstance(request.exception, AltSessionError)
-
-    def abandon(self, request: Request) -> None:
-        """There is no answer: what a prefetch brings is nobody's."""
-        state = self.state_of(request)
-        if state is not None and state.root == id(request):
-            state.abandon()
-
-    def _renew(self, request: Request, state: SessionState) -> None:
-        """The periodic renewal, if it is due: the last thing before the answer leaves, so that a
-        login meanwhile is not undone by an older cookie that arrives later."""
-        try:
-            self.session(request).driver.execute(state.renewal())
-        except AltSessionError:
-            state.cookie = None  # the page is made: it goes out, and a later request renews
+        if state is not None:
+            self.ending.at(Moment.LEAVING, request, state, response)

@@ -8,6 +8,7 @@ from pyramid.response import Response
 
 from ..interfaces import ISessionAPI
 from ..protocol.changes import PendingChanges
+from .ending import Moment
 from .requests import RequestLife
 
 TRANSACTION = "pyramid_altsession.tween.transaction_tween_factory"
@@ -38,7 +39,8 @@ class WriteBack:
 
     def tpc_vote(self, transaction: object) -> None:
         if self.response is not None:
-            self.life.write_back(self.request, self.response)
+            state = self.life.state_of(self.request)
+            self.life.ending.at(Moment.VOTE, self.request, state, self.response)
 
     def abort(self, transaction: object) -> None:
         if self.changes is not None:

@@ -7,7 +7,6 @@ from contextvars import Token
 
 from pyramid.config import PHASE1_CONFIG, PHASE3_CONFIG, Configurator
 from pyramid.exceptions import ConfigurationError
-from pyramid.httpexceptions import HTTPException
 from pyramid.interfaces import ITweens
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -17,6 +16,7 @@ from pyramid.tweens import EXCVIEW, INGRESS, MAIN
 from ..api import SessionAPI
 from ..errors import AltSessionError
 from ..interfaces import ISessionAPI
+from .ending import Moment
 from .transaction import TM, TRANSACTION, Handler
 from .visits import Visit, serving
 
@@ -29,7 +29,7 @@ NONE = (Token.MISSING, None)
 def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
     api: SessionAPI = registry.getUtility(ISessionAPI)
     life = api.requests
-    key, answer = life.key, life.answer
+    key, answer, at = life.key, life.answer, life.ending.at
     begin, end, monotonic = serving.set, serving.reset, time.monotonic
 
     def altsession_tween(request: Request) -> Response:
@@ -52,14 +52,12 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
             response = handler(request)
             state = visit.state
             if state is not None and (state.changes is not None or request.exception is not None):
-                response = finish(request, response)
+                response = at(Moment.ANSWERED, request, state, response)
             return response
         except AltSessionError:
-            response = render(request)
-            life.report(request)
-            return response
+            return at(Moment.RAISED, request, visit.state)
         except BaseException:
-            life.abandon(request)
+            at(Moment.FAILED, request, visit.state)
             raise
         finally:
             # The session may be used yet, by a tween above or another callback.
@@ -68,27 +66,7 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
                 end(token)
                 visit.request = visit.outer = None
 
-    def finish(request: Request, response: Response) -> Response:
-        try:
-            life.write_back(request, response)
-        except TypeError:  # a value that JSON cannot carry
-            response = render(request)
-        life.report(request)
-        return response
-
     return altsession_tween
-
-
-def render(request: Request) -> Response:
-    """The application's exception view for an error raised above EXCVIEW (by pyramid_tm, which
-    reads the userid there, or by the write-back), or the error itself where that view needs the
-    session as well."""
-    try:
-        return request.invoke_exception_view(reraise=True)
-    except AltSessionError as raised:
-        if isinstance(raised, HTTPException):
-            return raised
-        raise
 
 
 def add_tween(config: Configurator) -> None:

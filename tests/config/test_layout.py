@@ -31,9 +31,9 @@ LAYERS = [
     | {f"stores.{name}" for name in ("apply", "memory", "sealed", "embedded", "redis")}
     | {f"stores.redis.{path.stem}" for path in PACKAGE.glob("stores/redis/*.py")},
     {"driver", "batch", "session", "settings"},
-    {"web", "web.cookie", "web.requests", "web.visits", "api"},
+    {"web", "web.cookie", "web.ending", "web.requests", "web.visits", "api"},
     {f"web.{path.stem}" for path in PACKAGE.glob("web/*.py")}
-    - {"web.cookie", "web.requests", "web.visits"},
+    - {"web.cookie", "web.ending", "web.requests", "web.visits"},
     {"security", "testing", "tween"},
     {"", "demo"},
 ]

@@ -1,0 +1,173 @@
+"""The end of a request: what becomes of the session and of the answer, moment by moment."""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any
+
+from pyramid.httpexceptions import HTTPException
+from pyramid.request import Request
+from pyramid.response import Response
+
+from ..config.table import Settings
+from ..errors import AltSessionError, SessionGone, StoreUnavailable
+from ..protocol.state import SessionState
+from ..session import AltSession
+from ..stores.memory import warn_of_processes
+from .cookie import SessionCookie
+
+log = logging.getLogger("pyramid_altsession")
+
+
+class Moment(Enum):
+    """When the end of a request is looked at, in the order in which they come."""
+
+    VOTE = "pyramid_tm is about to commit"
+    ANSWERED = "the application has answered"
+    RAISED = "an error of this package came up to the tween"
+    FAILED = "another error came up to the tween: there is no answer"
+    LEAVING = "every other response callback has run"
+
+
+class Ending:
+    """The ends of the requests to one application. ``session`` gives the session of a request."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cookie: SessionCookie,
+        session: Callable[[Request], AltSession],
+    ) -> None:
+        self._settings = settings
+        self._cookie = cookie
+        self._session = session
+        self._warned = False
+        self._warned_of_memory = False
+
+    def at(
+        self,
+        moment: Moment,
+        request: Request,
+        state: SessionState | None,
+        response: Response | None = None,
+    ) -> Response | None:
+        """The answer as it stands after this moment. ``state``: what is known of the session,
+        None where it was not used. A request that shares the session of another one leaves it to
+        that one."""
+        if moment is Moment.RAISED:
+            response = render(request)
+        if state is None or state.root != id(request):
+            return response
+        match moment, response:
+            case Moment.VOTE, Response():
+                self._write_back(request, response, state)
+            case Moment.ANSWERED, Response():
+                try:
+                    self._write_back(request, response, state)
+                except TypeError:  # a value that JSON cannot carry
+                    response = render(request)
+                self._note_error(request, state)
+            case Moment.RAISED, _:
+                self._note_error(request, state)
+            case Moment.FAILED, _:
+                state.abandon()
+            case Moment.LEAVING, Response():
+                state.abandon()
+                if state.changes is not None:  # the application left the tween out
+                    self._write_back_late(request, response, state)
+                if state.renewal_due:
+                    self._renew(request, state)
+                state.answered = True
+                if state.used:
+                    vary_on_cookie(response)
+                if state.cookie is not None:
+                    self._warn(request)
+                    self._cookie.send(response, state.cookie or None, age=state.cookie_age)
+        return response
+
+    def _write_back(self, request: Request, response: Response, state: SessionState) -> None:
+        """Write what changed in ``request.session``, unless the answer is a failure, or says
+        already that the session is gone."""
+        changes, raised = state.changes, getattr(request, "exception", None)
+        if changes is None or response.status_int >= 500 or isinstance(raised, SessionGone):
+            return
+        driver = self._session(request).driver
+        try:
+            driver.run(driver.dialogue.write_back(changes))
+        except SessionGone:
+            if self._settings.sync.on_gone == "error":
+                raise
+            state.reported = True
+            log.warning("session %s is gone: what changed in request.session is lost", state.token)
+
+    def _write_back_late(self, request: Request, response: Response, state: SessionState) -> None:
+        """The page is made, and becomes another one if writing fails."""
+        try:
+            self._write_back(request, response, state)
+        except (SessionGone, StoreUnavailable) as error:
+            turn_into(response, error, request.environ)
+        state.changes = None
+
+    def _note_error(self, request: Request, state: SessionState) -> None:
+        """Where the answer tells of an error of this package, a later look at ``request.session``
+        finds what is known, and does not fail once more."""
+        state.reported = state.reported or isinstance(request.exception, AltSessionError)
+
+    def _renew(self, request: Request, state: SessionState) -> None:
+        """The periodic renewal: the last thing before the answer leaves, so that an older cookie
+        which arrives later does not undo a login meanwhile."""
+        try:
+            self._session(request).driver.execute(state.renewal())
+        except AltSessionError:
+            state.cookie = None  # the page is made: it goes out, and a later request renews
+
+    def _warn(self, request: Request) -> None:
+        """Warn once of a server or a store that a session cannot live on."""
+        environ, settings = request.environ, self._settings
+        plain = settings.session.secure and environ.get("wsgi.url_scheme") == "http"
+        if plain and not self._warned:
+            self._warned = True
+            log.warning(
+                "sessions: the cookie is Secure and this request came over plain http, so the"
+                " browser may never send it back; behind a proxy let the server know the scheme,"
+                " for development set altsession.session.secure = false"
+            )
+        several = environ.get("wsgi.multiprocess") and settings.redis.scheme == "memory"
+        if several and not self._warned_of_memory:  # each process has a store of its own
+            self._warned_of_memory = True
+            warn_of_processes()
+
+
+def render(request: Request) -> Response:
+    """The application's exception view for an error raised above EXCVIEW (by pyramid_tm, which
+    reads the userid there, or by the write-back), or the error itself where that view needs the
+    session as well."""
+    try:
+        return request.invoke_exception_view(reraise=True)
+    except AltSessionError as raised:
+        if isinstance(raised, HTTPException):
+            return raised
+        raise
+
+
+def turn_into(
+    response: Response, error: SessionGone | StoreUnavailable, environ: Mapping[str, Any]
+) -> None:
+    """Turn an answer into an error's page."""
+    error.prepare(environ)
+    response.status = error.status
+    response.headerlist = error.headerlist
+    response.app_iter = error.app_iter
+
+
+def vary_on_cookie(response: Response) -> None:
+    """Tell caches that the answer depends on the cookie."""
+    headers = response.headerlist
+    found = [value for name, value in headers if name.lower() == "vary"]
+    if not found:
+        headers.append(("Vary", "Cookie"))
+        return
+    vary = ", ".join(found)
+    if not {"*", "cookie"} & set(re.split(r"[\s,]+", vary.lower())):
+        response.headers["Vary"] = f"{vary}, Cookie"
