@@ -36,6 +36,7 @@ from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.embedded import EmbeddedServer
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis import connections as connections_module
+from pyramid_altsession.stores.redis import failures
 from pyramid_altsession.stores.redis import store as module
 from pyramid_altsession.stores.redis import wire as packets_module
 from pyramid_altsession.stores.redis.connections import UnixConnection, connections
@@ -914,7 +915,7 @@ def test_closed_store_opens_again(session: Session) -> None:
 
 def test_log_is_ours() -> None:
     """Lines go to the package's own logger."""
-    assert module.log is logging.getLogger("pyramid_altsession")
+    assert failures.log is logging.getLogger("pyramid_altsession")
 
 
 @pytest.mark.volume

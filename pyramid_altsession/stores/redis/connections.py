@@ -10,7 +10,7 @@ from redis.retry import Retry
 
 from ...config.table import RedisSettings
 from ..embedded import EmbeddedServer
-from .pool import Timed
+from .timed import Timed
 
 
 def connections(
