@@ -12,6 +12,7 @@ from ..embedded import EmbeddedServer
 from .connections import connections
 from .failures import HINT, Trouble
 from .pool import ConnectionPool
+from .sentinel import Sentinels
 from .steps import Address, OneServer
 from .timed import Timed
 from .waiting import Node, WaitingStore
@@ -19,25 +20,32 @@ from .wire import pack_read, pack_write, unpack_read, unpack_write
 
 
 class RedisStore(WaitingStore):
-    """The store contract on one server. Thread-safe and fork-safe; connects when first used."""
+    """The store contract on one server, or on the primary that sentinels name. Thread-safe and
+    fork-safe; connects when first used."""
 
     def __init__(
         self, build: Callable[[], Timed], *, prefix: str, name: str, limit: int,
-        wait: float, hint: str = "", embedded: EmbeddedServer | None = None,
+        wait: float, hint: str = "", release: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        self._embedded = embedded
+        self._release = release
         self._prefix = prefix.encode() + b":"
         self._pool = ConnectionPool(build, limit=limit, wait=wait)
         super().__init__(name, OneServer(self._prefix), Trouble(name, hint), wait=wait)
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, prefix: str) -> "RedisStore":
-        embedded = None
-        if settings.scheme == "embedded":
+        release = None
+        if settings.sentinels:
+            sentinels = Sentinels(settings)
+            build, release = sentinels.connection, sentinels.close
+        elif settings.scheme == "embedded":
             embedded = EmbeddedServer(urlsplit(settings.url or "").path or None)
+            build, release = connections(settings, embedded), embedded.release
+        else:
+            build = connections(settings)
         return cls(
-            connections(settings, embedded),
-            embedded=embedded,
+            build,
+            release=release,
             prefix=prefix,
             name=settings.place,
             limit=settings.max_connections,
@@ -82,5 +90,5 @@ class RedisStore(WaitingStore):
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._pool.close()
-        if self._embedded is not None:
-            self._embedded.release()
+        if self._release is not None:
+            self._release()

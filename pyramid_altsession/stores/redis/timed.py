@@ -30,6 +30,12 @@ class Timed(AbstractConnection):
     """
 
     end = math.inf  # in the seconds of time.monotonic()
+    host: str
+    port: int
+    locate: Callable[[float], tuple[str, int]] | None = None
+    """Says whenever it connects to whom, by this end; else it is always the same server."""
+    greet: "Callable[[Timed], None] | None" = None
+    """Looks at the server before anybody gets the connection."""
     _poll: Callable[[int], list[tuple[int, int]]]
     _pending: Callable[[], int] | None
     _reader: Any
@@ -59,6 +65,8 @@ class Timed(AbstractConnection):
         self._socket_timeout = value
 
     def _connect(self) -> Any:
+        if self.locate is not None:
+            self.host, self.port = self.locate(self.end)
         sock = super()._connect()  # type: ignore[no-untyped-call, safe-super]
         self._told = 0.0
         self._reader = hiredis.Reader(
@@ -69,6 +77,11 @@ class Timed(AbstractConnection):
         self._poll = poll.poll
         self._pending = getattr(sock, "pending", None)  # bytes that TLS has decrypted already
         return sock
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        super().on_connect_check_health(check_health)
+        if self.greet is not None:
+            self.greet(self)
 
     def send(self, packet: bytes) -> None:
         """Send it whole."""
