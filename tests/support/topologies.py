@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from certificates import Authority
 from redis.crc import key_slot
 from servers import Server, free_port
 
@@ -43,6 +44,28 @@ def link_is_up(server: Server) -> bool:
 
 def role(server: Server) -> str:
     return str(server.client.info("replication")["role"])
+
+
+class TLSServer(Server):
+    """Over TCP only with a client's certificate; the tests look behind it over its socket."""
+
+    def __init__(self, binary: str, authority: Authority, *options: str) -> None:
+        self.tls_port = free_port()
+        own, client = authority.pair("server"), authority.pair("client")
+        self.tls = {
+            "ssl_ca_certs": authority.file,
+            "ssl_certfile": client.certificate,
+            "ssl_keyfile": client.key,
+        }
+        super().__init__(
+            binary,
+            *("--tls-port", str(self.tls_port), "--tls-ca-cert-file", authority.file),
+            *("--tls-cert-file", own.certificate, "--tls-key-file", own.key, *options),
+        )
+
+    @property
+    def url(self) -> str:
+        return f"rediss://127.0.0.1:{self.tls_port}"
 
 
 class SentinelNode(Server):
@@ -91,7 +114,8 @@ class Sentinels:
         for server in (*self.nodes, *self.sentinels):
             server.wait()
         for sentinel in self.sentinels:  # so that they notice what they ordered
-            sentinel.client.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", "100")
+            for what in ("INFO-PERIOD", "PUBLISH-PERIOD"):
+                sentinel.client.execute_command("SENTINEL", "DEBUG", what, "100")
         self.settle()
 
     @property
@@ -124,6 +148,10 @@ class Sentinels:
         old = self.current
         until(lambda: self.sentinels[0].client.execute_command("SENTINEL", "FAILOVER", MASTER))
         until(lambda: role(old) == "slave" and self.current is not old)
+
+    @property
+    def client(self) -> redis.Redis:
+        return self.current.client
 
     def empty(self) -> None:
         self.current.empty()

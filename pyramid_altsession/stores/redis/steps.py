@@ -9,8 +9,9 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import redis
-from redis.exceptions import NoScriptError, ReadOnlyError
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError
 
+from ...config.converters import PREFIX
 from ...protocol.fields import State
 from ...protocol.messages import End, Operation, Read, Reply, Write
 from .failures import NotConnected
@@ -104,7 +105,17 @@ class OneServer:
             if not repeatable:
                 raise
             answers = yield Ask(None, packet, replies)
+        except MovedError as error:
+            raise _cluster(error) from error
+        for answer in answers:
+            if isinstance(answer, MovedError):
+                raise _cluster(answer)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
             # It has become a replica, and has done nothing: another one may be the primary.
             answers = yield Ask(None, packet, replies, anew=True)
         return answers
+
+
+def _cluster(error: MovedError) -> redis.ResponseError:
+    cure = f"begin {PREFIX}redis.url with redis+cluster://"
+    return redis.ResponseError(f"{error}: this server is a node of a cluster; {cure}")
