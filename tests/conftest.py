@@ -2,24 +2,24 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import leaks
 import pytest
 from accounts import Books, books_of
 from apps import MADE, Watched
+from certificates import Authority
 from coverage import Coverage
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from servers import Server, redis_binary, valkey
+from topologies import Cluster, Sentinels, TLSServer
 
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import RedisSettings, Settings
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.stores import open_store
-from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.stores.redis.store import RedisStore
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis_settings.register_profile(
@@ -139,6 +139,34 @@ def redis7_server() -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def redis7tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TLSServer]:
+    """The same over TLS, which wants a certificate of its clients."""
+    binary = redis_binary()
+    if binary is None:
+        assert not os.environ.get("CI"), "CI has to have a redis-server"
+        pytest.skip("no redis-server on PATH")
+    server = TLSServer(binary, Authority(tmp_path_factory.mktemp("certificates")))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def sentinel_server() -> Iterator[Sentinels]:
+    """Three sentinels, a primary and its replica, for tests that change nothing of it."""
+    servers = Sentinels(down_after=30_000)  # a busy machine is no outage
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster_server() -> Iterator[Cluster]:
+    """A cluster of three primaries and three replicas, for tests that change nothing of it."""
+    servers = Cluster(timeout=30_000)
+    yield servers
+    servers.stop()
+
+
 @pytest.fixture
 def server(valkey_server: Server) -> Server:
     """An empty Valkey."""
@@ -162,22 +190,37 @@ def any_server(request: pytest.FixtureRequest) -> Server:
     return found
 
 
-def settings_for(url: str, **session: object) -> Settings:
-    return read_settings({"redis": {"url": url}, "session": session})
+def settings_for(
+    url: str, redis: Mapping[str, object] | None = None, **session: object
+) -> Settings:
+    return read_settings({"redis": {"url": url, **(redis or {})}, "session": session})
 
 
-@pytest.fixture(params=["memory", "valkey-unix", "valkey-tcp", "redis7"])
-def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore | RedisStore]:
+STORES = ["memory", "valkey-unix", "valkey-tcp", "redis7"]
+TOPOLOGIES = ["redis7tls", "sentinel-tcp", "cluster-tcp"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The contract and users' sessions are tried on every topology; other tests are not about where
+    the servers are."""
+    if "store" in metafunc.fixturenames and not hasattr(metafunc.module, "store"):
+        everywhere = metafunc.module.__name__ in ("test_contract", "test_users")
+        kinds = STORES + TOPOLOGIES if everywhere else STORES
+        metafunc.parametrize("store", kinds, indirect=True)
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """Every store there is, empty."""
-    if request.param == "memory":
-        url = "memory://"
-    else:
-        kind, _, way = request.param.partition("-")
-        found: Server = request.getfixturevalue(f"{kind}_server")
+    kind, _, way = request.param.partition("-")
+    settings = settings_for("memory://")
+    if kind != "memory":
+        found: Any = request.getfixturevalue(f"{kind}_server")
         found.empty()
-        url = found.tcp_url if way == "tcp" else found.url
-    opened = open_store(settings_for(url))
-    yield opened  # type: ignore[misc]
+        url = found.tcp_url if (kind, way) == ("valkey", "tcp") else found.url
+        settings = settings_for(url, redis=getattr(found, "tls", None))
+    opened = open_store(settings)
+    yield opened
     opened.close()
 
 

@@ -31,6 +31,36 @@ def as_host(value: object) -> str:
     return text
 
 
+Address = tuple[str, int]
+"""Host and port."""
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s/@:,\[\]]+)(?::([0-9]{1,5}))?")
+
+
+def as_addresses(default_port: int) -> Converter:
+    """``host:port`` of several servers; without a port it is the default."""
+    wanted = f"one or several host:port (without a port: {default_port}); a URL goes into redis.url"
+
+    def convert(value: object) -> tuple[Address, ...]:
+        try:
+            items = as_texts(value)
+        except ValueError:
+            raise ValueError(wanted) from None
+        found = [_ADDRESS.fullmatch(item) for item in items]
+        pairs = [(each[1].strip("[]"), int(each[2] or default_port)) for each in found if each]
+        if len(pairs) < len(items) or not all(0 < port < 65536 for _, port in pairs):
+            raise ValueError(wanted)
+        return tuple(pairs)
+
+    return convert
+
+
+def shown(addresses: tuple[Address, ...]) -> str:
+    """For messages."""
+    return ", ".join(
+        [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
+    )
+
+
 def as_path(value: object) -> str:
     text = as_text(value)
     if "://" in text:
@@ -115,7 +145,7 @@ def as_matching(pattern: str, wanted: str) -> Converter:
 def as_choice(*choices: str) -> Converter:
     def convert(value: object) -> str:
         for choice in choices:
-            if isinstance(value, str) and value.strip().lower() == choice.lower():
+            if isinstance(value, str | float) and str(value).strip().lower() == choice.lower():
                 return choice
         raise ValueError("one of " + ", ".join(choices))
 
@@ -144,6 +174,8 @@ def as_prefix(value: object) -> str:
     return str(text)
 
 
+as_sentinels = as_addresses(26379)
+as_nodes = as_addresses(6379)
 as_port = as_whole(1, 65535)
 as_above_zero = as_number(0, "seconds", above=True)
 as_seconds = as_number(0, "seconds")

@@ -5,17 +5,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from .converters import PREFIX
+from .converters import PREFIX, as_nodes, as_sentinels
 from .table import RedisSettings
 
 _SERVERS = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
+"""Whether what they begin has TLS. Each may be followed by +sentinel or +cluster."""
+_TOPOLOGIES = ("redis+sentinel", "redis+cluster")
+_PLACES = ("host", "port", "socket", "sentinels", "master", "cluster")
 
 
 def redis_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:
     faults = []
     name, url = title("redis.url"), given.get("url")
     if url:
-        both = {"host", "port", "socket", "username", "password", "db"} & set(given)
+        both = {*_PLACES, "username", "password", "db"} & set(given)
         if both:
             named = ", ".join(title(f"redis.{n}") for n in sorted(both))
             faults.append(f"{name}: says where the server is; remove {named}")
@@ -24,16 +27,43 @@ def redis_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[
             # The found text stays out: a URL may hold a password.
             faults.append(f"{name}: must be {wish}")
             return faults
-    elif "socket" in given and {"host", "port", "ssl"} & set(given):
+        if not faults:
+            faults += _place_faults(from_url(given), title)
+        return faults + _tls_faults(given, title)
+    if "socket" in given and {"host", "port", "ssl"} & set(given):
         faults.append(f"{title('redis.socket')}: excludes redis.host, redis.port and redis.ssl")
         return faults
-    return faults + _tls_faults(given, title)
+    return faults + _place_faults(given, title) + _tls_faults(given, title)
+
+
+def _place_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:
+    """Sentinels and clusters beside settings that mean another server, or nothing with them."""
+    faults = []
+    for name in ("sentinels", "cluster"):
+        others = {*_PLACES, "master"} - {name, "master" if name == "sentinels" else ""}
+        both = [n for n in sorted(others & set(given)) if given[n] is not None and given.get(name)]
+        if both:
+            named = ", ".join(title(f"redis.{n}") for n in both)
+            faults.append(f"{title(f'redis.{name}')}: says where the servers are; remove {named}")
+    if bool(given.get("sentinels")) != bool(given.get("master")) and not faults:
+        wanted = "redis.master, what they call the primary" if given.get("sentinels") else ""
+        name = "sentinels" if wanted else "master"
+        faults.append(f"{title(f'redis.{name}')}: needs {PREFIX}{wanted or 'redis.sentinels'}")
+    if given.get("cluster") and given.get("db"):
+        faults.append(f"{title('redis.db')}: a cluster has database 0 only")
+    for name in ("sentinel_username", "sentinel_password"):
+        if name in given and not given.get("sentinels"):
+            faults.append(f"{title(f'redis.{name}')}: is for sentinels, and there are none")
+    if given.get("password") and given.get("password_file"):
+        faults.append(f"{title('redis.password_file')}: and the password is given too; keep one")
+    return faults
 
 
 def _tls_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:
     """A setting about TLS beside a connection that has none: it would be plaintext, silently."""
     wanted = given.get("ssl")
-    tls = _SERVERS.get(urlsplit(given["url"]).scheme, False) if "url" in given else bool(wanted)
+    base = urlsplit(given.get("url", "")).scheme.partition("+")[0]
+    tls = _SERVERS.get(base, False) if "url" in given else bool(wanted)
     if tls:
         no = f"{title('redis.ssl')}: false, and {PREFIX}redis.url has TLS"
         return [no] if wanted is False else []
@@ -42,7 +72,10 @@ def _tls_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[s
         cure = f"begin {PREFIX}redis.url with rediss://"
     elif "socket" in given:
         cure = "remove it"
-    names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
+    names = (
+        *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"),
+        "ssl_min_version",
+    )
     plain = RedisSettings()
     idle = [name for name in names if given.get(name, getattr(plain, name)) != getattr(plain, name)]
     if wanted and "url" in given:
@@ -58,6 +91,11 @@ _ENCODED = (
 )
 
 
+_SCHEMES = "a URL that begins with " + ", ".join(
+    f"{scheme}://" for scheme in (*_SERVERS, *_TOPOLOGIES, "unix", "embedded", "memory")
+)
+
+
 def _url_fault(url: str) -> str | None:
     """What a well-formed url would be, or None when this one is."""
     special = re.search(r"[][#/?]", url.partition("://")[2].rpartition("@")[0])
@@ -65,6 +103,8 @@ def _url_fault(url: str) -> str | None:
         return _ENCODED
     try:
         parts = urlsplit(url)
+        if "+" in parts.scheme:
+            return _topology_fault(parts)
         port = parts.port
     except ValueError:
         return "a URL whose port is a whole number from 1 to 65535"
@@ -81,12 +121,38 @@ def _url_fault(url: str) -> str | None:
         relative = parts.hostname or not parts.path or parts.fragment
         return "unix:///path?db=0" if relative or _db_of(parts) is None else None
     if parts.scheme not in _SERVERS:
-        return "a URL that begins with " + ", ".join(
-            f"{scheme}://" for scheme in (*_SERVERS, "unix", "embedded", "memory")
-        )
+        return _SCHEMES
     if port == 0 or not parts.hostname or _db_of(parts) is None or parts.fragment:
         return f"{parts.scheme}://user:password@host:port/db"
     return None
+
+
+def _topology_fault(parts: Any) -> str | None:
+    """The same for a URL of sentinels or of a cluster."""
+    base, _, kind = parts.scheme.partition("+")
+    if base not in _SERVERS or kind not in ("sentinel", "cluster"):
+        return _SCHEMES
+    form = "host:port,host:port/master/db" if kind == "sentinel" else "host:port,host:port"
+    wish = f"{parts.scheme}://user:password@{form}"
+    try:
+        values = _topology(parts)
+    except ValueError:
+        return wish
+    plain = not (parts.query or parts.fragment) and (
+        kind == "sentinel" or not parts.path.strip("/")
+    )
+    return None if plain and (kind == "cluster" or values["master"]) else wish
+
+
+def _topology(parts: Any) -> dict[str, Any]:
+    """What such a URL says. ValueError when it is malformed."""
+    hosts = parts.netloc.rpartition("@")[2]
+    if parts.scheme.endswith("+cluster"):
+        return {"cluster": as_nodes(hosts), "db": 0}
+    master, _, db = parts.path.strip("/").partition("/")
+    if not re.fullmatch(r"[0-9]{0,6}", db):
+        raise ValueError(db)
+    return {"sentinels": as_sentinels(hosts), "master": unquote(master), "db": int(db or 0)}
 
 
 def _db_of(parts: Any) -> int | None:
@@ -100,15 +166,19 @@ def from_url(given: Mapping[str, Any]) -> dict[str, Any]:
     """The url taken apart, so that everybody else reads host, port, socket, db."""
     parts = urlsplit(given.get("url", ""))
     values = dict(given)
-    values["configured"] = not {"url", "host", "port", "socket"}.isdisjoint(given)
-    if parts.scheme not in _SERVERS and parts.scheme != "unix":
+    values["configured"] = not {"url", *_PLACES}.isdisjoint(given)
+    base, _, topology = parts.scheme.partition("+")
+    if base not in _SERVERS and base != "unix":
         return values
-    if parts.scheme == "unix":
-        values["socket"] = unquote(parts.path)
+    if topology:
+        values |= _topology(parts)
+    elif base == "unix":
+        values |= {"socket": unquote(parts.path), "db": _db_of(parts)}
     else:
-        values |= {"host": parts.hostname, "port": parts.port or 6379}
-        values["ssl"] = _SERVERS[parts.scheme]
-    values["db"] = _db_of(parts)
-    values["username"] = unquote(parts.username) if parts.username else None
-    values["password"] = unquote(parts.password) if parts.password else None
+        values |= {"host": parts.hostname, "port": parts.port or 6379, "db": _db_of(parts)}
+    if base in _SERVERS:
+        values["ssl"] = _SERVERS[base]
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    values["username"] = unquote(user) or None
+    values["password"] = unquote(password) or None
     return values

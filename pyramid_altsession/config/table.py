@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from .converters import (
     TOKEN_CHARACTERS,
+    Address,
     Converter,
     as_above_zero,
     as_callable,
@@ -15,14 +16,17 @@ from .converters import (
     as_flag,
     as_host,
     as_matching,
+    as_nodes,
     as_path,
     as_port,
     as_prefix,
     as_seconds,
     as_secrets,
+    as_sentinels,
     as_text,
     as_texts,
     as_whole,
+    shown,
 )
 
 
@@ -42,23 +46,41 @@ class RedisSettings:
     url: str | None = setting(
         None,
         as_text,
-        "redis://, rediss://, valkey://, valkeys://, unix://, embedded:// or memory://",
+        "redis://, rediss://, valkey://, valkeys://, unix://, redis+sentinel://, redis+cluster://,"
+        " embedded:// or memory://",
         secret=True,
     )
     host: str = setting("localhost", as_host, "host name or address")
     port: int = setting(6379, as_port, "TCP port")
     socket: str | None = setting(None, as_path, "path of a unix socket, instead of host and port")
+    sentinels: tuple[Address, ...] = setting(
+        (), as_sentinels, "host:port of each sentinel, instead of host and port"
+    )
+    master: str | None = setting(None, as_text, "what the sentinels call the primary")
+    sentinel_username: str | None = setting(None, as_text, "user of the sentinels' access list")
+    sentinel_password: str | None = setting(None, as_text, "password of the sentinels", secret=True)
+    cluster: tuple[Address, ...] = setting(
+        (), as_nodes, "host:port of some nodes of a cluster, instead of host and port"
+    )
     username: str | None = setting(None, as_text, "user of the server's access list")
     password: str | None = setting(None, as_text, "password of the server", secret=True)
+    password_file: str | None = setting(
+        None, as_path, "file that holds the password; read whenever a connection is opened"
+    )
     db: int = setting(0, as_whole(0, 10**6), "number of the database")
     ssl: bool = setting(False, as_flag, "speak TLS")
-    ssl_ca_certs: str | None = setting(None, as_text, "file of the authorities to trust")
+    ssl_ca_certs: str | None = setting(
+        None, as_text, "file of the authorities to trust, instead of the system's"
+    )
     ssl_certfile: str | None = setting(None, as_text, "file of our own certificate")
     ssl_keyfile: str | None = setting(None, as_text, "file of our own key")
     ssl_check_hostname: bool = setting(True, as_flag, "the certificate must name the host")
+    ssl_min_version: str = setting("1.2", as_choice("1.2", "1.3"), "lowest version of TLS to speak")
     timeout: float = setting(1.0, as_above_zero, "seconds: bound on one round trip")
     connect_timeout: float = setting(1.0, as_above_zero, "seconds: bound on connecting")
-    max_connections: int = setting(64, as_whole(1, 10**5), "connections of one process at most")
+    max_connections: int = setting(
+        64, as_whole(1, 10**5), "connections of one process to one server at most"
+    )
 
     @property
     def scheme(self) -> str:
@@ -70,6 +92,10 @@ class RedisSettings:
         """Where the server is, for messages: without user and password."""
         if self.scheme in ("embedded", "memory"):
             return self.url or ""
+        if self.sentinels:
+            return f"{self.master} (sentinels {shown(self.sentinels)})"
+        if self.cluster:
+            return f"the cluster {shown(self.cluster)}"
         return self.socket or f"{self.host}:{self.port}"
 
     configured: bool = field(default=True, repr=False, compare=False)

@@ -5,6 +5,7 @@ import logging
 from ..config.table import Settings
 from ..interfaces import Store
 from .memory import MemoryStore
+from .redis.cluster_store import ClusterStore
 from .redis.store import RedisStore
 
 log = logging.getLogger("pyramid_altsession")
@@ -20,4 +21,6 @@ def open_store(settings: Settings) -> Store:
         )
     if settings.redis.scheme == "memory":
         return MemoryStore()
+    if settings.redis.cluster:
+        return ClusterStore.from_settings(settings.redis, settings.session.prefix)
     return RedisStore.from_settings(settings.redis, settings.session.prefix)

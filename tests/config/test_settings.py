@@ -61,6 +61,13 @@ TEXTS: list[tuple[str, str, object]] = [
         "a-secret-of-sixteen another-of-sixteen",
         ("a-secret-of-sixteen", "another-of-sixteen"),
     ),
+    ("redis.sentinels", "a:1, [::1]:2 b", (("a", 1), ("::1", 2), ("b", 26379))),
+    ("redis.master", "main", "main"),
+    ("redis.sentinel_username", "watcher", "watcher"),
+    ("redis.sentinel_password", "s3cret", "s3cret"),
+    ("redis.cluster", "a:1 b", (("a", 1), ("b", 6379))),
+    ("redis.password_file", "/run/secrets/redis", "/run/secrets/redis"),
+    ("redis.ssl_min_version", "1.3", "1.3"),
     ("session.cookie_name", "__Host-sid", "__Host-sid"),
     ("session.domain", ".example.com", ".example.com"),
     ("session.path", "/shop", "/shop"),
@@ -91,6 +98,8 @@ TYPED: list[tuple[str, object, object]] = [
     ("redis.db", 3, 3),
     ("redis.ssl", True, True),
     ("redis.timeout", 2, 2.0),
+    ("redis.cluster", ["a:1", "b"], (("a", 1), ("b", 6379))),
+    ("redis.cluster", [], ()),
     ("session.tti", 0.5, 0.5),
     ("session.touch_interval", 30, 30.0),
     ("session.lifetime", 0, 0.0),
@@ -116,6 +125,8 @@ def test_from_text(name: str, text: str, value: object) -> None:
         ini["altsession.session.codec"] = "pyramid_altsession.codecs.encrypted"
     if name.startswith("redis.ssl_"):
         ini["altsession.redis.ssl"] = "true"
+    if name.startswith("redis.sentinel") or name == "redis.master":
+        ini = {"altsession.redis.sentinels": "a", "altsession.redis.master": "m", **ini}
     assert found(read_settings(from_ini(ini)), name) == value
 
 
@@ -334,9 +345,11 @@ def test_contradiction_between_sources(yaml: Path) -> None:
 # -- what is refused
 
 SECONDS = "must be a number of seconds"
+SENTINEL_FORM = "host:port,host:port/master/db"
+ADDRESSES = "must be one or several host:port (without a port: 6379); a URL goes into redis.url"
 WISH_URL = (
     "redis.url: must be a URL that begins with redis://, valkey://, rediss://,"
-    " valkeys://, unix://, embedded://, memory://"
+    " valkeys://, redis+sentinel://, redis+cluster://, unix://, embedded://, memory://"
 )
 WISH_ENCODED = (
     "redis.url: must be a URL whose password is percent-encoded: # is %23, / is %2F, ? is %3F (in"
@@ -451,6 +464,20 @@ REFUSED: list[tuple[str, object, str]] = [
     ("redis.url", "canary", WISH_URL),
     ("redis.url", "http://:canary@db", WISH_URL),
     ("redis.url", "redis+sentinel-canary://db", WISH_URL),
+    *[
+        ("redis.url", url, f"redis.url: must be {url.partition(':')[0]}://user:password@{form}")
+        for url, form in (
+            ("redis+sentinel://:canary@a,b", SENTINEL_FORM),
+            ("redis+sentinel://:canary@/main", SENTINEL_FORM),
+            ("redis+sentinel://:canary@a:99999/main", SENTINEL_FORM),
+            ("rediss+sentinel://:canary@a/main/one", SENTINEL_FORM),
+            ("redis+sentinel://:canary@a/main?x=1", SENTINEL_FORM),
+            ("redis+cluster://:canary@a,b/1", "host:port,host:port"),
+            ("valkeys+cluster://:canary@", "host:port,host:port"),
+        )
+    ],
+    ("redis.cluster", "a:0", f"redis.cluster: {ADDRESSES}, not 'a:0'"),
+    ("redis.cluster", 7, f"redis.cluster: {ADDRESSES}, not 7"),
     ("redis.url", "redis://:canary@db:0", "redis.url: must be redis://user:password@host:port/db"),
     ("redis.url", "redis://:canary@db:99999", WISH_PORT),
     ("redis.url", "redis://:canary@db:port", WISH_PORT),
@@ -612,6 +639,37 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         "session.codec_secret: seals nothing without session.codec: values are plain JSON",
     ),
     (
+        {"redis.url": "redis+cluster://a", "redis.cluster": "b"},
+        "redis.url: says where the server is; remove altsession.redis.cluster",
+    ),
+    (
+        {"redis.sentinels": "a", "redis.master": "m", "redis.host": "b"},
+        "redis.sentinels: says where the servers are; remove altsession.redis.host",
+    ),
+    (
+        {"redis.cluster": "a", "redis.socket": "/s"},
+        "redis.cluster: says where the servers are; remove altsession.redis.socket",
+    ),
+    (
+        {"redis.sentinels": "a"},
+        "redis.sentinels: needs altsession.redis.master, what they call the primary",
+    ),
+    ({"redis.master": "m"}, "redis.master: needs altsession.redis.sentinels"),
+    ({"redis.cluster": "a", "redis.db": 1}, "redis.db: a cluster has database 0 only"),
+    (
+        {"redis.url": "redis://a", "redis.sentinel_password": "canary"},
+        "redis.sentinel_password: is for sentinels, and there are none",
+    ),
+    (
+        {"redis.url": "redis://:canary@a", "redis.password_file": "f"},
+        "redis.password_file: and the password is given too; keep one",
+    ),
+    (
+        {"redis.url": "redis+cluster://a", "redis.ssl_min_version": "1.3"},
+        "redis.ssl_min_version: is for TLS, and this connection has none; begin"
+        " altsession.redis.url with rediss://",
+    ),
+    (
         {"session.partitioned": True, "session.secure": False},
         "session.partitioned: needs secure = true, or browsers drop the cookie",
     ),
@@ -639,6 +697,8 @@ def test_contradictions(given: dict[str, Any], message: str) -> None:
         {"redis.url": "", "redis.host": "h"},
         {"redis.url": "rediss://h", "redis.ssl": True, "redis.ssl_ca_certs": "ca.pem"},
         {"redis.url": "redis://h", "redis.ssl": False},
+        {"redis.url": "rediss+sentinel://a/m/1", "redis.ssl_ca_certs": "c", "redis.ssl": True},
+        {"redis.url": "rediss+cluster://a", "redis.password_file": "f"},
         {"redis.url": "redis://h", "redis.ssl_check_hostname": True, "redis.ssl_keyfile": ""},
         {"redis.host": "h", "redis.ssl": True, "redis.ssl_certfile": "c"},
         {"redis.auth_pass": "", "redis.password": "p"},

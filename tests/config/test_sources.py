@@ -104,6 +104,8 @@ def typed(value: object, text: str) -> object:
     """What YAML and Python programs hold for a value of ours."""
     if callable(value):
         return text
+    if isinstance(value, tuple) and isinstance(value[0], tuple):  # host and port
+        return text.replace(",", " ").split()
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -116,6 +118,11 @@ BESIDE = {
     "redis.ssl_certfile": {"redis.ssl": True},
     "redis.ssl_keyfile": {"redis.ssl": True},
     "redis.ssl_check_hostname": {"redis.ssl": True},
+    "redis.ssl_min_version": {"redis.ssl": True},
+    "redis.sentinels": {"redis.master": "m"},
+    "redis.master": {"redis.sentinels": ["a"]},
+    "redis.sentinel_username": {"redis.sentinels": ["a"], "redis.master": "m"},
+    "redis.sentinel_password": {"redis.sentinels": ["a"], "redis.master": "m"},
 }
 """What some settings want beside them."""
 

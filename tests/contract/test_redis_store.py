@@ -1,6 +1,7 @@
 """The store on real servers: what goes over the wire, and what is made of trouble."""
 
 import logging
+import ssl
 import threading
 import time
 import tracemalloc
@@ -36,6 +37,7 @@ from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.embedded import EmbeddedServer
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis import connections as connections_module
+from pyramid_altsession.stores.redis import failures
 from pyramid_altsession.stores.redis import store as module
 from pyramid_altsession.stores.redis import wire as packets_module
 from pyramid_altsession.stores.redis.connections import UnixConnection, connections
@@ -865,10 +867,12 @@ def test_connection_over_tcp() -> None:
 
 def test_connection_over_tls() -> None:
     """TLS checks certificate and host name unless told otherwise."""
-    connection = built(host="db", ssl=True, ssl_ca_certs="ca.pem", ssl_check_hostname=True)
+    connection = built(host="db", ssl=True)
     assert isinstance(connection, SSLConnection)
-    assert (connection.ca_certs, connection.check_hostname) == ("ca.pem", True)
-    assert connection.cert_reqs.name == "CERT_REQUIRED"
+    context = built(host="db", ssl=True).context()
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+    context = built(host="db", ssl=True, ssl_check_hostname=False).context()
+    assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_REQUIRED)
 
 
 def test_connection_over_a_socket() -> None:
@@ -914,7 +918,7 @@ def test_closed_store_opens_again(session: Session) -> None:
 
 def test_log_is_ours() -> None:
     """Lines go to the package's own logger."""
-    assert module.log is logging.getLogger("pyramid_altsession")
+    assert failures.log is logging.getLogger("pyramid_altsession")
 
 
 @pytest.mark.volume

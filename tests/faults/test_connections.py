@@ -37,9 +37,9 @@ from pyramid_altsession.protocol.fields import Timing
 from pyramid_altsession.protocol.messages import Read
 from pyramid_altsession.protocol.token import Token
 from pyramid_altsession.stores import open_store
-from pyramid_altsession.stores.redis import store as redis_module
-from pyramid_altsession.stores.redis.failures import LULL
-from pyramid_altsession.stores.redis.pool import ConnectionPool, NotConnected
+from pyramid_altsession.stores.redis import failures
+from pyramid_altsession.stores.redis.failures import LULL, NotConnected
+from pyramid_altsession.stores.redis.pool import ConnectionPool
 from pyramid_altsession.stores.redis.wire import pack_command
 
 PING = pack_command((b"PING",))
@@ -434,7 +434,7 @@ def test_an_outage_that_flaps_does_not_fill_the_log(
 
     assert calls(50) == ["ERROR", "WARNING"]
     assert calls(50) == []
-    monkeypatch.setattr(redis_module, "time", Later(time.monotonic() + LULL))
+    monkeypatch.setattr(failures, "time", Later(time.monotonic() + LULL))
     assert calls(50) == ["ERROR", "WARNING"]
 
 

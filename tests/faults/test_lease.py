@@ -33,7 +33,9 @@ from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.errors import StoreUnavailable
 from pyramid_altsession.stores.redis import pool as pool_module
 from pyramid_altsession.stores.redis.connections import connections
-from pyramid_altsession.stores.redis.pool import PAUSE, ConnectionPool, NotConnected, Timed
+from pyramid_altsession.stores.redis.failures import NotConnected
+from pyramid_altsession.stores.redis.pool import PAUSE, ConnectionPool
+from pyramid_altsession.stores.redis.timed import Timed
 from pyramid_altsession.stores.redis.wire import pack_command
 
 PING = pack_command((b"PING",))

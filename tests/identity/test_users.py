@@ -50,11 +50,17 @@ def drop(books: Books, id: str) -> None:
 # -- the index
 
 
+def about(time: int) -> Any:
+    """A minute more or less, in ms."""
+    return pytest.approx(time, abs=60_000)
+
+
 def test_entry_at_login(api: SessionAPI, books: Books) -> None:
-    """A login enters the session with the time of the login, the same as in the hash."""
+    """A login enters the session with the time of the login, the same as in the hash; on a cluster
+    that is another node's, earlier by the time of a packet."""
     browser = signed_in(api)
     expected = int(books.fields(id_of(browser))["@l"])
-    assert books.index("ann") == {id_of(browser): expected}
+    assert books.index("ann") == {id_of(browser): about(expected)}
 
 
 def test_entry_at_login_without_a_session(api: SessionAPI, books: Books) -> None:
@@ -147,7 +153,8 @@ def test_touch_heals_the_index(
     books.lose_index("ann")
     books.end_in(id_of(browser), 600)
     browser.does(use)
-    assert (books.index("ann"), books.endless()) == (before, [])
+    after = {id: about(login) for id, login in before.items()}
+    assert (books.index("ann"), books.endless()) == (after, [])
 
 
 def test_anonymous_sessions_are_in_no_index(server: Server) -> None:

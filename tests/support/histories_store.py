@@ -15,7 +15,7 @@ from pyramid_altsession.protocol.fields import USER
 from pyramid_altsession.protocol.messages import Operation, Read, Reply
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis.store import RedisStore
-from pyramid_altsession.stores.redis.wire import _index
+from pyramid_altsession.stores.redis.wire import index_key
 
 MOST_OPERATIONS = 12
 """What one call, or the end of a request, may ask of the store, where nobody crosses it."""
@@ -229,7 +229,7 @@ class OnServer(Inside):
         return int(seconds) * 1000 + int(micro) // 1000, keys
 
     def index(self, user: str) -> set[str]:
-        return {id.decode() for id in self.client.zrange(_index(b"sess:", user), 0, -1)}
+        return {id.decode() for id in self.client.zrange(index_key(b"sess:", user), 0, -1)}
 
     def forget(self, id: str) -> None:
         self.client.delete(f"sess:{id}")
@@ -243,7 +243,7 @@ class OnServer(Inside):
                 pipe.hset(name, mapping=earlier)
                 pipe.pexpire(name, key.left - ms)
             for user in USERS:
-                name = _index(b"sess:", user)
+                name = index_key(b"sess:", user)
                 for id, score in self.client.zrange(name, 0, -1, withscores=True):
                     pipe.zadd(name, {id: score - ms})
                 pipe.pexpire(name, self.client.pttl(name) - ms)

@@ -35,15 +35,17 @@ def _end_with_the_tests() -> None:
 class Server:
     """One server process. ``client`` is redis-py's, for looking behind the store's back."""
 
-    def __init__(self, binary: str, *options: str) -> None:
+    def __init__(self, binary: str, *options: str, start: bool = True) -> None:
         self.binary = binary
         self.options = options
+        self.before: tuple[str, ...] = ()  # a configuration file
         self.directory = tempfile.mkdtemp(prefix="altsession-test-")
         self.socket = os.path.join(self.directory, "s")
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.client = redis.Redis(unix_socket_path=self.socket, protocol=2)
-        self.start()
+        if start:
+            self.start()
 
     @property
     def url(self) -> str:
@@ -54,8 +56,12 @@ class Server:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
+        self.spawn()
+        self.wait()
+
+    def spawn(self) -> None:
         command = [
-            self.binary,
+            *(self.binary, *self.before),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.socket),
             *("--save", "", "--appendonly", "no", "--dir", self.directory),
             *("--enable-debug-command", "yes", "--daemonize", "no", *self.options),
@@ -64,6 +70,10 @@ class Server:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self.directory, preexec_fn=_end_with_the_tests
             )
+
+    def wait(self) -> None:
+        """Until it answers."""
+        assert self.process is not None
         deadline = time.monotonic() + 60
         while True:
             try:

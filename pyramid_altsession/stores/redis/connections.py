@@ -1,52 +1,106 @@
 """Connections as redis-py builds them, with all of its own extras switched off."""
 
+import ssl
 import time
 from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
+from ...config.converters import PREFIX
 from ...config.table import RedisSettings
 from ..embedded import EmbeddedServer
-from .pool import Timed
+from .failures import NotConnected
+from .steps import Address
+from .timed import Timed
+
+Connect = Callable[[Address], Timed]
+"""Builds an unconnected connection to the server at an address."""
 
 
 def connections(
     settings: RedisSettings, embedded: EmbeddedServer | None = None
 ) -> Callable[[], Timed]:
-    """What builds an unconnected connection, with all of redis-py's own extras switched off.
+    """What builds an unconnected connection to the one server of the settings."""
+    if embedded is not None:
+        return partial(UnixConnection, embedded.socket, **_common(settings))
+    if settings.socket is not None:
+        path = settings.socket
+        return partial(UnixConnection, lambda: path, **_common(settings))
+    return partial(connect(settings), (settings.host, settings.port))
 
-    Its retries would execute a command several times; RESP3, driver names and maintenance
-    notifications would cost round trips at each connect and bring pushes nobody asked for.
-    """
-    common: dict[str, Any] = {
+
+def connect(settings: RedisSettings) -> Connect:
+    """What builds connections to servers, over TCP or TLS."""
+    return _connect(settings, _common(settings))
+
+
+def connect_to_sentinels(settings: RedisSettings) -> Connect:
+    """The same for sentinels, which have users of their own and no databases."""
+    own = {"username": settings.sentinel_username, "password": settings.sentinel_password}
+    common = {**_common(settings), "db": 0, "credential_provider": None, **own}
+    return _connect(settings, common)
+
+
+def _common(settings: RedisSettings) -> dict[str, Any]:
+    """redis-py's retries would execute a command several times; RESP3, driver names and
+    maintenance notifications would cost round trips at each connect and bring pushes nobody asked
+    for."""
+    credentials: dict[str, Any] = {"username": settings.username, "password": settings.password}
+    if settings.password_file is not None:
+        provider = PasswordFile(settings.username, settings.password_file)
+        credentials = {"credential_provider": provider}
+    return {
         "db": settings.db,
-        "username": settings.username,
-        "password": settings.password,
         "socket_timeout": settings.timeout,
         "socket_connect_timeout": settings.connect_timeout,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
         "driver_info": None,
+        **credentials,
     }
-    if embedded is not None:
-        find = embedded.socket
-        return lambda: UnixConnection(find, **common)
-    if settings.socket is not None:
-        path = settings.socket
-        return lambda: UnixConnection(lambda: path, **common)
-    common |= {"host": settings.host, "port": settings.port}
+
+
+def _connect(settings: RedisSettings, common: dict[str, Any]) -> Connect:
     if not settings.ssl:
-        return lambda: TCPConnection(**common)
-    common |= {
-        "ssl_ca_certs": settings.ssl_ca_certs,
-        "ssl_certfile": settings.ssl_certfile,
-        "ssl_keyfile": settings.ssl_keyfile,
-        "ssl_check_hostname": settings.ssl_check_hostname,
-    }
-    return lambda: TLSConnection(**common)
+        return lambda address: TCPConnection(host=address[0], port=address[1], **common)
+    context = cache(partial(_context, settings))
+    return lambda address: TLSConnection(context, host=address[0], port=address[1], **common)
+
+
+def _context(settings: RedisSettings) -> ssl.SSLContext:
+    """To make one takes longer than to connect. With ``ssl_ca_certs`` only those authorities are
+    trusted, not the system's."""
+    context = ssl.create_default_context(cafile=settings.ssl_ca_certs)
+    context.check_hostname = settings.ssl_check_hostname
+    context.minimum_version = {
+        "1.2": ssl.TLSVersion.TLSv1_2,
+        "1.3": ssl.TLSVersion.TLSv1_3,
+    }[settings.ssl_min_version]
+    if settings.ssl_certfile is not None:
+        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+    return context
+
+
+class PasswordFile(CredentialProvider):
+    """A password that may change while the application runs: each connection reads it anew."""
+
+    def __init__(self, username: str | None, path: str) -> None:
+        self._username = username
+        self._path = path
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        try:
+            password = Path(self._path).read_text().strip()
+        except (OSError, ValueError) as error:
+            wanted = f"{PREFIX}redis.password_file: {self._path} cannot be read"
+            raise NotConnected(f"{wanted} ({type(error).__name__})") from error
+        return (password,) if self._username is None else (self._username, password)
 
 
 class TCPConnection(Timed, Connection):
@@ -54,7 +108,19 @@ class TCPConnection(Timed, Connection):
 
 
 class TLSConnection(Timed, SSLConnection):
-    """A connection over TLS."""
+    """A connection over TLS. ``context`` gives the one for all connections."""
+
+    def __init__(self, context: Callable[[], ssl.SSLContext], **common: Any) -> None:
+        super().__init__(**common)
+        self.context = context
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> ssl.SSLSocket:
+        try:
+            context = self.context()
+        except OSError as error:  # ssl.SSLError is one
+            wanted = f"{PREFIX}redis.ssl_ca_certs, ssl_certfile or ssl_keyfile cannot be used"
+            raise NotConnected(f"{wanted}: {error}") from error
+        return context.wrap_socket(sock, server_hostname=self.host)
 
 
 class UnixConnection(Timed, UnixDomainSocketConnection):

@@ -1,9 +1,18 @@
-"""What the server said instead of an answer, and what the log is told of it."""
+"""What a server said instead of an answer, and what the log is told of it."""
 
+import logging
+import math
+import time
 from enum import IntEnum
 
+import redis
+
+from ...errors import AltSessionError, CorruptValue, StoreFull, StoreUnavailable
 from ...protocol.lifecycle import creates
 from ...protocol.messages import End, Operation, Prune, Revoke, Write
+from .scripts import command_of
+
+log = logging.getLogger("pyramid_altsession")
 
 OUR_MISTAKES = (
     "user_script:",  # an error within a script
@@ -16,6 +25,10 @@ OUR_MISTAKES = (
 
 LULL = 5.0
 """Seconds in which an outage that begins again is not logged again."""
+
+
+class NotConnected(redis.ConnectionError):
+    """Nothing was sent: there was no connection to be had."""
 
 
 class Need(IntEnum):
@@ -38,3 +51,48 @@ HINT = (
     "; no server is configured: set altsession.redis.url, for development to embedded://,"
     " which starts a server of its own"
 )
+
+
+class Trouble:
+    """Whether one server is in trouble. The log is told once for each change of state, and at most
+    once in LULL: connections that fail beside others that serve would fill it."""
+
+    def __init__(self, name: str, hint: str = "") -> None:
+        self._name = name
+        self._hint = hint
+        self._told = -math.inf
+        self.need: Need | None = None
+        """What failed, while there is trouble."""
+
+    def failure(self, operation: Operation, error: redis.RedisError) -> AltSessionError:
+        """Our error for one of redis-py's. A mistake in this package is raised as it is; whatever
+        else the server, or what stands before it, says instead of an answer is an outage."""
+        said = str(error) + command_of(str(error), operation)
+        if said.startswith("WRONGTYPE"):
+            return CorruptValue("the session's key on the server holds no hash")
+        if isinstance(error, redis.ResponseError) and said.startswith(OUR_MISTAKES):
+            raise error
+        if isinstance(error, redis.exceptions.OutOfMemoryError):
+            failure: AltSessionError = StoreFull(f"{self._name} is full: {said}")
+        else:
+            failure = StoreUnavailable(f"{self._name} does not serve: {said}")
+        now = time.monotonic()
+        if self.need is None and now - self._told >= LULL:
+            self._told = now
+            self.need = Need.of(operation)
+            log.error("sessions: %s%s", failure, self._hint)
+        return failure
+
+    def served(self, operation: Operation) -> None:
+        """The server answered. Reads may go on while writes are refused, and touches while it is
+        full: so what failed has to succeed."""
+        need = Need.of(operation)
+        if need >= self.need if self.need else need is Need.READ:
+            self.need = None
+            log.warning("sessions: %s serves again", self._name)
+
+    def replaced(self) -> None:
+        """Nobody will ask this server any more."""
+        if self.need is not None:
+            self.need = None
+            log.warning("sessions: %s is not asked any more: others serve", self._name)

@@ -9,167 +9,29 @@ a process never speaks on one that another process opened.
 import itertools
 import math
 import os
-import select
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import hiredis
 import redis
-from redis.connection import AbstractConnection, DefaultParser
+
+from .failures import NotConnected
+from .timed import Timed
 
 FORKED = "sent before a fork: the replies are the parent's"
 
 PAUSE = 0.25
 """Seconds after a failure to connect in which nobody tries it again."""
 
-
-SMALL = 16384
-"""Bytes that the system takes from an idle connection at once, without waiting."""
-
-PLAIN = {bytes, int, list, type(None)}
-"""What replies are; anything else is an error."""
+TOO_LATE = 2
+"""Time-outs in a row, without an answer in between, after which a server counts as away: one call
+in each PAUSE finds out whether it answers again, the others fail at once."""
 
 TURNED_AWAY = "max number of clients reached"
 """What a server says to a new connection that is one too many, before it reads anything of it."""
-
-
-class NotConnected(redis.ConnectionError):
-    """Nothing was sent: there was no connection to be had."""
-
-
-def left(end: float) -> float:
-    """Seconds until then; never none, as a socket would take that for "do not wait"."""
-    return max(end - time.monotonic(), 0.001)
-
-
-class Timed(AbstractConnection):
-    """A connection of redis-py's, but whatever it does is over at one moment, ``end``.
-
-    redis-py bounds each step by a timeout of its own: each address that it tries, each part of a
-    reply. Mix this in before its class. What it cannot bound is the resolver of host names.
-    """
-
-    end = math.inf  # in the seconds of time.monotonic()
-    _poll: Callable[[int], list[tuple[int, int]]]
-    _pending: Callable[[], int] | None
-    _reader: Any
-    _sock: Any
-    _socket_timeout: float
-    _socket_connect_timeout: float
-
-    @property
-    def connect_timeout(self) -> float:
-        """Seconds that connecting may take, as it is configured."""
-        return self._socket_connect_timeout
-
-    @property
-    def socket_connect_timeout(self) -> float:
-        return min(self._socket_connect_timeout, left(self.end))
-
-    @socket_connect_timeout.setter
-    def socket_connect_timeout(self, value: float) -> None:
-        self._socket_connect_timeout = value
-
-    @property
-    def socket_timeout(self) -> float:
-        return self._socket_timeout if self.end == math.inf else left(self.end)
-
-    @socket_timeout.setter
-    def socket_timeout(self, value: float) -> None:
-        self._socket_timeout = value
-
-    def _connect(self) -> Any:
-        sock = super()._connect()  # type: ignore[no-untyped-call, safe-super]
-        self._told = 0.0
-        self._reader = hiredis.Reader(
-            protocolError=redis.exceptions.InvalidResponse, replyError=DefaultParser.parse_error
-        )
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        self._poll = poll.poll
-        self._pending = getattr(sock, "pending", None)  # bytes that TLS has decrypted already
-        return sock
-
-    def send(self, packet: bytes) -> None:
-        """Send it whole."""
-        if len(packet) > SMALL:  # less than that never waits
-            self._bound()
-        try:
-            self._sock.sendall(packet)
-        except OSError as error:
-            self.read_response()  # raises what the server said before it hung up, if it did
-            raise _translated(error) from error
-
-    def receive(self, count: int) -> list[Any]:
-        """The replies to what was just sent; an error reply is one of them."""
-        replies: list[Any] = []
-        self._read()
-        gets = self._reader.gets
-        try:
-            for _ in range(count):
-                while (reply := gets()) is False:
-                    self._read()
-                if reply.__class__ not in PLAIN and not isinstance(reply, redis.ResponseError):
-                    raise reply  # about the connection
-                replies.append(reply)
-        except redis.ConnectionError as error:
-            said = [reply for reply in replies if isinstance(reply, redis.ResponseError)]
-            if said:
-                raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
-            raise
-        return replies
-
-    def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
-        """For redis-py, which says hello with it."""
-        for packet in command:
-            self.send(packet)
-
-    def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
-        """For redis-py too: the next reply; an error reply is raised."""
-        while (reply := self._reader.gets()) is False:
-            self._read()
-        if isinstance(reply, redis.RedisError):
-            raise reply
-        return reply
-
-    def _read(self) -> None:
-        if self.end == -math.inf:
-            raise redis.TimeoutError("the replies did not come in time")
-        if self._bound() <= 0:
-            self.end = -math.inf  # one last look: this process may have been held up, not they
-        try:
-            data = self._sock.recv(65536)
-        except OSError as error:
-            raise _translated(error) from error
-        if not data:
-            raise redis.ConnectionError("the server closed the connection")
-        self._reader.feed(data)
-
-    def _bound(self) -> float:
-        """Have the socket give up when the time is over, to 10 ms: most often, as it has been told
-        to by the call before. Returns the seconds that are left."""
-        remaining = self.end - time.monotonic()
-        if not -0.01 < remaining - self._told < 0.01:
-            self._told = self.socket_timeout
-            self._sock.settimeout(self._told)
-        return remaining
-
-    def can_read(self, timeout: float = 0) -> bool:
-        """Whether something unread waits in it, or its end: without waiting."""
-        if self._reader.has_data() or self._poll(0):
-            return True
-        return self._pending is not None and self._pending() > 0
-
-
-def _translated(error: OSError) -> redis.RedisError:
-    """redis-py's error for one of a socket's."""
-    if isinstance(error, TimeoutError):
-        return redis.TimeoutError("no answer in time")
-    return redis.ConnectionError(f"the connection broke: {error}")
 
 
 class ConnectionPool:
@@ -193,6 +55,7 @@ class ConnectionPool:
         self._places: dict[int, weakref.ref[Timed]] = {}
         self._numbers = itertools.count()
         self._away: tuple[float, str] | None = None
+        self._late = 0  # time-outs since the last answer
         self._pid = os.getpid()
         # An application that is dropped leaves no open socket to the garbage collector.
         weakref.finalize(self, _disconnect, self._idle).atexit = False
@@ -222,6 +85,8 @@ class ConnectionPool:
                     raise
                 continue  # nothing was carried out, and an older connection may come free
             idle.append(connection)
+            if self._late:
+                self._answered()
             return answers
 
     def send(self, packet: bytes, replies: int, end: float | None = None) -> "PendingReplies":
@@ -242,8 +107,20 @@ class ConnectionPool:
         if turned_away:
             self._away = time.monotonic() + PAUSE, str(error)
         connection.disconnect()
+        if isinstance(error, redis.TimeoutError):
+            self._timed_out(str(error))
         idle.appendleft(connection)
         return turned_away
+
+    def _timed_out(self, said: str) -> None:
+        """The idle connections lead to the same server: each would cost somebody the same time."""
+        self.close()
+        self._late += 1
+        if self._late >= TOO_LATE:
+            self._away = time.monotonic() + PAUSE, said
+
+    def _answered(self) -> None:
+        self._late, self._away = 0, None
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
@@ -302,7 +179,8 @@ class ConnectionPool:
                 if away is not None:  # one call finds out whether the trouble is over, not all
                     self._away = time.monotonic() + PAUSE, away[1]
                 self._open(connection, end)
-                self._away = None
+                if self._late < TOO_LATE:  # else only an answer tells that it is over
+                    self._away = None
                 return True
         except redis.RedisError as error:
             cause = error
@@ -312,7 +190,7 @@ class ConnectionPool:
             idle.appendleft(connection)
             raise
         idle.appendleft(connection)
-        if self._any_connected():
+        if self._late < TOO_LATE and self._any_connected():
             return False
         raise NotConnected(self._reason()) from cause
 
@@ -366,6 +244,7 @@ class PendingReplies:
             self._pool._broken(connection, self._idle, error)
             raise
         self._idle.append(connection)
+        self._pool._answered()
         return answers
 
     def _check_process(self) -> None:

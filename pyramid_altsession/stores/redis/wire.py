@@ -88,7 +88,7 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
         fetched, left, clock = replies[3 * which : 3 * which + 3]
         if not (fetched.__class__ is clock.__class__ is list and left.__class__ is int):
             no_errors(replies)
-        now = _milliseconds(clock)
+        now = milliseconds(clock)
         if operation.fields is None:
             held = dict(zip(fetched[::2], fetched[1::2], strict=True))
             facts = Facts(*[held.get(name) for name in _OURS])
@@ -109,7 +109,7 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
     return Reply(State.DEAD, states)
 
 
-def _milliseconds(clock: Sequence[bytes]) -> int:
+def milliseconds(clock: Sequence[bytes]) -> int:
     """TIME's reply: seconds and microseconds."""
     return int(clock[0]) * 1000 + int(clock[1]) // 1000
 
@@ -120,7 +120,7 @@ def _left(pttl: int) -> int | None:
 
 
 @lru_cache(1024)
-def _index(prefix: bytes, user: str) -> bytes:
+def index_key(prefix: bytes, user: str) -> bytes:
     """The key of a user's index: no user id, whatever is in it, gets into a key or a log."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(user.encode()).digest())
     return prefix + b"user:" + digest.rstrip(b"=")
@@ -131,7 +131,7 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
     timing = operation.timing
     keys = [prefix + operation.claim.id.encode()]
     if operation.user is not None:
-        keys.append(_index(prefix, operation.user))
+        keys.append(index_key(prefix, operation.user))
     arguments = [
         *((b"EVAL", SCRIPT) if load else (b"EVALSHA", SCRIPT_SHA)),
         *(b"%d" % len(keys), *keys),
@@ -161,16 +161,18 @@ def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
     """An operation about many sessions, and how many replies it gets."""
     match operation:
         case Listing(user, sample):
-            key = _index(prefix, user)
+            key = index_key(prefix, user)
             if sample:
                 return pack_command((b"ZRANDMEMBER", key, b"%d" % sample, b"WITHSCORES")), 1
             return pack_command((b"ZREVRANGE", key, b"0", b"-1", b"WITHSCORES")), 1
         case Revoke(user, keep):
             arguments = (REVOKED.encode(), (keep or "").encode(), b"%d" % (LONGEST * 1000))
-            return pack_command((b"EVAL", REVOKE_SCRIPT, b"1", _index(prefix, user), *arguments)), 1
+            return pack_command(
+                (b"EVAL", REVOKE_SCRIPT, b"1", index_key(prefix, user), *arguments)
+            ), 1
         case Prune(user, entries):
             flat = [part for id, score in entries for part in (id.encode(), b"%d" % score)]
-            call = (b"EVAL", PRUNE_SCRIPT, b"1", _index(prefix, user), b"%d" % PRUNE_AGE, *flat)
+            call = (b"EVAL", PRUNE_SCRIPT, b"1", index_key(prefix, user), b"%d" % PRUNE_AGE, *flat)
             return pack_command(call), 1
         case Describe(ids):
             packet = pack_command((b"TIME",))
@@ -204,7 +206,7 @@ def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> 
             left_out = (REVOKED, operation.keep if isinstance(operation, Revoke) else None)
             values: Any = [entry for entry in entries if entry[0] not in left_out]
         case Describe(ids):
-            now = _milliseconds(replies[0])
+            now = milliseconds(replies[0])
             fetched = zip(ids, replies[1::2], replies[2::2], strict=True)
             values = [_description(id, held, left, now) for id, held, left in fetched]
         case Scan():

@@ -10,7 +10,8 @@
 -- frequent call, makes no function at all.
 --
 -- KEYS  1  the session's hash
---       2  optional: the index of the session's user, a sorted set (member: id, score: login, ms)
+--       2  optional: the index of the session's user, a sorted set (member: id, score: login, ms);
+--          on a cluster it is on another node, and enter.lua keeps it
 -- ARGV  1  proof: SHA-256 of the caller's verifier, 32 bytes
 --       2  '1': make the session first, under this proof
 --          'any': it has to be there, whatever proof it answers to (for administration)
@@ -402,7 +403,7 @@ elseif life ~= '' then
       if ARGV[2] ~= '1' then
         replace()
       end
-      done = listed and entries or entries + 1
+      done = entries and (listed and entries or entries + 1) or 0
       own_tti, deadline = tonumber(tti), now + lifetime
       draft['@u'], draft['@l'], draft['@d'] = who, now, deadline
       draft['@i'] = own_tti and tti or false
@@ -437,7 +438,7 @@ if create or signs_in or over then
     if create then
       can_end('PEXPIREAT', key)
     end
-    if signs_in then
+    if signs_in and index then
       can_end('PEXPIREAT', index)
     end
   end
@@ -491,7 +492,7 @@ end
 -- At a login the entry comes first: a signed-in session must never be one that its user cannot
 -- find. The ZREM, of no member, lets the ZADD work on a full server, which refuses only the first
 -- write of a script.
-if signs_in then
+if signs_in and index then
   redis.call('ZREM', index, '@')
   enter(now)
 end

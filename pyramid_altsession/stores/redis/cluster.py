@@ -1,0 +1,236 @@
+"""Sessions on a cluster, in steps. Each key has its own node: a session's, and its user's index."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import redis
+from redis.crc import key_slot
+
+from ...protocol.fields import DEADLINE, LOGIN, PROOF, USER, State
+from ...protocol.lifecycle import Invalidate, Login
+from ...protocol.messages import REVOKED, Describe, End, Operation, Read, Reply, Scan, Write
+from . import steps
+from .failures import NotConnected
+from .scripts import ENTER_SCRIPT
+from .slots import SlotMap
+from .steps import Address, Ask, Say, Steps
+from .wire import (
+    index_key,
+    milliseconds,
+    no_errors,
+    pack_command,
+    pack_many,
+    pack_read,
+    unpack_many,
+    unpack_read,
+)
+
+OVER = (State.DEAD, State.ENDED, State.OWED, State.OTHER_USER, State.REUSED)
+"""States after which a session's id is nobody's any more."""
+FROZEN = 30.0
+"""Seconds after which a login that was held up gives up: its entry might be pruned."""
+MOST_CHECKED = 10_000
+"""Sessions of which it is remembered when their index was looked at."""
+
+Seconds = float
+NO_LIMIT, LIMITED, REVOKED_SINCE = 0, -1, -2
+
+
+class ClusterSteps:
+    """What is said for each operation.
+
+    A user's index has another node than the user's session. So a login enters the session into the
+    index first, and an end leaves it last: no signed-in session is ever one that its user cannot
+    find, whatever fails in between. An entry too many is harmless: the session decides.
+    """
+
+    def __init__(self, seeds: Iterable[Address], prefix: bytes) -> None:
+        self.map = SlotMap(tuple(seeds))
+        self._prefix = prefix
+        self._checked: dict[str, Seconds] = {}
+
+    def execute(self, operation: Operation) -> Steps[Reply]:
+        match operation:
+            case Read():
+                return (yield from self._read(operation))
+            case Write(user=str(user), life=Login() as life):
+                return (yield from self._login(operation, life, user))
+            case Write(user=str(user), life=Invalidate()):
+                return (yield from self._invalidate(operation, user))
+            case Write(user=str(user)):
+                return (yield from self._listed(operation, user))
+            case Write():
+                return (yield from self._write(operation))
+            case End():
+                return (yield from self._end(operation))
+            case Describe():
+                return (yield from self._describe(operation))
+            case Scan():
+                return (yield from self._scan(operation))
+            case _:
+                say = self._say_at(index_key(self._prefix, operation.user))
+                return (yield from steps.many(operation, self._prefix, say))
+
+    def _key(self, id: str) -> bytes:
+        return self._prefix + id.encode()
+
+    def _say_at(self, key: bytes) -> Say:
+        return partial(self.map.say, key)
+
+    def _read(self, operation: Read) -> Steps[Reply]:
+        """Of several claims one after the other: each has its own node."""
+        states: list[State] = []
+        for which, claim in enumerate(operation.claims):
+            one = replace(operation, claims=(claim,))
+            packet, count = pack_read(one, self._prefix)
+            replies = yield from self.map.say(self._key(claim.id), packet, count, True)
+            reply = unpack_read(one, replies)
+            if reply.state is State.LIVE:
+                return reply._replace(which=which)
+            states += reply.values
+        return Reply(State.DEAD, states)
+
+    def _write(self, operation: Write) -> Steps[Reply]:
+        say = self._say_at(self._key(operation.claim.id))
+        return steps.write(replace(operation, user=None), self._prefix, say)
+
+    # -- the index of a user
+
+    def _login(self, operation: Write, life: Login, user: str) -> Steps[Reply]:
+        id, began = operation.claim.id, time.monotonic()
+        entries = yield from self._enter(user, id, b"", life.lifetime, life.limit)
+        if entries == LIMITED:
+            return Reply(State.SESSION_LIMIT)
+        if time.monotonic() - began > FROZEN:
+            raise NotConnected("this process was held up in the middle of a login")
+        alone = replace(operation, life=replace(life, limit=NO_LIMIT))
+        reply = yield from self._write(alone)
+        if reply.state in OVER:  # else the entry may be that of somebody who was faster
+            yield from self._leave(user, [id])
+        return reply._replace(done=entries) if reply.state is State.LIVE else reply
+
+    def _invalidate(self, operation: Write, user: str) -> Steps[Reply]:
+        reply = yield from self._write(operation)
+        if reply.state is State.LIVE and reply.done:
+            yield from self._leave(user, [operation.claim.id])
+        return reply
+
+    def _listed(self, operation: Write, user: str) -> Steps[Reply]:
+        """Before a write, see that the user's index lists the session; an evicting server may have
+        dropped it. With every step of its life, and once in a touch interval."""
+        id, now = operation.claim.id, time.monotonic()
+        checked = self._checked.get(id, -1e9)
+        if operation.life is None and 1000 * (now - checked) < operation.timing.interval:
+            return (yield from self._write(operation))
+        try:
+            revoked = yield from self._revoked(operation, user)
+        except redis.RedisError:
+            revoked = False  # the session's own node serves; the next write looks again
+        else:
+            if len(self._checked) >= MOST_CHECKED:
+                self._checked.clear()
+            self._checked[id] = now
+        if not revoked:
+            return (yield from self._write(operation))
+        over = Invalidate(b"revoked", user, told=False)
+        reply = yield from self._write(replace(operation, verbs=(), anybody=True, life=over))
+        return reply._replace(state=State.ENDED, values=(), done=0, left=None)
+
+    def _revoked(self, operation: Write, user: str) -> Steps[bool]:
+        """Whether "log out everywhere" came after the session's login. If not, it is listed now."""
+        id = operation.claim.id
+        index, key = index_key(self._prefix, user), self._key(id)
+        packet = pack_command((b"ZMSCORE", index, id.encode(), REVOKED.encode()))
+        ((listed, _),) = no_errors((yield from self.map.say(index, packet, 1, True)))
+        if listed is not None:
+            return False
+        names = [name.encode() for name in (PROOF, USER, LOGIN, DEADLINE)]
+        packet = pack_command((b"HMGET", key, *names)) + pack_command((b"TIME",))
+        held, clock = no_errors((yield from self.map.say(key, packet, 2, True)))
+        _, owner, login, deadline = held
+        if None in held or owner != user.encode():
+            return False
+        lasts = max(int(deadline) - milliseconds(clock), 1)
+        entries = yield from self._enter(user, id, login, lasts, NO_LIMIT)
+        return entries == REVOKED_SINCE
+
+    def _enter(self, user: str, id: str, login: bytes, lasts: int, limit: int) -> Steps[int]:
+        index = index_key(self._prefix, user)
+        arguments = (id.encode(), login, b"%d" % lasts, b"%d" % limit)
+        packet = pack_command((b"EVAL", ENTER_SCRIPT, b"1", index, *arguments))
+        (entries,) = no_errors((yield from self.map.say(index, packet, 1, True)))
+        return int(entries)
+
+    def _leave(self, user: str, ids: Iterable[str]) -> Steps[None]:
+        """The sessions are over whether this succeeds or not: entries that stay are pruned."""
+        index = index_key(self._prefix, user)
+        packet = pack_command((b"ZREM", index, *[id.encode() for id in ids]))
+        try:
+            yield from self.map.say(index, packet, 1, True)
+        except redis.RedisError:
+            return
+
+    # -- many sessions
+
+    def _by_node(self, ids: Iterable[str]) -> Steps[dict[Address, list[str]]]:
+        nodes: dict[Address, list[str]] = {}
+        for id in ids:
+            address = yield from self.map.address(key_slot(self._key(id)))
+            nodes.setdefault(address, []).append(id)
+        return nodes
+
+    def _end(self, operation: End) -> Steps[Reply]:
+        """A packet to each node; where one was sent on or failed, one session after the other."""
+        writes = {write.claim.id: replace(write, user=None) for write in operation.writes()}
+        ended: dict[str, bool] = {}
+        for address, ids in (yield from self._by_node(operation.ids)).items():
+            part = [writes[id] for id in ids]
+            try:
+                done = yield from steps.end(part, self._prefix, partial(_say_to, address))
+            except redis.RedisError:
+                done = []
+                for write in part:
+                    done += yield from steps.end(
+                        [write], self._prefix, self._say_at(self._key(write.claim.id))
+                    )
+            ended |= zip(ids, done, strict=True)
+        over = [id for id, done in ended.items() if done]
+        if over:
+            yield from self._leave(operation.user, over)
+        return Reply(State.LIVE, [ended[id] for id in operation.ids])
+
+    def _describe(self, operation: Describe) -> Steps[Reply]:
+        """The same for what is known of sessions."""
+        found: dict[str, Any] = {}
+        for address, ids in (yield from self._by_node(operation.ids)).items():
+            part = Describe(tuple(ids))
+            try:
+                reply = yield from steps.many(part, self._prefix, partial(_say_to, address))
+                found |= zip(ids, reply.values, strict=True)
+            except redis.RedisError:
+                for id in ids:
+                    say = self._say_at(self._key(id))
+                    reply = yield from steps.many(Describe((id,)), self._prefix, say)
+                    found[id] = reply.values[0]
+        return Reply(State.LIVE, [found[id] for id in operation.ids])
+
+    def _scan(self, operation: Scan) -> Steps[Reply]:
+        """One node after the other, in the order of their slots. The cursor is the node's own,
+        times their number, plus the node's place."""
+        yield from self.map.address(0)
+        nodes = self.map.primaries
+        cursor, place = divmod(operation.cursor, len(nodes))
+        packet, count = pack_many(Scan(cursor), self._prefix)
+        replies = yield Ask(nodes[place], packet, count)
+        cursor, ids = unpack_many(Scan(cursor), self._prefix, no_errors(replies)).values
+        if cursor == 0:
+            place += 1
+        following = 0 if place == len(nodes) else cursor * len(nodes) + place
+        return Reply(State.LIVE, (following, ids))
+
+
+def _say_to(address: Address, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
+    return list(no_errors((yield Ask(address, packet, replies))))

@@ -1,0 +1,133 @@
+"""Which node of a cluster serves a key, in steps: the map of slots, MOVED, ASK, and nodes that
+went away."""
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+import redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import AskError, MovedError
+
+from .failures import NotConnected
+from .steps import Address, Ask, Steps
+from .wire import no_errors, pack_command
+
+CLUSTER_SLOTS = pack_command((b"CLUSTER", b"SLOTS"))
+ASKING = pack_command((b"ASKING",))
+REFRESH = 0.1
+"""Seconds between two looks at the map: a node that fails must not make every call look."""
+HOPS = 6
+"""How often one packet is sent on, at most."""
+SEVERAL = 3
+"""Nodes of the map that are asked for the new one, before the seeds."""
+
+
+def asking(packet: bytes) -> bytes:
+    """The same commands, each allowed at the node that is importing their slot."""
+    reader, out = hiredis.Reader(), b""
+    reader.feed(packet)
+    while command := reader.gets():
+        out += ASKING + pack_command(tuple(command))
+    return out
+
+
+class SlotMap:
+    """The map. It is asked for when it is needed, and again when a node fails or sends on.
+
+    The seeds are never forgotten: all nodes may get new addresses, and their names stay.
+    """
+
+    def __init__(self, seeds: Sequence[Address]) -> None:
+        self.seeds = tuple(seeds)
+        self.primaries: tuple[Address, ...] = ()
+        """In the order of their slots."""
+        self._slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self._looked = -REFRESH
+        self._doubtful: Address | None = None
+
+    def address(self, slot: int) -> Steps[Address]:
+        """Who serves it. NotConnected where nobody does."""
+        if self._doubtful is not None:
+            # It did not answer in time, and the call that waited for it had no time left to look.
+            yield from self._refresh(self._doubtful)
+            self._doubtful = None
+        if self._slots[slot] is None:
+            yield from self._refresh(None)
+        found = self._slots[slot]
+        if found is None:
+            raise NotConnected("no node of the cluster serves this slot")
+        return found
+
+    def say(self, key: bytes, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
+        """One packet about one key, at the node that serves it. Error replies are returned."""
+        slot = key_slot(key)
+        address = yield from self.address(slot)
+        asked, repeats = False, repeatable
+        answers: list[Any] = []
+        for _ in range(HOPS):
+            try:
+                if asked:
+                    answers = (yield Ask(address, asking(packet), 2 * replies))[1::2]
+                else:
+                    answers = yield Ask(address, packet, replies)
+            except redis.TimeoutError:
+                self._doubtful = address
+                raise
+            except redis.ConnectionError as error:
+                unsent = isinstance(error, NotConnected)
+                if repeats and not unsent:
+                    repeats = False  # an idle connection that the server closed
+                    continue
+                yield from self._refresh(address)
+                now_at = yield from self.address(slot)
+                if now_at == address or not (unsent or repeatable):
+                    raise
+                address, asked = now_at, False
+                continue
+            # They are all about one key: if one was sent on, all of them are said again.
+            sent_on = next((answer for answer in answers if isinstance(answer, AskError)), None)
+            if sent_on is None:
+                break
+            address = sent_on.host or address[0], sent_on.port
+            asked = not isinstance(sent_on, MovedError)
+            if not asked:
+                self._slots[slot] = address
+                yield from self._refresh(None)
+        return answers
+
+    def _refresh(self, failed: Address | None) -> Steps[None]:
+        """Ask for the map: nodes that are known in random order, the seeds, the failed one last."""
+        if time.monotonic() < self._looked + REFRESH:
+            return
+        self._looked = time.monotonic()
+        known = [address for address in self.primaries if address != failed]
+        random.shuffle(known)
+        last = () if failed is None else (failed,)
+        others = [seed for seed in self.seeds if seed != failed]
+        asked = list(dict.fromkeys([*known[:SEVERAL], *others, *last]))
+        said = []
+        for place, address in enumerate(asked):
+            share = len(asked) - place + 1  # one that does not answer leaves time for the others
+            try:
+                replies = yield Ask(address, CLUSTER_SLOTS, 1, share=share, lookup=True)
+                (ranges,) = no_errors(replies)
+            except redis.RedisError as error:
+                said.append(str(error))
+                continue
+            if ranges:  # else it has left the cluster, or has met nobody yet
+                self._take(address, ranges)
+                return
+        if not self.primaries:
+            raise NotConnected("no node knows the cluster: " + "; ".join(said))
+
+    def _take(self, asked: Address, ranges: Sequence[Any]) -> None:
+        slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        for first, last, (name, port, *_), *_ in ranges:
+            # Without a name, or with the one that stands for an unknown one, it is who was asked.
+            host = asked[0] if name in (None, b"", b"?") else name.decode()
+            slots[first : last + 1] = [(host, port)] * (last - first + 1)
+        self._slots = slots
+        self.primaries = tuple(dict.fromkeys([address for address in slots if address]))

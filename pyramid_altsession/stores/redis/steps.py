@@ -1,0 +1,121 @@
+"""What is said to servers, as steps without I/O.
+
+A step yields :class:`Ask` and is sent the replies to it, error replies among them; or
+redis.ConnectionError, redis.TimeoutError or NotConnected is thrown into it. Whoever carries the
+asking out, waiting or awaiting, shares what is decided here: what is repeated, and where.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import redis
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError
+
+from ...config.converters import PREFIX
+from ...protocol.fields import State
+from ...protocol.messages import End, Operation, Read, Reply, Write
+from .failures import NotConnected
+from .wire import (
+    no_errors,
+    pack_many,
+    pack_read,
+    pack_write,
+    unpack_many,
+    unpack_read,
+    unpack_write,
+)
+
+T = TypeVar("T")
+Address = tuple[str, int]
+
+
+class Ask(NamedTuple):
+    """One packet for one server.
+
+    ``address``: None for the one server there is. ``share``: take no more than this part of the
+    time that is left. ``anew``: on a new connection. ``lookup``: it is about the servers, not about
+    sessions.
+    """
+
+    address: Address | None
+    packet: bytes
+    replies: int
+    share: int = 1
+    anew: bool = False
+    lookup: bool = False
+
+
+Steps = Generator[Ask, list[Any], T]
+Say = Callable[[bytes, int, bool], Steps[list[Any]]]
+"""Packet, number of replies, and whether it may be said twice."""
+
+
+def write(operation: Write, prefix: bytes, say: Say) -> Steps[Reply]:
+    """The script by its hash; where the server does not know it, with its text."""
+    (answer,) = yield from say(pack_write(operation, prefix), 1, operation.repeatable)
+    if isinstance(answer, NoScriptError):
+        packet = pack_write(operation, prefix, load=True)
+        (answer,) = yield from say(packet, 1, operation.repeatable)
+    return unpack_write(answer)
+
+
+def end(writes: Sequence[Write], prefix: bytes, say: Say) -> Steps[list[bool]]:
+    """Which sessions were ended. The first script of the packet comes with its text."""
+    packet = b"".join([pack_write(w, prefix, load=w is writes[0]) for w in writes])
+    answers = yield from say(packet, len(writes), True)
+    if any(isinstance(answer, NoScriptError) for answer in answers):
+        answers = yield from say(packet, len(writes), True)
+    replies = [unpack_write(answer) for answer in answers]
+    return [reply.state is State.LIVE and reply.done == 1 for reply in replies]
+
+
+def many(operation: Operation, prefix: bytes, say: Say) -> Steps[Reply]:
+    """An operation about many sessions."""
+    packet, count = pack_many(operation, prefix)
+    replies = yield from say(packet, count, operation.repeatable)
+    return unpack_many(operation, prefix, no_errors(replies))
+
+
+class OneServer:
+    """All keys are on one server."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self._prefix = prefix
+
+    def execute(self, operation: Operation) -> Steps[Reply]:
+        match operation:
+            case Read():
+                packet, count = pack_read(operation, self._prefix)
+                return unpack_read(operation, (yield from self._say(packet, count, True)))
+            case Write():
+                return (yield from write(operation, self._prefix, self._say))
+            case End():
+                ended = yield from end(operation.writes(), self._prefix, self._say)
+                return Reply(State.LIVE, ended)
+            case _:
+                return (yield from many(operation, self._prefix, self._say))
+
+    def _say(self, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
+        try:
+            answers = yield Ask(None, packet, replies)
+        except NotConnected:
+            raise
+        except redis.ConnectionError:
+            # The server closed an idle connection, or restarted. What is harmless is repeated.
+            if not repeatable:
+                raise
+            answers = yield Ask(None, packet, replies)
+        except MovedError as error:
+            raise _cluster(error) from error
+        for answer in answers:
+            if isinstance(answer, MovedError):
+                raise _cluster(answer)
+        if any(isinstance(answer, ReadOnlyError) for answer in answers):
+            # It has become a replica, and has done nothing: another one may be the primary.
+            answers = yield Ask(None, packet, replies, anew=True)
+        return answers
+
+
+def _cluster(error: MovedError) -> redis.ResponseError:
+    cure = f"begin {PREFIX}redis.url with redis+cluster://"
+    return redis.ResponseError(f"{error}: this server is a node of a cluster; {cure}")

@@ -1,0 +1,194 @@
+"""Carries steps out by waiting for the replies."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+import redis
+
+from ...protocol.contract import PendingRead
+from ...protocol.messages import Operation, Read, Reply
+from .failures import Trouble
+from .pool import ConnectionPool, PendingReplies
+from .steps import Address, Ask, Steps, T
+
+Outcome = list[Any] | redis.RedisError
+"""What became of an :class:`Ask`."""
+
+
+class Node(NamedTuple):
+    """One server: its connections, and whether it is in trouble."""
+
+    pool: ConnectionPool
+    trouble: Trouble
+
+
+def carry_out(
+    steps: Steps[T], exchange: Callable[[Ask], list[Any]], outcome: Outcome | None = None
+) -> T:
+    """What the steps return. ``outcome``: of what they have asked for already."""
+    try:
+        while True:
+            outcome = _outcome(advance(steps, outcome), exchange)
+    except StopIteration as done:
+        return done.value
+
+
+def _outcome(ask: Ask, exchange: Callable[[Ask], list[Any]]) -> Outcome:
+    try:
+        return exchange(ask)
+    except redis.RedisError as error:
+        return error
+
+
+def advance(steps: Steps[T], outcome: Outcome | None) -> Ask:
+    """What the steps ask for next. StopIteration holds what they return."""
+    if outcome is None:
+        return next(steps)
+    return steps.throw(outcome) if isinstance(outcome, redis.RedisError) else steps.send(outcome)
+
+
+class Dialogue(Protocol):
+    """Steps that know what to say for an operation."""
+
+    def execute(self, operation: Operation) -> Steps[Reply]:
+        """The reply to it."""
+
+
+class Call:
+    """One call of an application: all that it says to servers is over by ``end``."""
+
+    __slots__ = ("_node", "_wait", "end", "trouble")
+
+    def __init__(
+        self,
+        node: Callable[[Address | None], Node],
+        trouble: Trouble,
+        wait: float,
+        end: float | None = None,
+    ) -> None:
+        self._node = node
+        self._wait = wait
+        self.end = time.monotonic() + wait if end is None else end
+        self.trouble = trouble
+        """Of the server that was asked last about a session."""
+
+    def restart(self) -> None:
+        """Its time begins now."""
+        self.end = time.monotonic() + self._wait
+
+    def turn_to(self, ask: Ask) -> ConnectionPool:
+        """The connections to whom this is said."""
+        pool, trouble = self._node(ask.address)
+        if not ask.lookup:
+            self.trouble = trouble
+        if ask.anew:
+            pool.close()
+        return pool
+
+    def exchange(self, ask: Ask) -> list[Any]:
+        pool = self.turn_to(ask)
+        return pool.exchange(ask.packet, ask.replies, part(ask, self.end))
+
+
+def part(ask: Ask, end: float) -> float:
+    """When this packet's time is over, of a call that has to be over by ``end``."""
+    now = time.monotonic()
+    return end if ask.share == 1 else now + (end - now) / ask.share
+
+
+class WaitingStore:
+    """The store contract by way of steps. Thread-safe and fork-safe; connects when first used."""
+
+    def __init__(self, name: str, steps: Dialogue, trouble: Trouble, *, wait: float) -> None:
+        self._name = name
+        self._steps = steps
+        self._trouble = trouble
+        self._wait = wait
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
+    def node(self, address: Address | None) -> Node:
+        """The server at this address."""
+        raise NotImplementedError
+
+    def execute(self, operation: Operation, end: float | None = None) -> Reply:
+        """It is over by ``end``, or within the time that a call has."""
+        return self.go_on(operation, self._steps.execute(operation), self._call(end))
+
+    def go_on(
+        self, operation: Operation, steps: Steps[Reply], call: Call, outcome: Outcome | None = None
+    ) -> Reply:
+        """The reply. ``outcome``: of what the steps have asked for already."""
+        try:
+            reply = carry_out(steps, call.exchange, outcome)
+        except redis.RedisError as error:
+            raise call.trouble.failure(operation, error) from error
+        if call.trouble.need is not None:
+            call.trouble.served(operation)
+        return reply
+
+    def _call(self, end: float | None = None) -> Call:
+        return Call(self.node, self._trouble, self._wait, end)
+
+    def send(self, operation: Read) -> PendingRead:
+        """The packet goes out; its reply is read later."""
+        call, steps = self._call(), self._steps.execute(operation)
+        ask = next(steps)
+        try:
+            while ask.lookup:  # where to send it
+                ask = advance(steps, _outcome(ask, call.exchange))
+            sent = call.turn_to(ask).send(ask.packet, ask.replies, call.end)
+        except redis.RedisError as error:
+            return Answered(self.go_on(operation, steps, call, error))
+        return Sent(self, steps, call, sent)
+
+
+class Sent:
+    """A read under way on a server."""
+
+    __slots__ = ("_call", "_sent", "_steps", "_store")
+
+    def __init__(
+        self, store: WaitingStore, steps: Steps[Reply], call: Call, sent: PendingReplies
+    ) -> None:
+        self._store = store
+        self._steps = steps
+        self._call = call
+        self._sent = sent
+
+    def result(self, operation: Read) -> Reply:
+        call = self._call
+        call.restart()
+        outcome: Outcome
+        try:
+            outcome = self._sent.receive(call.end)
+        except redis.RedisError as error:
+            outcome = error
+        return self._store.go_on(operation, self._steps, call, outcome)
+
+    def cancel(self) -> None:
+        """The connection serves on where the reply has arrived; else it is closed."""
+        if not self._sent.arrived:
+            self._sent.close()
+            return
+        self._call.restart()
+        with suppress(redis.RedisError):
+            self._sent.receive(self._call.end)
+
+
+class Answered:
+    """A read whose reply is there."""
+
+    __slots__ = ("_reply",)
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    def result(self, operation: Read) -> Reply:
+        return self._reply
+
+    def cancel(self) -> None:
+        pass

@@ -1,0 +1,244 @@
+"""Which node of a cluster is asked, and what follows when one sends on or fails: steps, without a
+network."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+import pytest
+import redis
+from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError
+
+from pyramid_altsession.stores.redis import slots as slots_module
+from pyramid_altsession.stores.redis.failures import NotConnected
+from pyramid_altsession.stores.redis.slots import HOPS, REFRESH, SlotMap
+from pyramid_altsession.stores.redis.steps import Address, Ask, Steps
+from pyramid_altsession.stores.redis.waiting import carry_out
+from pyramid_altsession.stores.redis.wire import pack_command
+
+A, B, C, SEED = ("a", 1), ("b", 2), ("c", 3), ("seed", 9)
+KEY = b"sess:x"
+SLOT = key_slot(KEY)
+GET = pack_command((b"GET", KEY))
+Outcome = list[Any] | Exception
+
+
+def ranges(*owners: Address | None, name: Callable[[str], object] = str.encode) -> list[Any]:
+    """CLUSTER SLOTS: equal parts for each; None is nobody's."""
+    part = math.ceil(16384 / len(owners))
+    return [
+        [place * part, min((place + 1) * part, 16384) - 1, [name(each[0]), each[1], b"id"]]
+        for place, each in enumerate(owners)
+        if each is not None
+    ]
+
+
+def commands(packet: bytes) -> list[list[bytes]]:
+    reader = hiredis.Reader()
+    reader.feed(packet)
+    found = []
+    while command := reader.gets():
+        found.append(command)
+    return found
+
+
+class Nodes:
+    """Answers what is asked by what the test says, and notes it: (address, first word)."""
+
+    def __init__(self, **answers: Outcome | list[Outcome]) -> None:
+        self.answers = answers
+        self.map: dict[str, Outcome] = {}
+        self.asked: list[tuple[str, str]] = []
+
+    def exchange(self, ask: Ask) -> list[Any]:
+        assert ask.address is not None
+        host, word = ask.address[0], commands(ask.packet)[0][0].decode()
+        self.asked.append((host, word))
+        if ask.lookup:
+            outcome = self.map.get(host, NotConnected(f"{host} is away"))
+        else:
+            outcome = self.answers[host]
+            if isinstance(outcome, list) and outcome and isinstance(outcome[0], tuple):
+                outcome = outcome.pop(0)[0]  # one after the other
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def run(self, steps: Steps[Any]) -> Any:
+        return carry_out(steps, self.exchange)
+
+    def say(self, known: SlotMap, *, repeatable: bool = True) -> Any:
+        return self.run(known.say(KEY, GET, 1, repeatable))
+
+
+@pytest.fixture
+def known() -> SlotMap:
+    """A map whose one node is A."""
+    found = SlotMap([SEED])
+    nodes = Nodes()
+    nodes.map = {"seed": [ranges(A)]}
+    nodes.run(found.address(0))
+    found._looked = -REFRESH
+    return found
+
+
+def test_the_map_is_asked_for_when_it_is_needed() -> None:
+    """Of the seeds; it serves all calls that follow."""
+    found, nodes = SlotMap([SEED, A]), Nodes(a=[1])
+    nodes.map = {"a": [ranges(A)]}
+    assert [nodes.say(found), nodes.say(found)] == [[1], [1]]
+    assert nodes.asked == [("seed", "CLUSTER"), ("a", "CLUSTER"), ("a", "GET"), ("a", "GET")]
+    assert found.primaries == (A,)
+
+
+def test_no_node_knows_the_cluster() -> None:
+    """NotConnected tells what each seed said."""
+    nodes = Nodes()
+    nodes.map = {"a": [redis.ResponseError("cluster support disabled")]}
+    with pytest.raises(NotConnected, match=r"knows the cluster: seed is away; .*support disabled"):
+        nodes.say(SlotMap([SEED, A]))
+
+
+def test_a_node_that_has_met_nobody_is_passed_over() -> None:
+    """Its map is empty."""
+    nodes = Nodes(a=[1])
+    nodes.map = {"seed": [[]], "a": [ranges(A)]}
+    assert nodes.say(SlotMap([SEED, A])) == [1]
+
+
+def test_a_slot_that_nobody_serves() -> None:
+    """NotConnected, after another look at the map."""
+    owners: list[Address | None] = [A, A]
+    owners[SLOT * 2 // 16384] = None
+    nodes = Nodes()
+    nodes.map = {"seed": [ranges(*owners)]}
+    with pytest.raises(NotConnected, match="no node of the cluster serves this slot"):
+        nodes.say(SlotMap([SEED]))
+
+
+@pytest.mark.parametrize("name", [lambda _: None, lambda _: b"", lambda _: b"?"])
+def test_a_node_without_a_name_is_where_it_was_asked(name: Callable[[str], object]) -> None:
+    """As servers tell that do not know how they are reached."""
+    nodes = Nodes(seed=[1])
+    nodes.map = {"seed": [ranges(A, name=name)]}
+    found = SlotMap([SEED])
+    assert nodes.say(found) == [1]
+    assert found.primaries == (("seed", 1),)
+
+
+@pytest.mark.parametrize(("host", "there"), [("b:2", "b"), (":2", "a")])
+def test_moved(known: SlotMap, host: str, there: str) -> None:
+    """It is said again there, and the map is asked for. Without a host it is the one asked."""
+    answers: dict[str, Any] = {"a": [([MovedError(f"{SLOT} {host}")],)], "b": [([1],)]}
+    answers[there].append(([1],))
+    nodes = Nodes(**answers)
+    assert nodes.say(known) == [1]
+    assert nodes.asked[0] == ("a", "GET")
+    assert nodes.asked[-1] == (there, "GET")
+    assert nodes.run(known.address(SLOT)) == (there, 2)
+
+
+def test_ask(known: SlotMap) -> None:
+    """It is said again there, this once, with ASKING before each command."""
+    both = GET + GET
+    seen: list[Ask] = []
+
+    def exchange(ask: Ask) -> list[Any]:
+        seen.append(ask)
+        asked = [AskError(f"{SLOT} b:2"), 1]
+        return asked if ask.address == A else [b"OK", 1, b"OK", 2]
+
+    assert carry_out(known.say(KEY, both, 2, True), exchange) == [1, 2]
+    assert (seen[1].address, seen[1].replies) == (B, 4)
+    assert [command[0] for command in commands(seen[1].packet)] == [b"ASKING", b"GET"] * 2
+    assert Nodes().run(known.address(SLOT)) == A
+
+
+def test_a_lost_reply_is_asked_for_once_more(known: SlotMap) -> None:
+    """An idle connection that the server had closed."""
+    nodes = Nodes(a=[(redis.ConnectionError("closed"),), ([1],)])
+    assert nodes.say(known) == [1]
+    assert nodes.asked == [("a", "GET")] * 2
+
+
+@pytest.mark.parametrize("lost", [redis.ConnectionError("closed"), NotConnected("refused")])
+def test_a_node_that_went_away(known: SlotMap, lost: Exception) -> None:
+    """The map is asked for: of others first. Who serves the slot now answers."""
+    nodes = Nodes(a=lost, b=[1])
+    nodes.map = {"seed": [ranges(B)]}
+    assert nodes.say(known) == [1]
+    assert nodes.asked[-2:] == [("seed", "CLUSTER"), ("b", "GET")]
+    assert known.primaries == (B,)
+
+
+def test_a_node_that_went_away_and_nobody_serves_for_it(known: SlotMap) -> None:
+    """The failed one is asked for the map last; its failure is what the caller hears."""
+    nodes = Nodes(a=NotConnected("refused"))
+    nodes.map = {"seed": [ranges(A)]}
+    with pytest.raises(NotConnected, match="refused"):
+        nodes.say(known)
+    assert nodes.asked == [("a", "GET"), ("seed", "CLUSTER")]
+    with pytest.raises(NotConnected, match="refused"):
+        nodes.say(known)
+    assert nodes.asked[2:] == [("a", "GET")]  # looked a moment ago
+
+
+def test_all_nodes_are_away(known: SlotMap) -> None:
+    """The old map stays; the caller hears of its node."""
+    nodes = Nodes(a=NotConnected("refused"))
+    with pytest.raises(NotConnected, match="refused"):
+        nodes.say(known)
+    assert nodes.asked == [("a", "GET"), ("seed", "CLUSTER"), ("a", "CLUSTER")]
+    assert known.primaries == (A,)
+
+
+def test_what_may_not_be_repeated_is_not(known: SlotMap) -> None:
+    """Nobody knows whether it was carried out. If it was never sent, it may be said elsewhere."""
+    nodes = Nodes(a=redis.ConnectionError("closed"), b=[1])
+    nodes.map = {"seed": [ranges(B)]}
+    with pytest.raises(redis.ConnectionError, match="closed"):
+        nodes.say(known, repeatable=False)
+    assert ("b", "GET") not in nodes.asked
+    assert nodes.say(known, repeatable=False) == [1]
+
+
+def test_never_sent_may_be_said_elsewhere(known: SlotMap) -> None:
+    """Whether it may be repeated or not."""
+    nodes = Nodes(a=NotConnected("refused"), b=[1])
+    nodes.map = {"seed": [ranges(B)]}
+    assert nodes.say(known, repeatable=False) == [1]
+
+
+def test_after_a_time_out_the_next_call_looks_first(known: SlotMap) -> None:
+    """The call that waited has no time left for it."""
+    nodes = Nodes(a=redis.TimeoutError("late"), b=[1])
+    nodes.map = {"seed": [ranges(B)]}
+    with pytest.raises(redis.TimeoutError):
+        nodes.say(known)
+    assert nodes.asked == [("a", "GET")]
+    assert nodes.say(known) == [1]
+    assert nodes.asked[1:] == [("seed", "CLUSTER"), ("b", "GET")]
+
+
+def test_nodes_that_send_each_other_on(known: SlotMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is an end to it: the error is what the caller gets."""
+    monkeypatch.setattr(slots_module, "REFRESH", math.inf)
+    nodes = Nodes(a=[MovedError(f"{SLOT} b:2")], b=[MovedError(f"{SLOT} a:1")])
+    (answer,) = nodes.say(known)
+    assert isinstance(answer, MovedError)
+    assert [host for host, _ in nodes.asked] == ["a", "b"] * (HOPS // 2)
+
+
+def test_lookups_share_the_time() -> None:
+    """A node that does not answer leaves time for the next one, and for the call itself."""
+    shares = []
+
+    def exchange(ask: Ask) -> list[Any]:
+        shares.append(ask.share)
+        raise redis.TimeoutError("late")
+
+    with pytest.raises(NotConnected):
+        carry_out(SlotMap([A, B, C]).address(0), exchange)
+    assert shares == [4, 3, 2]
