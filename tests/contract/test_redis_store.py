@@ -630,7 +630,7 @@ def refuse() -> Connection:
 
 def test_hint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """With no server configured the log line names what to set."""
-    monkeypatch.setattr(module, "connections", lambda settings, embedded: refuse)
+    monkeypatch.setattr(module, "connections", lambda settings: refuse)
     store = open_store(read_settings({}))
     caplog.clear()
     with pytest.raises(StoreUnavailable) as caught:
@@ -644,7 +644,7 @@ def test_hint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
 
 def test_no_hint(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """With a server configured the log line says no more than what happened."""
-    monkeypatch.setattr(module, "connections", lambda settings, embedded: refuse)
+    monkeypatch.setattr(module, "connections", lambda settings: refuse)
     store = open_store(read_settings({"redis": {"host": "db"}}))
     with pytest.raises(StoreUnavailable):
         store.execute(Read((Token.new().claim,), (), TIMING))

@@ -995,14 +995,14 @@ class Open:
     def settle(self, name: str) -> None:
         """What it holds so far is on the server."""
         if name in self.own or (name in self.seen and self.view[name] != self.seen[name]):
-            store(self.stored, name, self.view[name])
+            write_item(self.stored, name, self.view[name])
         self.own.discard(name)
         if name in self.view:
             self.seen[name] = copy.deepcopy(self.view[name])
 
     def written(self, name: str, value: Any) -> None:
         """Its own call on request.altsession has stored this."""
-        store(self.stored, name, value)
+        write_item(self.stored, name, value)
         self.view[name], self.seen[name] = copy.deepcopy(value), copy.deepcopy(value)
 
     @property
@@ -1018,7 +1018,7 @@ class NONE:
     """No such key."""
 
 
-def store(stored: Plain, name: str, value: Any) -> None:
+def write_item(stored: Plain, name: str, value: Any) -> None:
     if value is NONE:
         stored.pop(name, None)
     else:
