@@ -26,6 +26,7 @@ from .errors import (
 from .interfaces import IAltSession, ISessionAPI
 from .protocol.keys import SessionKey
 from .session import AltSession
+from .stores.observed import Observation
 from .web.security import add_view_options
 from .web.tween import add_tween
 from .web.view_options import add_sync_layer
@@ -41,6 +42,7 @@ __all__ = [
     "IAltSession",
     "ISessionAPI",
     "InvalidKey",
+    "Observation",
     "SessionAPI",
     "SessionGone",
     "SessionInfo",

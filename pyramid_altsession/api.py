@@ -34,6 +34,7 @@ from .protocol.steps import Steps, run
 from .protocol.token import ID_LENGTH
 from .session import AltSession
 from .stores import open_store
+from .stores.observed import ObservedStore, Observer
 from .stores.sealed import SealedStore
 from .web.cookie import SessionCookie
 from .web.requests import RequestLife
@@ -267,6 +268,17 @@ class SessionAPI:
         return {}
 
     # -- the server
+
+    def observe(self, observer: Observer) -> None:
+        """Have ``observer`` called with an :class:`Observation` after each operation, in the
+        thread that asked for it. What it raises is logged, and fails no request.
+
+        For metrics, panels and tests; to be called at the start. Without observers nothing is
+        measured.
+        """
+        if not isinstance(self._store, ObservedStore):
+            self._store = ObservedStore(self._store)
+        self._store.observers += (observer,)
 
     def check(self) -> None:
         """Raise :exc:`StoreUnavailable` unless the server answers and lets us do what we need; a

@@ -78,6 +78,9 @@ class ISessionAPI(Interface):
     def scan():
         """SessionInfo of every session."""
 
+    def observe(observer):
+        """Have ``observer(observation)`` called after each operation on the store."""
+
     def check():
         """Raise StoreUnavailable unless the server answers and lets us do what we need."""
 

@@ -1,4 +1,4 @@
-"""What a request asked of its session: the store's contract, wrapped to be written down.
+"""What a request asked of its session, as an observer of its operations writes it down.
 
 ``request.trace`` is what the panel shows. A form's answer is a redirect, so its writes are over
 before a page is shown: :func:`see_other` keeps the trace and names it in the address, and the
@@ -6,22 +6,18 @@ page that follows shows it as ``request.previous_trace``.
 """
 
 import secrets
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
 
 from pyramid.config import PHASE1_CONFIG, Configurator
 from pyramid.events import NewRequest
 from pyramid.httpexceptions import HTTPSeeOther
 from pyramid.request import Request
 
-from ..api import SessionAPI
-from ..interfaces import ISessionAPI, Store
-from ..protocol.contract import PendingRead
+from ..interfaces import ISessionAPI
 from ..protocol.messages import (
     Describe,
     End,
@@ -29,13 +25,12 @@ from ..protocol.messages import (
     Operation,
     Prune,
     Read,
-    Reply,
     Revoke,
     Scan,
     Write,
 )
 from ..protocol.verbs import DataVerb
-from ..stores import open_store
+from ..stores.observed import Observation
 
 KEPT = "pyramid_altsession.demo.traces"
 """registry: traces of requests that were answered with a redirect, newest last."""
@@ -120,128 +115,19 @@ class Trace:
         return sum(step.round_trips for step in self.steps)
 
 
-class Recorder:
-    """A store that writes into the current request's trace what is asked of another store."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __repr__(self) -> str:
-        return f"<Recorder of {self._store!r}>"
-
-    def execute(self, operation: Operation) -> Reply:
-        return noted(operation, lambda: self._store.execute(operation))
-
-    def send(self, operation: Read) -> "SentStep":
-        step = begun(operation)
-        return SentStep(step, self._store.send(operation))
-
-    def close(self) -> None:
-        self._store.close()
-
-
-def begun(operation: Operation) -> Step:
-    """A step of the current request, or of none."""
-    step = Step.of(operation)
+def note(seen: Observation) -> None:
+    """Write an operation into the trace of the request that asked for it."""
     request = current_request()
-    if request is not None:
-        request.trace.steps.append(step)
-    return step
-
-
-def noted(operation: Operation, ask: Callable[[], Reply], step: Step | None = None) -> Reply:
-    """What the store answers, written down with the time that it took."""
-    step = begun(operation) if step is None else step
-    began = time.perf_counter_ns()
-    try:
-        reply = ask()
-    except Exception as error:
-        step.answer = type(error).__name__
-        raise
-    finally:
-        step.microseconds = (time.perf_counter_ns() - began) // 1000
-    step.answer = reply.state.name.lower()
-    return reply
-
-
-class SentStep:
-    """A read under way: its time is that of waiting for it."""
-
-    def __init__(self, step: Step, sending: PendingRead) -> None:
-        self._step = step
-        self._sending = sending
-
-    def result(self, operation: Read) -> Reply:
-        return noted(operation, lambda: self._sending.result(operation), self._step)
-
-    def cancel(self) -> None:
-        self._sending.cancel()
-
-
-class MeteredLease:
-    """A store's connections, counted: each exchange is one packet out and its replies back."""
-
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
-
-    def until(self) -> float:
-        return float(self._pool.until())
-
-    def exchange(self, packet: bytes, replies: int, end: float | None = None) -> list[Any]:
-        answers: list[Any] = self.send(packet, replies, end).receive()
-        return answers
-
-    def send(self, packet: bytes, replies: int, end: float | None = None) -> Any:
-        sent = self._pool.send(packet, replies, end)
-        request = current_request()
-        if request is None:
-            return sent
-        step = request.trace.steps[-1]
-        step.round_trips += 1
-        step.sent += len(packet)
-        return MeteredSent(step, sent)
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-class MeteredSent:
-    """A packet whose replies are counted when they are read."""
-
-    def __init__(self, step: Step, sent: Any) -> None:
-        self._step = step
-        self._sent = sent
-
-    def receive(self, end: float | None = None) -> list[Any]:
-        answers: list[Any] = self._sent.receive(end)
-        self._step.received += sum(map(wire_size, answers))
-        return answers
-
-    def close(self) -> None:
-        self._sent.close()
-
-    @property
-    def arrived(self) -> bool:
-        return bool(self._sent.arrived)
-
-
-def wire_size(reply: Any) -> int:
-    """Bytes of a reply as the server sent it (RESP2)."""
-    if reply is None:
-        return len("$-1\r\n")
-    if isinstance(reply, bytes):
-        return len(f"${len(reply)}\r\n\r\n") + len(reply)
-    if isinstance(reply, list):
-        return len(f"*{len(reply)}\r\n") + sum(map(wire_size, reply))
-    return len(f":{reply}\r\n")  # a number, or an error's line
-
-
-def recording(store: Store) -> Recorder:
-    """The store, with its operations and its connections recorded."""
-    connected: Any = store
-    if hasattr(connected, "_pool"):
-        connected._pool = MeteredLease(connected._pool)
-    return Recorder(store)
+    if request is None:
+        return
+    step = Step.of(seen.operation)
+    if seen.reply is not None:
+        step.answer = seen.reply.state.name.lower()
+    elif seen.error is not None:
+        step.answer = type(seen.error).__name__
+    step.round_trips, step.sent, step.received = seen.round_trips, seen.sent, seen.received
+    step.microseconds = round(seen.seconds * 1_000_000)
+    request.trace.steps.append(step)
 
 
 def trace(request: Request) -> Trace:
@@ -263,18 +149,14 @@ def see_other(request: Request, path: str) -> HTTPSeeOther:
 
 
 def includeme(config: Configurator) -> None:
-    """Put a recorded store in the place of the one that ``pyramid_altsession`` opened."""
+    """Have the session's operations noted."""
     registry = config.registry
-
-    def register() -> None:
-        settings = registry.getUtility(ISessionAPI).settings
-        store = recording(open_store(settings))
-        registry.registerUtility(
-            SessionAPI(settings, store=store, notify=registry.notify), ISessionAPI
-        )
-
-    # In the phase of the package's own action, and after it, as it was included before.
-    config.action("altsession-recorder", register, order=PHASE1_CONFIG)
+    # After the package's own action of this phase, as it was included before.
+    config.action(
+        "altsession-recorder",
+        lambda: registry.getUtility(ISessionAPI).observe(note),
+        order=PHASE1_CONFIG,
+    )
     registry[KEPT] = deque(maxlen=100)
     config.add_subscriber(begin, NewRequest)
     config.add_request_method(trace, reify=True)

@@ -28,7 +28,10 @@ LAYERS = [
     {"protocol"}
     | {f"protocol.{path.stem}" for path in PACKAGE.glob("protocol/*.py")} - {"protocol.contract"},
     {"stores"}
-    | {f"stores.{name}" for name in ("apply", "memory", "sealed", "embedded", "redis")}
+    | {
+        f"stores.{name}"
+        for name in ("apply", "memory", "sealed", "observed", "traffic", "embedded", "redis")
+    }
     | {f"stores.redis.{path.stem}" for path in PACKAGE.glob("stores/redis/*.py")},
     {"driver", "batch", "session", "settings"},
     {"web", "web.cookie", "web.ending", "web.requests", "web.visits", "api"},

@@ -10,6 +10,8 @@ import hiredis
 import redis
 from redis.connection import AbstractConnection, DefaultParser
 
+from ..traffic import Traffic, received, sent
+
 SMALL = 16384
 """Bytes that the system takes from an idle connection at once, without waiting."""
 
@@ -92,6 +94,8 @@ class Timed(AbstractConnection):
         except OSError as error:
             self.read_response()  # raises what the server said before it hung up, if it did
             raise _translated(error) from error
+        if Traffic.measured:
+            sent(len(packet))
 
     def receive(self, count: int) -> list[Any]:
         """The replies to what was just sent; an error reply is one of them."""
@@ -136,6 +140,8 @@ class Timed(AbstractConnection):
             raise _translated(error) from error
         if not data:
             raise redis.ConnectionError("the server closed the connection")
+        if Traffic.measured:
+            received(len(data))
         self._reader.feed(data)
 
     def _bound(self) -> float:
