@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from accounts import Books, api_on, id_of, signed_in
 from apps import Browser, Site, Watched, site
-from inside import Change, cookie_in, state_in
+from inside import Change, state_in
 from pyramid.request import Request
 from scheduler import WINDOW, Actor, Body, Broken, Event, Stepped, World, explore, found, sample
 from servers import Server
@@ -20,12 +20,13 @@ from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.driver import Driver
 from pyramid_altsession.events import SessionInvalidated, SessionRenewed, TokenRejected
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.protocol.fields import USER, State
+from pyramid_altsession.protocol.fields import USER, State, Timing
 from pyramid_altsession.protocol.lifecycle import Login, Renew, Rotate
 from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
 from pyramid_altsession.protocol.token import new_verifier
 from pyramid_altsession.stores import apply as applying
 from pyramid_altsession.stores import memory
+from pyramid_altsession.web.cookie import SessionCookie
 
 AFTER, GRACE = 600, 10
 WHOLE = GRACE + WINDOW
@@ -629,10 +630,10 @@ class Logins(World):
         self.thieves, self.due, self.stays = bool(thieves), due, stays
         self.administered = False
         if renewed:
-            before = cookie_in(self.api).parse(self.known[0])
+            before = SessionCookie(SETTINGS.session).parse(self.known[0])
             assert before is not None
             rotate = Rotate(new_verifier(), AFTER * 1000)
-            self.store.execute(Write(before.claim, (), self.api._timing, life=rotate))
+            self.store.execute(Write(before.claim, (), Timing.of(SETTINGS.session), life=rotate))
             self.jar = f"{before.id}.{rotate.verifier}"
         self.new_id: str | None = None
         self.actors = [
@@ -696,11 +697,11 @@ class Logins(World):
     def check(self) -> None:
         super().check()
         for token in self.known if self.new_id else ():
-            found = cookie_in(self.api).parse(token)
+            found = SessionCookie(SETTINGS.session).parse(token)
             assert found is not None
             if found.id != self.new_id:
                 continue
-            timing = self.api._timing
+            timing = Timing.of(SETTINGS.session)
             reply = self.store.execute(Read((found.claim,), (USER,), timing, touch=False))
             if reply.state is State.LIVE and reply.values == [b"ann"]:
                 raise Broken("I3: signed in under a token that somebody else knows")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from inside import state_in
 from pyramid.authentication import SessionAuthenticationHelper
 from pyramid.interfaces import ISession, ISessionFactory
 from pyramid.response import Response
@@ -247,7 +248,7 @@ def test_failed_sign_in_is_tried_again(visitor: Visitor) -> None:
     """A change of the user that was not written with a call still has to be, with its renewal."""
     session = visitor()
     session["auth.userid"] = "ann"
-    changes = session._changes
+    changes = state_in(visitor.latest.altsession).changes
     changes.restore(changes.pending({"auth.userid"}, exists=True)[1])
     assert dict(session)["auth.userid"] == "ann"
     renewal, _ = changes.pending({"auth.userid"}, exists=True)

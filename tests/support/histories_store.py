@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from inside import lease_in
+from accounts import index_key
+from inside import lease_in, put_lease
 from redis import ConnectionError as Disconnected
 from redis import Redis
 
@@ -15,7 +16,6 @@ from pyramid_altsession.protocol.messages import Operation, Read, Reply
 from pyramid_altsession.protocol.state import PendingRead
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis.store import RedisStore
-from pyramid_altsession.stores.redis.wire import _index
 
 MOST_OPERATIONS = 12
 """What one call, or the end of a request, may ask of the store, where nobody crosses it."""
@@ -42,7 +42,7 @@ class Faulty:
         self.lossy: Any = None
         if isinstance(store, RedisStore):
             if not isinstance(lease_in(store), LossyPool):
-                store._pool = LossyPool(lease_in(store))  # type: ignore[assignment]
+                put_lease(store, LossyPool(lease_in(store)))
             self.lossy = lease_in(store)
         self.begin()
 
@@ -229,7 +229,7 @@ class OnServer(Inside):
         return int(seconds) * 1000 + int(micro) // 1000, keys
 
     def index(self, user: str) -> set[str]:
-        return {id.decode() for id in self.client.zrange(_index(b"sess:", user), 0, -1)}
+        return {id.decode() for id in self.client.zrange(index_key(user), 0, -1)}
 
     def forget(self, id: str) -> None:
         self.client.delete(f"sess:{id}")
@@ -243,7 +243,7 @@ class OnServer(Inside):
                 pipe.hset(name, mapping=earlier)
                 pipe.pexpire(name, key.left - ms)
             for user in USERS:
-                name = _index(b"sess:", user)
+                name = index_key(user)
                 for id, score in self.client.zrange(name, 0, -1, withscores=True):
                     pipe.zadd(name, {id: score - ms})
                 pipe.pexpire(name, self.client.pttl(name) - ms)

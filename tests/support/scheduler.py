@@ -92,7 +92,7 @@ class Actor:
         state = world.api.requests.state_of(request)
         assert state is not None
         state.clock, state.began = (lambda: world.now), world.now
-        self.sent = state._tokens[0].claim if state._tokens else None
+        self.sent = state.claims[0] if state.claims else None
         try:
             self.body(self, session)
         except SessionGone:
