@@ -16,6 +16,7 @@ I8  one request never meets two sessions, nor a session and its absence
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from random import Random
 from typing import Any
 
@@ -305,32 +306,64 @@ class World:
             raise Broken("I5: refused for longer than the window")
 
 
+class Run(list[Event]):
+    """The events of a run. ``free``: places of those that change nothing, wherever they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free: list[int] = []
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What it shares with the runs that differ only in when such events come."""
+        others = [event for place, event in enumerate(self) if place not in self.free]
+        return tuple(others), frozenset(self[place] for place in self.free)
+
+    @property
+    def orders(self) -> int:
+        """How many runs of its kind there are, where no time passes. It has each such event as
+        soon as may be; the event could also come after any of the others that follow it."""
+        followers = sorted(
+            len([at for at in range(place, len(self)) if at not in self.free])
+            for place in self.free
+        )
+        return prod(count + placed + 1 for placed, count in enumerate(followers))
+
+
 def explore(
-    make: Callable[[], World], *, lossy: bool = False, ticks: Sequence[float] = ()
-) -> Iterator[list[Event]]:
+    make: Callable[[], World],
+    *,
+    lossy: bool = False,
+    ticks: Sequence[float] = (),
+    whole: bool = False,
+) -> Iterator[Run]:
     """Every run of a world, each from the start; raises Broken where an invariant fails.
 
     ``lossy``: every answer may also be lost. ``ticks``: time passes so often, at any moment.
 
     An answer without a cookie changes nothing wherever it arrives, so it arrives at once: runs
-    that differ in that alone are one.
+    that differ only in that are one, unless the ``whole`` is asked for.
     """
     todo: list[list[Event]] = [[]]
     while todo:
         path = todo.pop()
         world = make()
-        done: list[Event] = []
+        done = Run()
         try:
             while True:
                 world.seen_before = len(done) < len(path) - 1
                 if len(done) < len(path):
                     event = path[len(done)]
                 else:
-                    events = _different(world, _possible(world, done, lossy, ticks))
+                    events = _possible(world, done, lossy, ticks)
                     if not events:
                         break
+                    if not whole:
+                        events = _different(world, events)
                     event = events[0]
                     todo += [[*done, other] for other in events[1:]]
+                if _changes_nothing(world, event):
+                    done.free.append(len(done))
                 done.append(event)
                 world.do(event)
             world.finish()
@@ -376,10 +409,22 @@ def _possible(
 
 def _different(world: World, events: list[Event]) -> list[Event]:
     """What has to be tried: an answer that may arrive whenever it likes does so first."""
-    for what, which in events:
-        if what == "deliver" and world.settled(world.actors[int(which)]):
-            return [event for event in events if event in (("deliver", which), ("lose", which))]
+    for event in events:
+        if _changes_nothing(world, event):
+            return [
+                other for other in events if other in (("deliver", event[1]), ("lose", event[1]))
+            ]
     return events
+
+
+def _changes_nothing(world: World, event: Event) -> bool:
+    what, which = event
+    return what in ("deliver", "lose") and world.settled(world.actors[int(which)])
+
+
+def orders(runs: Iterator[Run]) -> int:
+    """How many orders of events the runs stand for; each raises Broken if an invariant fails."""
+    return sum(run.orders for run in runs)
 
 
 def play(world: World, *events: Event) -> World:
