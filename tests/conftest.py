@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain, groupby
 from typing import Any
 
 import leaks
@@ -36,15 +37,27 @@ def own_process(item: pytest.Item) -> bool:
     return "own_server" in getattr(item, "fixturenames", ())
 
 
+def shared(item: pytest.Item) -> str:
+    """The order of includes of a test, the applications of which several tests use."""
+    params = (
+        item.callspec.params
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else {}
+    )
+    return "-".join(params.get("includes", ()))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``volume`` come first, so that no worker is left with one in the end. They
     repeat, thousands of times, what plain tests do once: their lines are not counted."""
     for item in items:
         if own_process(item):
             item.add_marker("process")
-    items.sort(key=lambda item: item.get_closest_marker("volume") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("volume") is None, shared(item)))
+    groups = [list(group) for _, group in groupby(items, key=lambda i: shared(i) or i.nodeid)]
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
-    items[:] = [item for first in range(workers) for item in items[first::workers]]
+    dealt = [group for first in range(workers) for group in groups[first::workers]]
+    items[:] = chain.from_iterable(dealt)
 
 
 @pytest.hookimpl(wrapper=True)
