@@ -339,9 +339,8 @@ def thrice(request: Request) -> int:
 @pytest.mark.parametrize("transactional", ["false", "true"])
 def test_three_attempts(server: Server, includes: Sequence[str], transactional: str) -> None:
     """pyramid_retry makes three attempts: the last one's changes are written, once."""
-    app = in_order(
-        server.url, thrice, includes, settings={"altsession.transactional": transactional}
-    )
+    settings = TRANSACTIONAL if transactional == "true" else None
+    app = in_order(server.url, thrice, includes, settings=settings)
     assert app.get("/").json == 2
     assert stored(app) == {"a": 1, "attempt2": 1, "count": [2], "_f_": [2]}
 
@@ -372,7 +371,7 @@ def from_ini(global_config: object, **settings: str) -> Any:
 
 def test_bootstrap(server: Server, includes: Sequence[str], tmp_path: Path) -> None:
     """bootstrap(): the same."""
-    app = make(server.url, page)
+    app = in_order(server.url, page, includes)
     ini = tmp_path / "app.ini"
     settings = {
         "use": "call:test_sync_lifecycle:from_ini",
