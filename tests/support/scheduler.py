@@ -15,8 +15,8 @@ I6  every key has a TTL, of at most tti + touch_interval
 I8  one request never meets two sessions, nor a session and its absence
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from math import prod
 from random import Random
 from typing import Any
 
@@ -71,6 +71,9 @@ class Actor:
         self.written: set[str] = set()
         self.greenlet = greenlet(self._run)
         self.greenlet.actor = self
+
+    begins_by_the_jar = True
+    """Whether what it is sent with depends on nothing else."""
 
     @property
     def key(self) -> str:
@@ -307,27 +310,73 @@ class World:
 
 
 class Run(list[Event]):
-    """The events of a run. ``free``: places of those that change nothing, wherever they come."""
+    """The events of a run. Some that follow one another could as well come the other way round:
+
+    ``idle``: places of answers without a cookie, which change nothing wherever they arrive;
+    ``begun``: of first steps. They lead up to the request's first operation and depend only on
+    the cookies that the browser has, so the operations of others may come before or after.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.free: list[int] = []
+        self.idle: set[int] = set()
+        self.begun: set[int] = set()
+
+    def did(self, world: "World", event: Event, idle: bool) -> None:
+        what, which = event
+        if idle:
+            self.idle.add(len(self))
+        elif what == "step" and event not in self:
+            actor = world.actors[int(which)]
+            if actor.response is None and actor.begins_by_the_jar:
+                self.begun.add(len(self))
+        self.append(event)
+
+    def just_begun(self) -> list[float]:
+        """The requests that have begun since anything else has happened."""
+        first = len(self)
+        while first - 1 in self.begun:
+            first -= 1
+        return [which for _, which in self[first:]]
+
+    def _in_order(self, one: int, two: int) -> bool:
+        """Whether these have to come as they did."""
+        (what, which), (other, whose) = self[one], self[two]
+        if "tick" in (what, other) or which == whose:
+            return True
+        steps = what == other == "step"
+        return not ({one, two} & self.idle or (steps and {one, two} & self.begun))
+
+    def _before(self) -> list[int]:
+        """For each event those that it has to come after, as bits."""
+        return [
+            sum(1 << one for one in range(two) if self._in_order(one, two))
+            for two in range(len(self))
+        ]
 
     @property
-    def kind(self) -> tuple[Any, ...]:
-        """What it shares with the runs that differ only in when such events come."""
-        others = [event for place, event in enumerate(self) if place not in self.free]
-        return tuple(others), frozenset(self[place] for place in self.free)
+    def kind(self) -> tuple[Event, ...]:
+        """The same for all runs that differ only in the order of such events."""
+        before, left, found = self._before(), set(range(len(self))), []
+        while left:
+            free = [at for at in left if not any(before[at] >> other & 1 for other in left)]
+            found.append(min(free, key=self.__getitem__))
+            left.remove(found[-1])
+        return tuple([self[at] for at in found])
 
     @property
     def orders(self) -> int:
-        """How many runs of its kind there are, where no time passes. It has each such event as
-        soon as may be; the event could also come after any of the others that follow it."""
-        followers = sorted(
-            len([at for at in range(place, len(self)) if at not in self.free])
-            for place in self.free
-        )
-        return prod(count + placed + 1 for placed, count in enumerate(followers))
+        """How many runs of its kind there are; at least so many, where time passes in them."""
+        before, ways = self._before(), {0: 1}
+        for _ in self:
+            longer: Counter[int] = Counter()
+            for done, count in ways.items():
+                for at, needed in enumerate(before):
+                    if not done >> at & 1 and needed & done == needed:
+                        longer[done | 1 << at] += count
+            ways = longer
+        (count,) = ways.values()
+        return count
 
 
 def explore(
@@ -341,8 +390,9 @@ def explore(
 
     ``lossy``: every answer may also be lost. ``ticks``: time passes so often, at any moment.
 
-    An answer without a cookie changes nothing wherever it arrives, so it arrives at once: runs
-    that differ only in that are one, unless the ``whole`` is asked for.
+    Of the runs that differ only in the order of events that are independent (see ``Run``) it
+    makes one, unless the ``whole`` is asked for: an answer without a cookie arrives at once, and
+    a request begins as late as may be.
     """
     todo: list[list[Event]] = [[]]
     while todo:
@@ -355,17 +405,18 @@ def explore(
                 if len(done) < len(path):
                     event = path[len(done)]
                 else:
-                    events = _possible(world, done, lossy, ticks)
+                    possible = events = _possible(world, done, lossy, ticks)
+                    if not whole:
+                        events = _different(world, done, events)
                     if not events:
                         break
-                    if not whole:
-                        events = _different(world, events)
                     event = events[0]
                     todo += [[*done, other] for other in events[1:]]
-                if _changes_nothing(world, event):
-                    done.free.append(len(done))
-                done.append(event)
+                idle = _changes_nothing(world, event)
                 world.do(event)
+                done.did(world, event, idle)
+            if possible:
+                continue
             world.finish()
         except Broken as broken:
             broken.trace = done
@@ -407,14 +458,21 @@ def _possible(
     return events
 
 
-def _different(world: World, events: list[Event]) -> list[Event]:
-    """What has to be tried: an answer that may arrive whenever it likes does so first."""
-    for event in events:
-        if _changes_nothing(world, event):
-            return [
-                other for other in events if other in (("deliver", event[1]), ("lose", event[1]))
-            ]
-    return events
+def _different(world: World, done: Run, events: list[Event]) -> list[Event]:
+    """Those of the events that have to be tried here; the others were tried in another place."""
+    for what, which in events:
+        if _changes_nothing(world, (what, which)):
+            return [event for event in events if event in (("deliver", which), ("lose", which))]
+    begun = done.just_begun()
+    if not begun:
+        return events
+    return [
+        (what, which)
+        for what, which in events
+        if what != "step"
+        or (which == begun[-1] and len(begun) == 1)
+        or (which > begun[-1] and ("step", which) not in done)
+    ]
 
 
 def _changes_nothing(world: World, event: Event) -> bool:
