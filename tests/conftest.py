@@ -8,19 +8,20 @@ from typing import Any
 
 import leaks
 import pytest
-from accounts import Books, books_of
-from apps import MADE, Watched
+import redis
+from accounts import Books
+from apps import MADE, Behind, Watched
 from coverage import Coverage
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from sealed import CODEC, behind_of
 from servers import Server, redis_binary, valkey
 
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import RedisSettings, Settings
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.stores import open_store
-from pyramid_altsession.stores.memory import MemoryStore
-from pyramid_altsession.stores.redis.store import RedisStore
+from pyramid_altsession.stores.sealed import SealedStore
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis_settings.register_profile(
@@ -179,25 +180,50 @@ def settings_for(url: str, **session: object) -> Settings:
     return read_settings({"redis": {"url": url}, "session": session})
 
 
-@pytest.fixture(params=["memory", "valkey-unix", "valkey-tcp", "redis7"])
-def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore | RedisStore]:
-    """Every store there is, empty."""
-    if request.param == "memory":
+STORES = ["memory", "valkey-unix", "valkey-tcp", "redis7"]
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Every store there is, empty. A module whose tests hold for sealed stores too has a fixture
+    of this name with more parameters."""
+    yield from opened_store(request)
+
+
+def opened_store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """The store that the parameter names; ``sealed-…``: with a sealed one over it."""
+    kind, _, way = request.param.removeprefix("sealed-").partition("-")
+    if kind == "memory":
         url = "memory://"
     else:
-        kind, _, way = request.param.partition("-")
         found: Server = request.getfixturevalue(f"{kind}_server")
         found.empty()
         url = found.tcp_url if way == "tcp" else found.url
-    opened = open_store(settings_for(url))
-    yield opened  # type: ignore[misc]
+    opened: Store = open_store(settings_for(url))
+    yield SealedStore(opened, CODEC) if request.param.startswith("sealed-") else opened
     opened.close()
 
 
 @pytest.fixture
-def books(store: Store, request: pytest.FixtureRequest) -> Books:
+def client(store: Store, request: pytest.FixtureRequest) -> redis.Redis | None:
+    """redis-py's, at the server of the store; None: it is in memory."""
+    kind = request.node.callspec.params["store"].removeprefix("sealed-").partition("-")[0]
+    if kind == "memory":
+        return None
+    server: Server = request.getfixturevalue(f"{kind}_server")
+    return server.client
+
+
+@pytest.fixture
+def behind(store: Store, client: redis.Redis | None) -> Behind:
+    """A look behind the store's back."""
+    return behind_of(store, client)
+
+
+@pytest.fixture
+def books(store: Store, client: redis.Redis | None) -> Books:
     """A look at the sessions and indexes behind it."""
-    return books_of(store, request)
+    return Books(store, client)
 
 
 @pytest.fixture

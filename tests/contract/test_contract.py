@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from clock import Clock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parts import Part, in_a_row, write_of
@@ -108,12 +109,12 @@ class Keys:
 
 
 @pytest.fixture
-def keys(store: Store, request: pytest.FixtureRequest) -> Memory | Keys:
+def keys(store: Store, client: "redis.Redis | None") -> Memory | Keys:
     """What the store of this test holds."""
-    if isinstance(store, MemoryStore):
-        return Memory(store)
-    kind = request.node.callspec.params["store"].partition("-")[0]
-    return Keys(request.getfixturevalue(f"{kind}_server").client)
+    if client is not None:
+        return Keys(client)
+    assert isinstance(store, MemoryStore)
+    return Memory(store)
 
 
 @dataclass
@@ -893,16 +894,6 @@ class TestEveryKeyEnds:
 
 
 # -- a clock that can be set
-
-
-class Clock:
-    """Seconds, as time.time() gives them; moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from accounts import api_on, id_of
 from apps import Behind, Browser, Watched
+from conftest import STORES, opened_store
 from inside import state_in
 from pyramid.response import Response
 
@@ -30,16 +31,14 @@ from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.messages import Operation, Read, Write
 from pyramid_altsession.stores.memory import MemoryStore
 
+
 Act = Callable[[AltSession], Any]
 
 
-@pytest.fixture
-def behind(store: Store, request: pytest.FixtureRequest) -> Behind:
-    """A look behind the store's back."""
-    kind = request.node.callspec.params["store"].partition("-")[0]
-    if kind == "memory":
-        return Behind(store)
-    return Behind(store, request.getfixturevalue(f"{kind}_server").client)
+@pytest.fixture(params=[*STORES, "sealed-memory", "sealed-valkey-unix"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Every store there is, and sealed ones."""
+    yield from opened_store(request)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from accounts import index_key
+from clock import Clock
 from inside import lease_in, put_lease
 from redis import ConnectionError as Disconnected
 from redis import Redis
@@ -176,16 +177,6 @@ class Inside:
     def pass_time(self, seconds: int) -> None:
         """What so many seconds without use do to everything."""
         raise NotImplementedError
-
-
-class Clock:
-    """A clock that stands still until time passes."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class InMemory(Inside):
