@@ -3,16 +3,19 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain, groupby
 from typing import Any
 
 import leaks
 import pytest
-from accounts import Books, books_of
-from apps import MADE, Watched
+import redis
+from accounts import Books
+from apps import MADE, Behind, Watched
 from certificates import Authority
 from coverage import Coverage
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from sealed import CODEC, behind_of
 from servers import Server, redis_binary, valkey
 from topologies import Cluster, Sentinels, TLSServer
 
@@ -20,6 +23,7 @@ from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import RedisSettings, Settings
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.stores import open_store
+from pyramid_altsession.stores.sealed import SealedStore
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis_settings.register_profile(
@@ -36,15 +40,27 @@ def own_process(item: pytest.Item) -> bool:
     return "own_server" in getattr(item, "fixturenames", ())
 
 
+def shared(item: pytest.Item) -> str:
+    """The order of includes of a test, the applications of which several tests use."""
+    params = (
+        item.callspec.params
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else {}
+    )
+    return "-".join(params.get("includes", ()))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``volume`` come first, so that no worker is left with one in the end. They
     repeat, thousands of times, what plain tests do once: their lines are not counted."""
     for item in items:
         if own_process(item):
             item.add_marker("process")
-    items.sort(key=lambda item: item.get_closest_marker("volume") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("volume") is None, shared(item)))
+    groups = [list(group) for _, group in groupby(items, key=lambda i: shared(i) or i.nodeid)]
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
-    items[:] = [item for first in range(workers) for item in items[first::workers]]
+    dealt = [group for first in range(workers) for group in groups[first::workers]]
+    items[:] = chain.from_iterable(dealt)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -202,7 +218,8 @@ TOPOLOGIES = ["redis7tls", "sentinel-tcp", "cluster-tcp"]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The contract and users' sessions are tried on every topology; other tests are not about where
-    the servers are."""
+    the servers are. A module whose tests hold for sealed stores too has a fixture of this name with
+    parameters of its own."""
     if "store" in metafunc.fixturenames and not hasattr(metafunc.module, "store"):
         everywhere = metafunc.module.__name__ in ("test_contract", "test_users")
         kinds = STORES + TOPOLOGIES if everywhere else STORES
@@ -212,22 +229,43 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """Every store there is, empty."""
-    kind, _, way = request.param.partition("-")
+    yield from opened_store(request)
+
+
+def opened_store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """The store that the parameter names; ``sealed-…``: with a sealed one over it."""
+    kind, _, way = request.param.removeprefix("sealed-").partition("-")
     settings = settings_for("memory://")
     if kind != "memory":
         found: Any = request.getfixturevalue(f"{kind}_server")
         found.empty()
         url = found.tcp_url if (kind, way) == ("valkey", "tcp") else found.url
         settings = settings_for(url, redis=getattr(found, "tls", None))
-    opened = open_store(settings)
-    yield opened
+    opened: Store = open_store(settings)
+    yield SealedStore(opened, CODEC) if request.param.startswith("sealed-") else opened
     opened.close()
 
 
 @pytest.fixture
-def books(store: Store, request: pytest.FixtureRequest) -> Books:
+def client(store: Store, request: pytest.FixtureRequest) -> redis.Redis | None:
+    """redis-py's, at the server of the store; None: it is in memory."""
+    kind = request.node.callspec.params["store"].removeprefix("sealed-").partition("-")[0]
+    if kind == "memory":
+        return None
+    server: Server = request.getfixturevalue(f"{kind}_server")
+    return server.client
+
+
+@pytest.fixture
+def behind(store: Store, client: redis.Redis | None) -> Behind:
+    """A look behind the store's back."""
+    return behind_of(store, client)
+
+
+@pytest.fixture
+def books(store: Store, client: redis.Redis | None) -> Books:
     """A look at the sessions and indexes behind it."""
-    return books_of(store, request)
+    return Books(store, client)
 
 
 @pytest.fixture

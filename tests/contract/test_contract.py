@@ -5,7 +5,6 @@ The last part holds the memory store and a server together with random sequences
 
 import secrets
 import struct
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from clock import Clock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parts import Part, in_a_row, write_of
@@ -109,12 +109,12 @@ class Keys:
 
 
 @pytest.fixture
-def keys(store: Store, request: pytest.FixtureRequest) -> Memory | Keys:
+def keys(store: Store, client: "redis.Redis | None") -> Memory | Keys:
     """What the store of this test holds."""
-    if isinstance(store, MemoryStore):
-        return Memory(store)
-    kind = request.node.callspec.params["store"].partition("-")[0]
-    return Keys(request.getfixturevalue(f"{kind}_server").client)
+    if client is not None:
+        return Keys(client)
+    assert isinstance(store, MemoryStore)
+    return Memory(store)
 
 
 @dataclass
@@ -896,16 +896,6 @@ class TestEveryKeyEnds:
 # -- a clock that can be set
 
 
-class Clock:
-    """Seconds, as time.time() gives them; moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -1072,7 +1062,7 @@ FIELDS = ["a", "b", "ü"]
 LONG = Timing(tti=40_000, interval=10_000, lifetime=200_000, window=20_000)
 ENDLESS = LONG._replace(lifetime=0, window=0)
 # All times above are multiples of ten seconds, and the sum of up to eight steps is never just
-# below one, where a few real milliseconds between the two stores would decide.
+# below one, where the milliseconds between a server's commands would decide.
 STEPS = [11.0, 21.0, 41.0, -9.9, -59.9, -199.9]
 MOST_STEPS = 8
 
@@ -1172,22 +1162,28 @@ def shift(client: "redis.Redis", seconds: float) -> None:
         client.pexpireat(key, client.pexpiretime(key) - delta)
 
 
-def since(time: int, now: int) -> int:
-    """How long ago, in steps of ten seconds."""
-    return (now - time) // 10_000
+@dataclass(eq=False)
+class Since:
+    """How many milliseconds ago: equal to what is nearly as long ago, as the shortest step that a
+    sequence takes is far longer."""
+
+    ms: int
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Since) and abs(self.ms - other.ms) <= SLACK
 
 
 def comparable(name: str, raw: Any, now: int) -> Any:
     """A field's content, with times as coarse distances from now."""
     if name in ("@c", "@d", "@t") and raw is not None:
-        return since(int(raw), now)
+        return Since(now - int(raw))
     if name == "@q" and raw is not None:
         return [
-            (proof, since(int.from_bytes(died, "big") * 10, now))
+            (proof, Since(now - int.from_bytes(died, "big") * 10))
             for proof, died in struct.iter_unpack("16s5s", raw)
         ]
     if raw is not None and name[:1] != "@" and (end_of(raw) or 0) > 10**12:
-        return since(end_of(raw) or 0, now), ending(raw, None)
+        return Since(now - (end_of(raw) or 0)), ending(raw, None)
     return raw
 
 
@@ -1203,7 +1199,7 @@ def result(found: Any, now: int) -> Any:
     if not isinstance(found, bytes):
         return found
     is_end = len(found) == 13 and found.isdigit()
-    return since(int(found), now) if is_end else comparable("", found, now)
+    return Since(now - int(found)) if is_end else comparable("", found, now)
 
 
 def plain(reply: Reply, now: int) -> dict[str, Any]:
@@ -1217,11 +1213,11 @@ def plain(reply: Reply, now: int) -> dict[str, Any]:
         "state": reply.state,
         "values": values,
         "done": reply.done,
-        "left": reply.left and since(reply.left, 0),
+        "left": Since(reply.left) if (reply.left or 0) > 0 else reply.left,
         "which": reply.which,
         "user": reply.user if reply.state is State.LIVE else None,
         "tti": reply.tti,
-        "deadline": reply.deadline and since(reply.deadline, now),
+        "deadline": reply.deadline and Since(now - reply.deadline),
     }
 
 
@@ -1239,8 +1235,8 @@ def resolved(operation: Operation, keys: Memory) -> Operation:
 
 def compare_stores(sequence: list[Any], store: RedisStore, client: "redis.Redis") -> None:
     client.flushall()
-    offset = 0.0
-    memory = MemoryStore(lambda: time.time() + offset)
+    offset = now = 0.0  # the server's time is the time of both, however long it takes
+    memory = MemoryStore(lambda: now + offset)
     behind, keys = Memory(memory), Keys(client)
     for step in sequence:
         if isinstance(step, float):
@@ -1253,8 +1249,11 @@ def compare_stores(sequence: list[Any], store: RedisStore, client: "redis.Redis"
                 keys.put(place, "@i", tti)
         else:
             step = resolved(step, behind)
-            ours, theirs = memory.execute(step), store.execute(step)
+            theirs = store.execute(step)
+            now = (theirs.now or keys.now()) / 1000
+            ours = memory.execute(step)
             assert plain(ours, behind.now()) == plain(theirs, keys.now()), step
+        now = keys.now() / 1000
         memory.execute(Read((), (), LONG))  # forget what ended
         assert behind.ids() == keys.ids()
         for id in behind.ids():

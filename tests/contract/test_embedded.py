@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from inside import kept_in
+from inside import clients, directory_in, is_open, kept_in, locked
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from redis import ConnectionError as RedisConnectionError
@@ -117,7 +117,7 @@ def connections(path: str) -> set[str]:
 
 def lost(server: EmbeddedServer) -> bool:
     """Whether the kernel has closed the connection of a killed server; that takes a moment."""
-    return not any(embedded._open(connection) for connection in kept_in(server))
+    return not any(is_open(connection) for connection in kept_in(server))
 
 
 def hold(directory: str, grace: float, begin: Any, pids: Any) -> None:
@@ -266,7 +266,7 @@ def test_child_does_not_hang_on_a_lock_of_the_parent(
     """A fork while another thread of the parent is joining leaves the child free, as soon as that
     one is done."""
     server.socket()
-    with embedded._locked(directory, time.monotonic() + 5):
+    with locked(directory, time.monotonic() + 5):
         worker = fork.Process(target=server.socket)
         worker.start()
     worker.join(60)
@@ -411,7 +411,7 @@ def test_directory_removed_while_locking(
         return original(*args, **options)
 
     monkeypatch.setattr(module, step, removing)
-    with embedded._locked(directory, time.monotonic() + 5) as fd:
+    with locked(directory, time.monotonic() + 5) as fd:
         assert removed
         assert os.path.samestat(os.fstat(fd), os.stat(directory))
 
@@ -420,7 +420,7 @@ def test_broken_connection_counts_as_closed() -> None:
     """An error on the kept connection is a reason to join again, not to fail."""
     with socket.socket(socket.AF_UNIX) as never_connected:
         never_connected.setblocking(False)
-        assert not embedded._open(never_connected)
+        assert not is_open(never_connected)
 
 
 # refusals
@@ -472,7 +472,7 @@ def test_waiting_for_the_lock_is_bounded(
     """A lock that nobody gives back is an error."""
     monkeypatch.setattr(embedded, "_PATIENCE", 0.1)
     with (
-        embedded._locked(directory, 0),
+        locked(directory, 0),
         pytest.raises(ConnectionError, match="another process has the lock"),
     ):
         server.socket()
@@ -609,7 +609,7 @@ def test_default_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runt
     if runtime == "foreign":
         uid = os.geteuid() + 1
         monkeypatch.setattr(os, "geteuid", lambda: uid)
-    parent, name = os.path.split(embedded._default_directory())
+    parent, name = os.path.split(directory_in(EmbeddedServer()))
     assert parent == (str(tmp_path) if runtime == "mine" else tempfile.gettempdir())
     assert name.startswith(f"altsession-{os.geteuid()}-")
 
@@ -619,10 +619,10 @@ def test_default_directory_is_one_per_place(
 ) -> None:
     """Processes that run in the same directory share it, others do not."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    here = EmbeddedServer()._directory
-    assert EmbeddedServer()._directory == here
+    here = directory_in(EmbeddedServer())
+    assert directory_in(EmbeddedServer()) == here
     monkeypatch.chdir(tmp_path)
-    assert EmbeddedServer()._directory != here
+    assert directory_in(EmbeddedServer()) != here
 
 
 def test_deleted_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -652,12 +652,11 @@ def test_supervise_waits_for_clients_and_for_the_lock(
     """It stays while somebody is connected, or has the lock in order to join."""
     os.mkdir(directory, 0o700)
     client = socket.socket(socket.AF_UNIX)
-    count = embedded._clients
     counts: list[int] = []
-    first_join = embedded._locked(directory, 0)
+    first_join = locked(directory, 0)
 
     def counted(connection: socket.socket) -> int:
-        counts.append(count(connection))
+        counts.append(clients(connection))
         if len(counts) == 2:
             first_join.__enter__()
             client.close()
@@ -702,7 +701,7 @@ def test_supervise_notices_an_end_while_it_counts() -> None:
     with ours, theirs:
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(ConnectionResetError):
-            embedded._clients(ours)
+            clients(ours)
 
 
 def test_supervise_leaves_the_directory_to_a_successor(directory: str) -> None:

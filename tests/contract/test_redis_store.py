@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import redis
-from inside import builder_in, lease_in
+from inside import build_with, builder_in, lease_in
 from parts import Part, in_a_row, write_of
 from redis.connection import Connection, SSLConnection
 from servers import Server, free_port
@@ -612,11 +612,13 @@ def test_outage_is_logged_once(server: Server, caplog: pytest.LogCaptureFixture)
 def test_end_of_an_outage_of_reads(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """What failed was a read: a read tells the end."""
     session = Session("", host="127.0.0.1", port=server.port)
-    build, lease_in(session.store)._build = builder_in(lease_in(session.store)), refuse
+    pool = lease_in(session.store)
+    build = builder_in(pool)
+    build_with(pool, refuse)
     with pytest.raises(StoreUnavailable):
         session.read("a")
-    lease_in(session.store)._build = build
-    lease_in(session.store).close()
+    build_with(pool, build)
+    pool.close()
     session.execute(Write(session.token.claim, (), TIMING, life=Touch()))
     assert len(caplog.records) == 1
     session.read("a")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import redis
-from inside import builder_in, idle_in, socket_in, take
+from inside import builder_in, idle_in, put_lease, socket_in, take
 from servers import Server
 from workers import (
     CLIENT_ID,
@@ -420,7 +420,7 @@ def test_an_outage_that_flaps_does_not_fill_the_log(
 ) -> None:
     """One line that it began, one that it ended; the next ones after some seconds."""
     store = open_store(read_settings({"redis.url": server.url}))
-    store._pool = Flapping()  # type: ignore[union-attr, assignment]
+    put_lease(store, Flapping())
     claim = Token.new().claim
     read = Read((claim,), (), Timing(60_000, 6_000, 0, 0))
 

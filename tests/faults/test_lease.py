@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 import redis
-from inside import builder_in, idle_in, places_in, socket_in, take
+from inside import (
+    build_with,
+    builder_in,
+    idle_in,
+    places_in,
+    socket_in,
+    take,
+    take_a_new_one,
+    take_all,
+)
 from servers import Server, free_port, valkey
 from workers import (
     CLIENT_ID,
@@ -70,7 +79,7 @@ def client_id(pool: ConnectionPool) -> int:
 
 @contextlib.contextmanager
 def all_taken(pool: ConnectionPool) -> Iterator[None]:
-    taken = [take(pool) for _ in range(pool._limit)]
+    taken = take_all(pool)
     yield
     idle_in(pool).extend(taken)
 
@@ -146,12 +155,12 @@ def test_of_two_who_want_the_last_place_one_gets_it(server: Server) -> None:
     taken: list[Timed | None] = []
 
     def overtaken() -> Timed:
-        pool._build = build
-        taken.append(pool._another())
+        build_with(pool, build)
+        taken.append(take_a_new_one(pool))
         return build()
 
-    pool._build = overtaken
-    assert pool._another() is None
+    build_with(pool, overtaken)
+    assert take_a_new_one(pool) is None
     assert ([each is None for each in taken], len(places_in(pool))) == ([False], 1)
 
 
@@ -179,7 +188,7 @@ def test_a_connection_that_the_server_closed_is_replaced_before_anything_is_sent
     session = api.create({"n": 1})
     (connection,) = idle_in(pool_of(api))
     server.client.client_kill_filter(_type="normal", skipme=True)
-    assert eventually(lambda: pool_module._unusable(connection))
+    assert eventually(lambda: connection.can_read())
     assert session.increment("n") == 2
     api.close()
 
@@ -288,7 +297,7 @@ def counting(pool: ConnectionPool) -> list[str]:
         connection._connect = attempt
         return connection  # type: ignore[no-any-return]
 
-    pool._build = counted
+    build_with(pool, counted)
     return attempts
 
 

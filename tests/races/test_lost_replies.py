@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from accounts import Books, api_on, id_of, signed_in
 from apps import Browser, Repeating, Watched, site
-from inside import cookie_in
 from pyramid.request import Request
 
 from pyramid_altsession import AltSession, SessionAPI, SessionGone, StoreUnavailable
@@ -457,7 +456,8 @@ def twice(request: pytest.FixtureRequest, store: Store) -> Browser:
         browser.does(lambda s: s.set("k", 0))
         id, verifier, _ = str(browser.jar).split(".")
         token = Token(id, verifier)
-    return Browser(api, f"{cookie_in(api).value(token)}; sid={other.value(token)}")
+    own = SessionCookie(api.settings.session)
+    return Browser(api, f"{own.value(token)}; sid={other.value(token)}")
 
 
 def test_one_token_under_two_signatures(twice: Browser) -> None:

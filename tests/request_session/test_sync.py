@@ -2,18 +2,21 @@
 
 import copy
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from apps import Behind, Browser, Watched, cookie_of
+from apps import Browser, Watched, cookie_of
+from conftest import STORES, opened_store
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from inside import state_in
 from pyramid.authentication import SessionAuthenticationHelper
 from pyramid.interfaces import ISession, ISessionFactory
 from pyramid.response import Response
+from sealed import CODEC, behind_of
 from zope.interface.verify import verifyClass, verifyObject
 
 from pyramid_altsession import (
@@ -27,9 +30,11 @@ from pyramid_altsession import (
 )
 from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.lifecycle import Renew
 from pyramid_altsession.protocol.messages import Read, Write
 from pyramid_altsession.stores.memory import MemoryStore
+from pyramid_altsession.stores.sealed import SealedStore
 from pyramid_altsession.web.request_session import SyncSession, session_factory
 
 ON = {"altsession.sync.enabled": "true"}
@@ -71,10 +76,22 @@ class Visitor(Browser):
         return self.api.open(self.jar).all()
 
 
+@pytest.fixture(params=[*STORES, *[f"sealed-{name}" for name in STORES]])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Every store there is, and sealed ones."""
+    yield from opened_store(request)
+
+
+@pytest.fixture(params=["plain", "sealed"])
+def memory(request: pytest.FixtureRequest) -> Store:
+    """A store in memory."""
+    return SealedStore(MemoryStore(), CODEC) if request.param == "sealed" else MemoryStore()
+
+
 @pytest.fixture
-def visitor() -> Visitor:
+def visitor(memory: Store) -> Visitor:
     """Somebody with a live session in memory: ``{"a": 1, "b": [1]}``."""
-    return Visitor.with_session(MemoryStore())
+    return Visitor.with_session(memory)
 
 
 @pytest.fixture
@@ -84,9 +101,9 @@ def live(store: Any) -> Visitor:
 
 
 @pytest.fixture
-def stranger() -> Visitor:
+def stranger(memory: Store) -> Visitor:
     """Somebody without a session."""
-    return Visitor(MemoryStore())
+    return Visitor(memory)
 
 
 # -- a dict
@@ -247,7 +264,7 @@ def test_failed_sign_in_is_tried_again(visitor: Visitor) -> None:
     """A change of the user that was not written with a call still has to be, with its renewal."""
     session = visitor()
     session["auth.userid"] = "ann"
-    changes = session._changes
+    changes = state_in(visitor.latest.altsession).changes
     changes.restore(changes.pending({"auth.userid"}, exists=True)[1])
     assert dict(session)["auth.userid"] == "ann"
     renewal, _ = changes.pending({"auth.userid"}, exists=True)
@@ -257,8 +274,8 @@ def test_failed_sign_in_is_tried_again(visitor: Visitor) -> None:
 def test_corrupt_value(visitor: Visitor) -> None:
     """An unreadable field is a CorruptValue for that key; all else works, repair too."""
     store = visitor.watched.store
-    (id,) = Behind(store).ids()
-    Behind(store).put(id, "a", b"{nonsense")
+    (id,) = behind_of(store).ids()
+    behind_of(store).put(id, "a", b"{nonsense")
     session = visitor()
     with pytest.raises(CorruptValue, match="'a'"):
         session["a"]
@@ -276,8 +293,8 @@ def test_corrupt_value(visitor: Visitor) -> None:
 
 def test_clear_of_a_corrupt_session(visitor: Visitor) -> None:
     """clear() works on fields that cannot be decoded."""
-    (id,) = Behind(visitor.watched.store).ids()
-    Behind(visitor.watched.store).put(id, "a", b"{nonsense")
+    (id,) = behind_of(visitor.watched.store).ids()
+    behind_of(visitor.watched.store).put(id, "a", b"{nonsense")
     visitor().clear()
     visitor.done()
     assert visitor.stored == {}
@@ -299,8 +316,8 @@ def test_created(visitor: Visitor) -> None:
     """created is an int, stored with the session, the same in every request."""
     first, second = visitor().created, visitor().created
     assert (type(first), first) == (int, second)
-    (id,) = Behind(visitor.watched.store).ids()
-    assert first == int(Behind(visitor.watched.store).fields(id)["@c"]) // 1000
+    (id,) = behind_of(visitor.watched.store).ids()
+    assert first == int(behind_of(visitor.watched.store).fields(id)["@c"]) // 1000
 
 
 def test_created_without_a_session(stranger: Visitor) -> None:
@@ -668,8 +685,8 @@ def test_sign_in_after_invalidate(visitor: Visitor) -> None:
 
 def test_sign_in_with_an_expired_cookie(visitor: Visitor) -> None:
     """A sign-in with a dead cookie makes a new session that works."""
-    (id,) = Behind(visitor.watched.store).ids()
-    Behind(visitor.watched.store).end_in(id, 0)
+    (id,) = behind_of(visitor.watched.store).ids()
+    behind_of(visitor.watched.store).end_in(id, 0)
     visitor()["auth.userid"] = "ann"
     response = visitor.done()
     assert len(response.headers.getall("Set-Cookie")) == 1
@@ -796,13 +813,13 @@ def test_value_at_hand_that_was_replaced(visitor: Visitor) -> None:
 def test_end_of_a_value(visitor: Visitor) -> None:
     """A change within a value that has an end of its own keeps the end; an assignment takes it
     off."""
-    (id,) = Behind(visitor.watched.store).ids()
+    (id,) = behind_of(visitor.watched.store).ids()
     ends = []
     for change in (lambda s: s["b"].append(2), lambda s: s.update(b=[3])):
         visitor.api.open(visitor.jar).set("b", [1], ttl=60)
         change(visitor())
         visitor.done()
-        ends.append(Behind(visitor.watched.store).fields(id)["b"][:1] == b"@")
+        ends.append(behind_of(visitor.watched.store).fields(id)["b"][:1] == b"@")
     assert ends == [True, False]
 
 
@@ -822,8 +839,8 @@ def test_reader_never_undoes_a_write(visitor: Visitor, raw: bytes) -> None:
     """A request that only reads leaves a write of an overlapping one alone, however the JSON that
     it read was spelled."""
     store = visitor.watched.store
-    (id,) = Behind(store).ids()
-    Behind(store).put(id, "a", raw)
+    (id,) = behind_of(store).ids()
+    behind_of(store).put(id, "a", raw)
     session = visitor()
     assert session["a"] == {"x": [1, 2]}
     visitor.api.open(visitor.jar).set("a", "newer")
@@ -995,14 +1012,14 @@ class Open:
     def settle(self, name: str) -> None:
         """What it holds so far is on the server."""
         if name in self.own or (name in self.seen and self.view[name] != self.seen[name]):
-            write_item(self.stored, name, self.view[name])
+            keep(self.stored, name, self.view[name])
         self.own.discard(name)
         if name in self.view:
             self.seen[name] = copy.deepcopy(self.view[name])
 
     def written(self, name: str, value: Any) -> None:
         """Its own call on request.altsession has stored this."""
-        write_item(self.stored, name, value)
+        keep(self.stored, name, value)
         self.view[name], self.seen[name] = copy.deepcopy(value), copy.deepcopy(value)
 
     @property
@@ -1018,7 +1035,7 @@ class NONE:
     """No such key."""
 
 
-def write_item(stored: Plain, name: str, value: Any) -> None:
+def keep(stored: Plain, name: str, value: Any) -> None:
     if value is NONE:
         stored.pop(name, None)
     else:
@@ -1235,4 +1252,4 @@ def test_logout_without_a_tombstone(visitor: Visitor) -> None:
     fast.invalidate()
     with pytest.raises(SessionGone):
         slow.write_back()
-    assert Behind(visitor.watched.store).ids() == []
+    assert behind_of(visitor.watched.store).ids() == []

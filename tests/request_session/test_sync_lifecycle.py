@@ -4,15 +4,16 @@ what the layer costs on a real server."""
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 from apps import Behind, Browser, Site
-from inside import idle_in, lease_in, places_in
+from inside import idle_in, lease_in, places_in, put_store
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
 from pyramid.exceptions import ConfigurationError
@@ -52,6 +53,10 @@ class Problem(Exception):
 
 class Mistake(Exception):
     """What goes wrong in a view, and is the server's fault."""
+
+
+class Unforeseen(Exception):
+    """What goes wrong in a view, and has no page."""
 
 
 DISCARDS = "apps.discard_first_attempt"
@@ -99,11 +104,50 @@ def make(
     config.add_route("other", "/other")
     config.add_view(lambda request: [], route_name="other", renderer="json")
     configure(config)
-    app = Site(config.make_wsgi_app(), config.registry)
+    return visited(Site(config.make_wsgi_app(), config.registry))
+
+
+def visited(app: Site) -> Site:
+    """With the visitor and nothing else that has happened."""
     app.extra_environ["REMOTE_ADDR"] = "127.0.0.1"
     app.token = str(app.api.create({"a": 1}).token)
     app.watched.operations.clear()
     return app
+
+
+@lru_cache(16)  # tests with one order of includes follow one another (conftest.py)
+def started(url: str, includes: Sequence[str], retried: bool, **settings: str) -> Site:
+    """An application whose / and /inner are the views that ``in_order`` puts there, with pages
+    for what goes wrong."""
+
+    def inner(request: Request) -> Any:
+        return request.registry.inner(request)
+
+    def configure(config: Configurator) -> None:
+        with_error_pages(config)
+        config.add_route("inner", "/inner")
+        config.add_view(inner, route_name="inner", renderer="json")
+
+    def view(request: Request) -> Any:
+        return request.registry.view(request)
+
+    return make(url, view, includes=includes, settings={**settings}, configure=configure)
+
+
+def in_order(
+    url: str,
+    view: Callable[[Request], Any],
+    includes: Sequence[str],
+    *,
+    inner: Callable[[Request], Any] | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Site:
+    """An application as ``make`` makes it; tests of one order of includes share it, as it takes
+    a second to start."""
+    app = started(url, includes, RETRIED, **(settings or {}))
+    app.registry.view, app.registry.inner = view, inner
+    put_store(app.api, app.watched.store)
+    return visited(Site(app.app, app.registry))
 
 
 def test_first_attempts_are_discarded(server: Server, retried: bool) -> None:
@@ -164,7 +208,7 @@ def includes(request: pytest.FixtureRequest) -> Sequence[str]:
 
 def test_normal_answer(server: Server, includes: Sequence[str]) -> None:
     """A normal answer: the changes are written, in one step."""
-    app = make(server.url, page, includes=includes)
+    app = in_order(server.url, page, includes)
     app.get("/")
     assert (stored(app), len(writes(app))) == (CHANGED, 1)
 
@@ -176,7 +220,7 @@ def test_raised_redirect(server: Server, includes: Sequence[str]) -> None:
         change(request)
         raise HTTPFound("/other")
 
-    app = make(server.url, view, includes=includes, settings={"debugtoolbar.enabled": "false"})
+    app = in_order(server.url, view, includes, settings={"debugtoolbar.enabled": "false"})
     app.get("/", status=302)
     assert stored(app) == CHANGED
 
@@ -188,7 +232,7 @@ def test_exception_view_4xx(server: Server, includes: Sequence[str]) -> None:
         change(request)
         raise Problem
 
-    app = make(server.url, view, includes=includes, configure=with_error_pages)
+    app = in_order(server.url, view, includes)
     app.get("/", status=400)
     assert stored(app) == CHANGED
 
@@ -200,7 +244,7 @@ def test_exception_view_5xx(server: Server, includes: Sequence[str]) -> None:
         change(request)
         raise Mistake
 
-    app = make(server.url, view, includes=includes, configure=with_error_pages)
+    app = in_order(server.url, view, includes)
     app.get("/", status=500)
     assert stored(app) == UNCHANGED
 
@@ -210,11 +254,11 @@ def test_unhandled_exception(server: Server, includes: Sequence[str]) -> None:
 
     def view(request: Request) -> None:
         change(request)
-        raise Mistake
+        raise Unforeseen
 
     off = {"debugtoolbar.intercept_exc": "false"}
-    app = make(server.url, view, includes=includes, settings=off)
-    with pytest.raises(Mistake):
+    app = in_order(server.url, view, includes, settings=off)
+    with pytest.raises(Unforeseen):
         app.get("/")
     assert stored(app) == UNCHANGED
 
@@ -226,7 +270,7 @@ def test_returned_5xx(server: Server, includes: Sequence[str]) -> None:
         change(request)
         return Response(status=502)
 
-    app = make(server.url, view, includes=includes)
+    app = in_order(server.url, view, includes)
     app.get("/", status=502)
     assert stored(app) == UNCHANGED
 
@@ -249,11 +293,7 @@ def test_subrequest(server: Server, includes: Sequence[str], use_tweens: bool) -
         seen.append(request.session["inner"])
         return {}
 
-    def configure(config: Configurator) -> None:
-        config.add_route("inner", "/inner")
-        config.add_view(inner, route_name="inner", renderer="json")
-
-    app = make(server.url, view, includes=includes, configure=configure)
+    app = in_order(server.url, view, includes, inner=inner)
     app.get("/")
     assert (seen, stored(app)) == ([1, 2], {"a": 1, "outer": 1, "inner": 2})
     assert len(writes(app)) == 1
@@ -268,12 +308,7 @@ def test_subrequest_of_a_failure(server: Server, includes: Sequence[str], use_tw
         request.invoke_subrequest(sub, use_tweens=use_tweens)
         raise Mistake
 
-    def configure(config: Configurator) -> None:
-        with_error_pages(config)
-        config.add_route("inner", "/inner")
-        config.add_view(page, route_name="inner", renderer="json")
-
-    app = make(server.url, view, includes=includes, configure=configure)
+    app = in_order(server.url, view, includes, inner=page)
     app.get("/", status=500)
     assert stored(app) == UNCHANGED
 
@@ -286,7 +321,7 @@ def test_abort_without_transactional(server: Server, includes: Sequence[str]) ->
         request.tm.doom()
         return {}
 
-    app = make(server.url, view, includes=includes)
+    app = in_order(server.url, view, includes)
     app.get("/")
     assert stored(app) == CHANGED
 
@@ -304,16 +339,15 @@ def thrice(request: Request) -> int:
 @pytest.mark.parametrize("transactional", ["false", "true"])
 def test_three_attempts(server: Server, includes: Sequence[str], transactional: str) -> None:
     """pyramid_retry makes three attempts: the last one's changes are written, once."""
-    app = make(
-        server.url, thrice, includes=includes, settings={"altsession.transactional": transactional}
-    )
+    settings = TRANSACTIONAL if transactional == "true" else None
+    app = in_order(server.url, thrice, includes, settings=settings)
     assert app.get("/").json == 2
     assert stored(app) == {"a": 1, "attempt2": 1, "count": [2], "_f_": [2]}
 
 
 def test_three_attempts_of_a_stranger(server: Server, includes: Sequence[str]) -> None:
     """Three attempts of a visitor without a session make one session, with one cookie."""
-    app = make(server.url, thrice, includes=includes)
+    app = in_order(server.url, thrice, includes)
     app.reset()
     assert len(set_cookies(app.get("/"))) == 1
     assert stored(app) == {"attempt2": 1, "count": [2], "_f_": [2]}
@@ -321,7 +355,7 @@ def test_three_attempts_of_a_stranger(server: Server, includes: Sequence[str]) -
 
 def test_prepare(server: Server, includes: Sequence[str]) -> None:
     """prepare(): reads work, and nothing is written."""
-    app = make(server.url, page, includes=includes)
+    app = in_order(server.url, page, includes)
     request = Request.blank("/", headers={"Cookie": f"sid={app.token}"})
     with prepare(request=request, registry=app.registry) as env:
         assert env["request"].session["a"] == 1
@@ -337,7 +371,7 @@ def from_ini(global_config: object, **settings: str) -> Any:
 
 def test_bootstrap(server: Server, includes: Sequence[str], tmp_path: Path) -> None:
     """bootstrap(): the same."""
-    app = make(server.url, page)
+    app = in_order(server.url, page, includes)
     ini = tmp_path / "app.ini"
     settings = {
         "use": "call:test_sync_lifecycle:from_ini",
@@ -355,7 +389,7 @@ def test_bootstrap(server: Server, includes: Sequence[str], tmp_path: Path) -> N
 
 def test_dummy_request(server: Server, includes: Sequence[str]) -> None:
     """DummyRequest has a session of Pyramid's own, and ours leaves it alone."""
-    app = make(server.url, page, includes=includes)
+    app = in_order(server.url, page, includes)
     threadlocals.push({"registry": app.registry, "request": None})
     try:
         request = DummyRequest()
@@ -389,14 +423,14 @@ def test_explicit_tweens_and_failures(server: Server, includes: Sequence[str]) -
         change(request)
         raise Mistake
 
-    app = make(server.url, view, includes=includes, settings=EXPLICIT, configure=with_error_pages)
+    app = in_order(server.url, view, includes, settings=EXPLICIT)
     app.get("/", status=500)
     assert stored(app) == UNCHANGED
 
 
 def test_explicit_tweens_and_a_gone_session(server: Server, includes: Sequence[str]) -> None:
     """Without our tween a write-back that finds the session gone is a 409 page all the same."""
-    app = make(server.url, leaves(ended), includes=includes, settings=EXPLICIT)
+    app = in_order(server.url, leaves(ended), includes, settings=EXPLICIT)
     app.registry.site = app
     response = app.get("/", status=409)
     assert ("reload the page" in response, set_cookies(response)) == (True, [])
@@ -487,7 +521,7 @@ TRANSACTIONAL = {"altsession.transactional": "true"}
 
 def test_commit_writes(server: Server, includes: Sequence[str]) -> None:
     """A commit writes the changes, in one step."""
-    app = make(server.url, page, includes=includes, settings=TRANSACTIONAL)
+    app = in_order(server.url, page, includes, settings=TRANSACTIONAL)
     app.get("/")
     assert (stored(app), len(writes(app))) == (CHANGED, 1)
 
@@ -501,7 +535,7 @@ def test_doomed_transaction(server: Server, includes: Sequence[str]) -> None:
         request.tm.doom()
         return {}
 
-    app = make(server.url, view, includes=includes, settings=TRANSACTIONAL)
+    app = in_order(server.url, view, includes, settings=TRANSACTIONAL)
     app.get("/", status=200)
     assert stored(app) == UNCHANGED
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis
 from apps import Browser, Watched, site
-from inside import idle_in
+from inside import idle_in, state_in
 from pyramid.request import Request
 from servers import Server
 from workers import api_at, in_threads, pool_of, token_of
@@ -421,7 +421,7 @@ def test_a_batch_that_is_refused_by_a_flash_queue(server: Server) -> None:
         with pytest.raises(CorruptValue, match="flash queue"), request.altsession.batch() as batch:
             batch.increment("visits")
             batch.remove("_f_q")
-        request.session._changes.flashes.clear()
+        state_in(request.altsession).changes.flashes.clear()
         return {}
 
     app = site(

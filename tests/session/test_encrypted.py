@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from apps import Behind, Browser, Site, Watched, site
+from clock import Clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inside import idle_in, lease_in, state_in, store_in
+from inside import idle_in, lease_in, put_store, state_in, store_in
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.request import Request
@@ -558,7 +559,7 @@ def test_somebody_else_is_always_faster(api: SessionAPI, session: OpenSession) -
     sealed = store_in(api)
     assert isinstance(sealed, SealedStore)
     watched = Watched(store_in(sealed))
-    sealed._store = watched
+    put_store(sealed, watched)
     numbers = iter(range(1, 1000))
 
     def interfere(operation: object) -> None:
@@ -573,13 +574,6 @@ def test_somebody_else_is_always_faster(api: SessionAPI, session: OpenSession) -
 
 
 # -- the same as without
-
-
-class Clock:
-    now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 names = st.sampled_from(["a", "b", "n"])

@@ -78,8 +78,7 @@ def test_end_others_of_another_user_by_now(api: SessionAPI) -> None:
 def test_end_others_tells(watched: Watched) -> None:
     """Subscribers are told of each session that was ended."""
     told: list[Any] = []
-    api = api_on(watched)
-    api._notify = told.append
+    api = api_on(watched, told.append)
     here, other = signed_in(api), signed_in(api)
     gone = id_of(other)
     told.clear()

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from accounts import api_on, id_of
 from apps import Behind, Browser, Watched
+from conftest import STORES, opened_store
 from inside import state_in
 from pyramid.response import Response
 
@@ -32,17 +34,10 @@ from pyramid_altsession.stores.memory import MemoryStore
 Act = Callable[[AltSession], Any]
 
 
-@pytest.fixture
-def behind(store: Store, request: pytest.FixtureRequest) -> Behind:
-    """A look behind the store's back."""
-    kind = request.node.callspec.params["store"].partition("-")[0]
-    if kind == "memory":
-        return Behind(store)
-    return Behind(store, request.getfixturevalue(f"{kind}_server").client)
-
-
-def api_on(store: Store, **session: object) -> SessionAPI:
-    return SessionAPI(read_settings({"session": session}), store=store)
+@pytest.fixture(params=[*STORES, "sealed-memory", "sealed-valkey-unix"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Every store there is, and sealed ones."""
+    yield from opened_store(request)
 
 
 @pytest.fixture
@@ -61,11 +56,6 @@ def known(browser: Browser) -> Browser:
     """A browser whose session holds cart and name."""
     browser.does(lambda s: s.mset({"cart": [1, 2], "name": "Ann"}))
     return browser
-
-
-def id_of(browser: Browser) -> str:
-    assert browser.jar is not None
-    return browser.jar.partition(".")[0]
 
 
 # -- reads
@@ -1531,7 +1521,7 @@ def test_subscriber_of_a_rejection_may_write(store: Store) -> None:
 def test_event_of_a_call_that_failed(known: Browser, watched: Watched) -> None:
     """An event is sent even if the call that met it fails afterwards."""
     told: list[Any] = []
-    known.api._notify = told.append
+    api = api_on(watched, told.append)
 
     def fail_creating(operation: Operation) -> None:
         if isinstance(operation, Write) and operation.create:
@@ -1539,15 +1529,15 @@ def test_event_of_a_call_that_failed(known: Browser, watched: Watched) -> None:
 
     watched.before = fail_creating
     with pytest.raises(StoreUnavailable):
-        Browser(known.api, f"{id_of(known)}.{'A' * 43}").visit().set("k", 1)
+        Browser(api, f"{id_of(known)}.{'A' * 43}").visit().set("k", 1)
     assert [type(event) for event in told] == [TokenRejected]
 
 
-def test_rejection_is_told_once(known: Browser) -> None:
+def test_rejection_is_told_once(known: Browser, watched: Watched) -> None:
     """However often a request uses a rejected cookie, it is told once."""
     told: list[Any] = []
-    known.api._notify = told.append
-    session = Browser(known.api, f"{id_of(known)}.{'A' * 43}").visit()
+    api = api_on(watched, told.append)
+    session = Browser(api, f"{id_of(known)}.{'A' * 43}").visit()
     session.get("a")
     session.touch()
     session.pop("b")

@@ -17,7 +17,6 @@ from pyramid_altsession import AltSession, SessionAPI, SessionKey
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.codecs import EncryptedCodec
 from pyramid_altsession.config.sources import read_settings
-from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.envelope import end_of
 from pyramid_altsession.stores.memory import MemoryStore
 
@@ -34,14 +33,6 @@ def codec(request: pytest.FixtureRequest) -> EncryptedCodec | None:
 @pytest.fixture
 def api(watched: Watched, codec: EncryptedCodec | None) -> SessionAPI:
     return SessionAPI(read_settings({}), store=watched, codec=codec)
-
-
-@pytest.fixture
-def behind(store: Store, request: pytest.FixtureRequest) -> Behind:
-    kind = request.node.callspec.params["store"].partition("-")[0]
-    if kind == "memory":
-        return Behind(store)
-    return Behind(store, request.getfixturevalue(f"{kind}_server").client)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import base64
 import hashlib
 from typing import Any
 
-import pytest
 from apps import Behind, Browser
 
 from pyramid_altsession.api import SessionAPI
@@ -82,14 +81,6 @@ class Books(Behind):
             times = (used - ticks if used else 0, made - ticks)
             self.put(id, "@p", raw[:32] + b"".join(t.to_bytes(5, "big") for t in times))
         super().pass_time(id, seconds)
-
-
-def books_of(store: Store, request: pytest.FixtureRequest) -> Books:
-    """Of the store that the fixture ``store`` made."""
-    kind = request.node.callspec.params["store"].partition("-")[0]
-    if kind == "memory":
-        return Books(store)
-    return Books(store, request.getfixturevalue(f"{kind}_server").client)
 
 
 def api_on(store: Store, notify: Any = None, **session: object) -> SessionAPI:

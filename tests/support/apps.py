@@ -8,7 +8,7 @@ from typing import Any
 
 import pyramid_retry
 import redis
-from inside import store_in
+from inside import put_store, store_in
 from pyramid.config import Configurator
 from pyramid.interfaces import ISessionFactory
 from pyramid.registry import Registry
@@ -208,7 +208,7 @@ class Site(TestApp):
         MADE.append(self.api)
         self.registry = registry
         self.watched = Watched(store_in(self.api))
-        self.api._store = self.watched
+        put_store(self.api, self.watched)
 
     @property
     def token(self) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyramid_retry
 from histories_store import USERS, Faulty, Inside, Key, Violation
-from inside import cookie_in, state_in
+from inside import put_store, state_in
 from pyramid.config import Configurator
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -89,6 +89,7 @@ class Application:
         config.add_view(play, route_name="play")
         self.router = config.make_wsgi_app()
         self.api: SessionAPI = config.registry.getUtility(ISessionAPI)
+        self.signer = SessionCookie(self.api.settings.session)
         second = replace(self.api.settings.session, secret=SECRETS[::-1])
         self.second_signer = SessionCookie(second)
         self.sealed = sealed
@@ -96,9 +97,8 @@ class Application:
     def store(self, store: Any) -> Faulty:
         """Another store in place of the one there is."""
         faulty = Faulty(store)
-        self.api._store = faulty
-        if self.sealed:
-            self.api._store = SealedStore(faulty, self.api.commands.codec)  # type: ignore[arg-type]
+        codec: Any = self.api.commands.codec
+        put_store(self.api, SealedStore(faulty, codec) if self.sealed else faulty)
         return faulty
 
 
@@ -234,7 +234,7 @@ class Machine:
         return {id for id in self.inside.all() if self.inside.user(id) == user}
 
     def parsed(self, value: str | None) -> Token | None:
-        return None if value is None else cookie_in(self.api).parse(value)
+        return None if value is None else self.application.signer.parse(value)
 
     def number(self) -> int:
         self.visits += 1
@@ -840,7 +840,7 @@ class Visit:
 
     def subrequest(self, cookie: str, tweens: bool, calls: tuple[Call, ...]) -> None:
         sent = self.request.environ.get("HTTP_COOKIE")
-        came = cookie_in(self.machine.api).candidates(self.request.environ)
+        came = self.machine.application.signer.candidates(self.request.environ)
         shared = cookie == "environ" or (cookie == "same" and bool(came))
         if cookie == "environ":
             inner = Request(self.request.environ.copy())

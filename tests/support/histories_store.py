@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from inside import lease_in
+from clock import Clock
+from inside import lease_in, put_lease
 from redis import ConnectionError as Disconnected
 from redis import Redis
 
@@ -42,7 +43,7 @@ class Faulty:
         self.lossy: Any = None
         if isinstance(store, RedisStore):
             if not isinstance(lease_in(store), LossyPool):
-                store._pool = LossyPool(lease_in(store))  # type: ignore[assignment]
+                put_lease(store, LossyPool(lease_in(store)))
             self.lossy = lease_in(store)
         self.begin()
 
@@ -176,16 +177,6 @@ class Inside:
     def pass_time(self, seconds: int) -> None:
         """What so many seconds without use do to everything."""
         raise NotImplementedError
-
-
-class Clock:
-    """A clock that stands still until time passes."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class InMemory(Inside):

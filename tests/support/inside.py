@@ -3,9 +3,12 @@ with an underscore in the tests, but for a few (tests/config/test_layout.py coun
 
 from typing import Any
 
+from pyramid_altsession.stores import embedded
 from pyramid_altsession.stores.apply import Change
 
 Change = Change
+
+# -- stores
 
 
 def store_in(holder: Any) -> Any:
@@ -13,13 +16,26 @@ def store_in(holder: Any) -> Any:
     return holder._store
 
 
+def put_store(holder: Any, store: Any) -> None:
+    """Another one in its place."""
+    holder._store = store
+
+
 def state_in(session: Any) -> Any:
     return session.driver.state
+
+
+# -- connections
 
 
 def lease_in(store: Any) -> Any:
     """The connections of a store on a server."""
     return store._pool
+
+
+def put_lease(store: Any, pool: Any) -> None:
+    """Others in their place."""
+    store._pool = pool
 
 
 def idle_in(pool: Any) -> Any:
@@ -34,19 +50,39 @@ def builder_in(pool: Any) -> Any:
     return pool._build
 
 
+def build_with(pool: Any, build: Any) -> None:
+    """Let the pool make its connections so."""
+    pool._build = build
+
+
 def take(pool: Any) -> Any:
     return pool._take()
+
+
+def take_all(pool: Any) -> list[Any]:
+    """Every connection that it may have."""
+    return [take(pool) for _ in range(pool._limit)]
+
+
+def take_a_new_one(pool: Any) -> Any:
+    return pool._another()
 
 
 def socket_in(connection: Any) -> Any:
     return connection._sock
 
 
-def cookie_in(api: Any) -> Any:
-    """The name and the signature of the cookie."""
-    return api._cookie
+# -- the embedded server
 
 
 def kept_in(server: Any) -> Any:
-    """The connections that an embedded server of ours keeps open."""
+    """The connections that an embedded server keeps open."""
     return server._kept
+
+
+def directory_in(server: Any) -> str:
+    directory: str = server._directory
+    return directory
+
+
+locked, is_open, clients = embedded._locked, embedded._open, embedded._clients

@@ -15,6 +15,7 @@ I6  every key has a TTL, of at most tti + touch_interval
 I8  one request never meets two sessions, nor a session and its absence
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
@@ -71,6 +72,9 @@ class Actor:
         self.greenlet = greenlet(self._run)
         self.greenlet.actor = self
 
+    begins_by_the_jar = True
+    """Whether what it is sent with depends on nothing else."""
+
     @property
     def key(self) -> str:
         """A key that this request alone writes."""
@@ -92,7 +96,7 @@ class Actor:
         state = world.api.requests.state_of(request)
         assert state is not None
         state.clock, state.began = (lambda: world.now), world.now
-        self.sent = state._tokens[0].claim if state._tokens else None
+        self.sent = state.claims[0] if state.claims else None
         try:
             self.body(self, session)
         except SessionGone:
@@ -305,34 +309,114 @@ class World:
             raise Broken("I5: refused for longer than the window")
 
 
+class Run(list[Event]):
+    """The events of a run. Some that follow one another could as well come the other way round:
+
+    ``idle``: places of answers without a cookie, which change nothing wherever they arrive;
+    ``begun``: of first steps. They lead up to the request's first operation and depend only on
+    the cookies that the browser has, so the operations of others may come before or after.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle: set[int] = set()
+        self.begun: set[int] = set()
+
+    def did(self, world: "World", event: Event, idle: bool) -> None:
+        what, which = event
+        if idle:
+            self.idle.add(len(self))
+        elif what == "step" and event not in self:
+            actor = world.actors[int(which)]
+            if actor.response is None and actor.begins_by_the_jar:
+                self.begun.add(len(self))
+        self.append(event)
+
+    def just_begun(self) -> list[float]:
+        """The requests that have begun since anything else has happened."""
+        first = len(self)
+        while first - 1 in self.begun:
+            first -= 1
+        return [which for _, which in self[first:]]
+
+    def _in_order(self, one: int, two: int) -> bool:
+        """Whether these have to come as they did."""
+        (what, which), (other, whose) = self[one], self[two]
+        if "tick" in (what, other) or which == whose:
+            return True
+        steps = what == other == "step"
+        return not ({one, two} & self.idle or (steps and {one, two} & self.begun))
+
+    def _before(self) -> list[int]:
+        """For each event those that it has to come after, as bits."""
+        return [
+            sum(1 << one for one in range(two) if self._in_order(one, two))
+            for two in range(len(self))
+        ]
+
+    @property
+    def kind(self) -> tuple[Event, ...]:
+        """The same for all runs that differ only in the order of such events."""
+        before, left, found = self._before(), set(range(len(self))), []
+        while left:
+            free = [at for at in left if not any(before[at] >> other & 1 for other in left)]
+            found.append(min(free, key=self.__getitem__))
+            left.remove(found[-1])
+        return tuple([self[at] for at in found])
+
+    @property
+    def orders(self) -> int:
+        """How many runs of its kind there are; at least so many, where time passes in them."""
+        before, ways = self._before(), {0: 1}
+        for _ in self:
+            longer: Counter[int] = Counter()
+            for done, count in ways.items():
+                for at, needed in enumerate(before):
+                    if not done >> at & 1 and needed & done == needed:
+                        longer[done | 1 << at] += count
+            ways = longer
+        (count,) = ways.values()
+        return count
+
+
 def explore(
-    make: Callable[[], World], *, lossy: bool = False, ticks: Sequence[float] = ()
-) -> Iterator[list[Event]]:
+    make: Callable[[], World],
+    *,
+    lossy: bool = False,
+    ticks: Sequence[float] = (),
+    whole: bool = False,
+) -> Iterator[Run]:
     """Every run of a world, each from the start; raises Broken where an invariant fails.
 
     ``lossy``: every answer may also be lost. ``ticks``: time passes so often, at any moment.
 
-    An answer without a cookie changes nothing wherever it arrives, so it arrives at once: runs
-    that differ in that alone are one.
+    Of the runs that differ only in the order of events that are independent (see ``Run``) it
+    makes one, unless the ``whole`` is asked for: an answer without a cookie arrives at once, and
+    a request begins as late as may be.
     """
     todo: list[list[Event]] = [[]]
     while todo:
         path = todo.pop()
         world = make()
-        done: list[Event] = []
+        done = Run()
         try:
             while True:
                 world.seen_before = len(done) < len(path) - 1
                 if len(done) < len(path):
                     event = path[len(done)]
                 else:
-                    events = _different(world, _possible(world, done, lossy, ticks))
+                    possible = events = _possible(world, done, lossy, ticks)
+                    if not whole:
+                        events = _different(world, done, events)
                     if not events:
                         break
                     event = events[0]
                     todo += [[*done, other] for other in events[1:]]
-                done.append(event)
+                idle = _changes_nothing(world, event)
                 world.do(event)
+                done.did(world, event, idle)
+            if possible:
+                continue
             world.finish()
         except Broken as broken:
             broken.trace = done
@@ -374,12 +458,31 @@ def _possible(
     return events
 
 
-def _different(world: World, events: list[Event]) -> list[Event]:
-    """What has to be tried: an answer that may arrive whenever it likes does so first."""
+def _different(world: World, done: Run, events: list[Event]) -> list[Event]:
+    """Those of the events that have to be tried here; the others were tried in another place."""
     for what, which in events:
-        if what == "deliver" and world.settled(world.actors[int(which)]):
+        if _changes_nothing(world, (what, which)):
             return [event for event in events if event in (("deliver", which), ("lose", which))]
-    return events
+    begun = done.just_begun()
+    if not begun:
+        return events
+    return [
+        (what, which)
+        for what, which in events
+        if what != "step"
+        or (which == begun[-1] and len(begun) == 1)
+        or (which > begun[-1] and ("step", which) not in done)
+    ]
+
+
+def _changes_nothing(world: World, event: Event) -> bool:
+    what, which = event
+    return what in ("deliver", "lose") and world.settled(world.actors[int(which)])
+
+
+def orders(runs: Iterator[Run]) -> int:
+    """How many orders of events the runs stand for; each raises Broken if an invariant fails."""
+    return sum(run.orders for run in runs)
 
 
 def play(world: World, *events: Event) -> World:

@@ -6,6 +6,7 @@ from apps import Behind
 from inside import store_in
 
 from pyramid_altsession.codecs import EncryptedCodec
+from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.envelope import end_of, ending, split
 from pyramid_altsession.stores.sealed import SealedStore
 
@@ -20,6 +21,11 @@ def opened(id: str, name: str, raw: bytes) -> bytes:
     plain = CODEC.unseal(id, name, split(raw)[1])
     assert plain is not None
     return ending(plain, end_of(raw))
+
+
+def behind_of(store: Store, client: Any = None) -> Behind:
+    """A look behind the store's back, with plain values where it is sealed."""
+    return SealedBehind(store, client) if isinstance(store, SealedStore) else Behind(store, client)
 
 
 class SealedBehind(Behind):

@@ -22,7 +22,7 @@ from collections import Counter  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
-from inside import builder_in, state_in, store_in  # noqa: E402
+from inside import builder_in, put_lease, state_in, store_in  # noqa: E402
 from workers import Known, api_at, known_values, places, pool_of  # noqa: E402
 
 from pyramid_altsession.api import SessionAPI  # noqa: E402
@@ -151,7 +151,7 @@ def main(url: str, limit: int, calls: int) -> None:
     api = api_at(url, redis__max_connections=limit)
     held = known_values(api)
     if KIND == "careless":
-        store_in(api)._pool = Careless(builder_in(pool_of(api)), limit=limit, wait=1.0)
+        put_lease(store_in(api), Careless(builder_in(pool_of(api)), limit=limit, wait=1.0))
     storm = greenlet_storm if KIND == "greenlets" else signal_storm
     seen = storm(api, held, calls)
     print(json.dumps({"seen": seen, "places": None if KIND == "careless" else places(api)}))

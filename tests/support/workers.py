@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from inside import idle_in, lease_in, store_in, take
+from inside import idle_in, lease_in, store_in, take_all
 from servers import SUPPORT, Server
 
 from pyramid_altsession.api import OpenSession, SessionAPI
@@ -190,7 +190,7 @@ def places(api: SessionAPI) -> tuple[int, int]:
     """How many connections are to be had at once, and how many the server has open that came
     the same way (unix or TCP)."""
     pool = pool_of(api)
-    taken = [take(pool) for _ in range(pool._limit)]
+    taken = take_all(pool)
     ids = set()
     for connection in taken:
         idle_in(pool).append(connection)
