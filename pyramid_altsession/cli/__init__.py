@@ -19,7 +19,7 @@ from .doctor import doctor
 from .errors import CommandError
 from .load import load
 from .output import Output, output_for
-from .parser import parser
+from .parser import parse
 from .stats import stats
 
 Run = Callable[[Namespace, Configured, Output], int]
@@ -46,7 +46,7 @@ COMMANDS: dict[str, Run] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script; returns its exit code. What goes wrong is one line on standard error."""
-    arguments = parser().parse_args(argv)
+    arguments = parse(sys.argv[1:] if argv is None else argv)
     try:
         return run(arguments)
     except (CommandError, ConfigurationError, AltSessionError) as error:

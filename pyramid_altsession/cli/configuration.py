@@ -2,7 +2,9 @@
 
 import configparser
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import plaster
@@ -39,9 +41,14 @@ class Configured(NamedTuple):
             )
         return open_store(self.settings)
 
-    def api(self) -> SessionAPI:
-        """The sessions. No round trip."""
-        return SessionAPI(self.settings, store=self.store())
+    @contextmanager
+    def api(self) -> Iterator[SessionAPI]:
+        """The sessions, for as long as they are needed. No round trip."""
+        api = SessionAPI(self.settings, store=self.store())
+        try:
+            yield api
+        finally:
+            api.close()
 
 
 def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
@@ -109,9 +116,8 @@ def _appsettings(uri: str, variables: Mapping[str, str]) -> dict[str, Any]:
     except configparser.InterpolationError as error:
         fault = f"[{error.section}] {error.option}: a % that is no variable's has to be doubled"
     except configparser.ParsingError as error:
-        # Of several lines that cannot be parsed the first is named.
-        line = error.errors[0][0] if error.errors else getattr(error, "lineno", "?")
-        fault = f"line {line} is neither a section nor name = value"
+        line = re.search(r"line:? +([0-9]+)", str(error))
+        fault = f"line {line[1] if line else '?'} is neither a section nor name = value"
     except plaster.PlasterError:
         fault = "nothing here can read it; config URIs are paths of .ini or .yaml files"
     except (LookupError, OSError, ValueError, configparser.Error) as error:

@@ -19,7 +19,7 @@ from .configuration import Configured
 from .findings import ERROR, OK, WARNING, Finding
 from .of_server import CONFIGURATION, info_of, of_server
 from .of_settings import of_settings
-from .output import Output, Row
+from .output import Output
 from .rights import rights
 
 READS = 200
@@ -46,16 +46,11 @@ class Topology(Protocol):
 
 def doctor(arguments: Namespace, configured: Configured, output: Output) -> int:
     """All findings; exit code 1 if one of them is an error."""
-    worst = OK
-
-    def rows() -> Iterator[Row]:
-        nonlocal worst
-        for finding in examine(configured):
-            worst = ERROR if ERROR in (worst, finding.level) else finding.level
-            yield finding._asdict()
-
-    output.rows(rows(), {"check": 14, "level": 7, "found": 24, "advice": 0})
-    return 1 if worst == ERROR else 0
+    levels = set()
+    for finding in examine(configured):
+        levels.add(finding.level)
+        output.finding(finding._asdict())
+    return 1 if ERROR in levels else 0
 
 
 def examine(configured: Configured) -> Iterator[Finding]:

@@ -20,24 +20,28 @@ AGENTS = ("Firefox, Linux", "Chrome, Android", "Safari, iPhone", "Edge, Windows"
 
 def load(arguments: Namespace, configured: Configured, output: Output) -> int:
     """Make sessions, unless there are others than those that were made this way."""
-    api = configured.api()
+    with configured.api() as api:
+        if not _all_made_here(api, output):
+            place = configured.settings.redis.place
+            raise CommandError(f"{place} holds sessions of others; load is for a test server")
+        draw = random.Random(arguments.number)  # the same sessions each time
+        with output.progress("sessions made") as told:
+            for number in range(1, arguments.number + 1):
+                make(api, draw, number)
+                if number % EVERY == 0:
+                    told(number)
+    output.one({"made": arguments.number})
+    return 0
+
+
+def _all_made_here(api: SessionAPI, output: Output) -> bool:
     with output.progress("sessions looked at") as told:
         for number, info in enumerate(api.scan(keys=True), 1):
             if MARK not in (info.keys or {}):
-                raise CommandError(
-                    f"{configured.settings.redis.place} holds sessions of others; load is for a"
-                    " server that holds none"
-                )
+                return False
             if number % EVERY == 0:
                 told(number)
-    draw = random.Random(arguments.number)  # the same sessions each time
-    with output.progress("sessions made") as told:
-        for number in range(1, arguments.number + 1):
-            make(api, draw, number)
-            if number % EVERY == 0:
-                told(number)
-    output.one({"made": arguments.number})
-    return 0
+    return True
 
 
 def make(api: SessionAPI, draw: random.Random, number: int) -> None:

@@ -22,8 +22,8 @@ class Output(Protocol):
     def one(self, row: Row) -> None:
         """A single result."""
 
-    def say(self, sentence: str) -> None:
-        """A sentence for people; machines get results only."""
+    def finding(self, row: Row) -> None:
+        """One of the doctor's."""
 
     def progress(self, what: str) -> AbstractContextManager[Told]:
         """A long task: the function is called with how much is done."""
@@ -39,8 +39,7 @@ class Lines:
     def one(self, row: Row) -> None:
         print(json.dumps(row, default=_plain), flush=True)
 
-    def say(self, sentence: str) -> None:
-        """Nothing."""
+    finding = one
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Told]:

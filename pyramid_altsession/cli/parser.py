@@ -1,9 +1,11 @@
 """The arguments of the command line."""
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 from .._version import VERSION
+from ..protocol.token import ID_LENGTH
 
 EXAMPLES = """\
 examples:
@@ -13,6 +15,15 @@ examples:
   altsession config/altsession.yaml stats --json
   altsession production.ini doctor altsession.redis.username=admin
 """
+
+_HANDLE = re.compile(f"-[A-Za-z0-9_-]{{{ID_LENGTH - 1}}}")
+"""A session id that looks like an option."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, as argparse takes them. A session id may begin with a hyphen."""
+    return parser().parse_args([f" {arg}" if _HANDLE.fullmatch(arg) else arg for arg in argv])
+
 
 Add = Callable[..., argparse.ArgumentParser]
 
@@ -60,9 +71,9 @@ def parser() -> argparse.ArgumentParser:
 def _add_commands(add: Add) -> None:
     add("list", "list all sessions").add_argument("--user", help="only those of this user")
     show = add("show", "one session: its times, keys and sizes")
-    show.add_argument("id", metavar="ID")
+    show.add_argument("id", metavar="ID", type=str.strip)
     show.add_argument("--values", action="store_true", help="what it holds, too")
-    add("end", "end one session").add_argument("id", metavar="ID")
+    add("end", "end one session").add_argument("id", metavar="ID", type=str.strip)
     add("end-user", "end all sessions of a user").add_argument("user", metavar="USER")
     end_all = add("end-all", "end every session; asks first")
     end_all.add_argument("--yes", action="store_true", help="do not ask")

@@ -14,18 +14,18 @@ COLUMNS = {"id": 22, "user": 16, "created": 11, "last_seen": 11, "expires": 9}
 
 def listed(arguments: Namespace, configured: Configured, output: Output) -> int:
     """All sessions, or those of one user."""
-    api = configured.api()
     user = arguments.user
-    found: Iterable[SessionInfo] = api.scan() if user is None else api.sessions_of(user)
-    output.rows((_row(info) for info in found), COLUMNS)
+    with configured.api() as api:
+        found: Iterable[SessionInfo] = api.scan() if user is None else api.sessions_of(user)
+        output.rows((_row(info) for info in found), COLUMNS)
     return 0
 
 
 def show(arguments: Namespace, configured: Configured, output: Output) -> int:
     """One session: its times and keys, and with --values what it holds."""
-    api = configured.api()
-    info = api.describe(arguments.id, keys=True)
-    values = api.values_of(arguments.id) if arguments.values else None
+    with configured.api() as api:
+        info = api.describe(arguments.id, keys=True)
+        values = api.values_of(arguments.id) if arguments.values else None
     if info is None:
         raise _unknown(arguments.id)
     sizes = info.keys or {}
@@ -39,24 +39,25 @@ def show(arguments: Namespace, configured: Configured, output: Output) -> int:
 
 def end(arguments: Namespace, configured: Configured, output: Output) -> int:
     """End one session."""
-    if not configured.api().invalidate_id(arguments.id):
-        raise _unknown(arguments.id)
+    with configured.api() as api:
+        if not api.invalidate_id(arguments.id):
+            raise _unknown(arguments.id)
     return _ended(output, 1)
 
 
 def end_user(arguments: Namespace, configured: Configured, output: Output) -> int:
     """End every session of a user."""
-    return _ended(output, configured.api().invalidate_user(arguments.user))
+    with configured.api() as api:
+        return _ended(output, api.invalidate_user(arguments.user))
 
 
 def end_all(arguments: Namespace, configured: Configured, output: Output) -> int:
     """End every session there is."""
-    api = configured.api()
     place = configured.settings.redis.place
     prefix = configured.settings.session.prefix
     if not (arguments.yes or ask(f"End every session on {place} whose key begins {prefix}:?")):
         raise CommandError("nothing was ended")
-    with output.progress("sessions ended") as told:
+    with configured.api() as api, output.progress("sessions ended") as told:
         number = api.invalidate_all(told)
     return _ended(output, number)
 

@@ -52,8 +52,8 @@ class Statistics:
 def stats(arguments: Namespace, configured: Configured, output: Output) -> int:
     """Count, size, age and remaining time of all sessions."""
     found = Statistics()
-    with output.progress("sessions counted") as told:
-        for info in configured.api().scan(keys=True):
+    with configured.api() as api, output.progress("sessions counted") as told:
+        for info in api.scan(keys=True):
             found.add(info, datetime.now(UTC))
             if found.sessions % EVERY == 0:
                 told(found.sessions)

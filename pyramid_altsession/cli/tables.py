@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,8 @@ from .output import Row, Told
 
 PAGE = 100
 """Rows of a table that are laid out at a time."""
+UNBROKEN = ("id", "setting")
+INDENT = 9
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 BAR = 30
 """Characters of the longest bar of a histogram."""
@@ -31,7 +34,12 @@ class Tables:
         while page := list(islice(remaining, PAGE)):
             table = Table(box=None, show_header=first, pad_edge=False)
             for name, width in widths.items():
-                table.add_column(name.replace("_", " "), width=width or None, overflow="fold")
+                table.add_column(
+                    name.replace("_", " "),
+                    width=width or None,
+                    overflow="fold",
+                    no_wrap=name in UNBROKEN,
+                )
             for row in page:
                 table.add_row(*[_cell(row[name]) for name in widths])
             self._console.print(table)
@@ -45,14 +53,20 @@ class Tables:
             label, cell = Text(f"{name.replace('_', ' ')}  ", style="bold"), _cell(value)
             self._console.print(label + cell)
 
-    def say(self, sentence: str) -> None:
-        self._console.print(Text(sentence))
+    def finding(self, row: Row) -> None:
+        level = Text(f"{row['level']:<9}", style=COLOURS[row["level"]])
+        place = f" ({row['node']})" if row["node"] else ""
+        self._console.print(level + Text(f"{row['check']}{place}: {row['found']}"))
+        if row["advice"]:
+            advice = Text(row["advice"], style="italic")
+            self._console.print(Padding(advice, (0, 0, 0, INDENT)))
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Told]:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True) as progress:
+        hidden = not console.is_terminal
+        with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
             task = progress.add_task(f"{what}: 0")
             yield lambda number: progress.update(task, description=f"{what}: {number}")
 
@@ -79,7 +93,7 @@ def _cell(value: Any) -> Text:
         case Mapping():
             return Text(", ".join(f"{name}: {held}" for name, held in value.items()) or "–")
         case _:
-            return Text(str(value), style=COLOURS.get(value, "") if isinstance(value, str) else "")
+            return Text(str(value))
 
 
 def span(seconds: float) -> str:
