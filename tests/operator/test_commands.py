@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import plaster
 import pytest
 from apps import Watched
 from conftest import settings_for
@@ -466,6 +467,22 @@ def test_reader_that_has_seen_enough(server: Server, api: SessionAPI, tmp_path: 
     assert (ran.returncode, ran.stderr) == (1, b"")
 
 
+def test_broken_pipe(
+    server: Server, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not written yet is dropped: the end of the process must not stumble over it."""
+
+    def nobody_reads(*ignored: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(output.Lines, "rows", nobody_reads)
+    with open(tmp_path / "out", "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert command(server.url, "list", "--json").code == 1
+        print("more", file=out, flush=True)
+    assert (tmp_path / "out").read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
@@ -503,3 +520,23 @@ def test_audit(
     subprocess.run([sys.executable, "-c", code, str(file), "end", id, "--json"], check=True)
     line = json.loads(log.read_text())
     assert (line["event"], line["session"], line["by"]) == ("invalidated", id, "administration")
+
+
+@pytest.mark.parametrize(("events", "asked"), [(True, 1), ("json", 1), (False, 0)])
+def test_logging_is_set_up_for_events(
+    events: bool | str,
+    asked: int,
+    server: Server,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only where events are logged; a file that says nothing of logging is no fault."""
+    uris: list[str] = []
+
+    def set_up(uri: str) -> None:
+        uris.append(uri)
+        raise plaster.PlasterError
+
+    monkeypatch.setattr(plaster, "setup_logging", set_up)
+    assert command(server.url, "list", "--json", log_events=events).code == 0
+    assert len(uris) == asked
