@@ -13,13 +13,13 @@ import plaster
 from pyramid.exceptions import ConfigurationError
 
 from ..errors import AltSessionError
-from . import sessions
 from .configuration import Configured, read, shown
 from .doctor import doctor
 from .errors import CommandError
 from .load import load
 from .output import Output, output_for
 from .parser import parse
+from .sessions import end, end_all, end_user, listed, show
 from .stats import stats
 
 Run = Callable[[Namespace, Configured, Output], int]
@@ -32,11 +32,11 @@ def settings(arguments: Namespace, configured: Configured, output: Output) -> in
 
 
 COMMANDS: dict[str, Run] = {
-    "list": sessions.listed,
-    "show": sessions.show,
-    "end": sessions.end,
-    "end-user": sessions.end_user,
-    "end-all": sessions.end_all,
+    "list": listed,
+    "show": show,
+    "end": end,
+    "end-user": end_user,
+    "end-all": end_all,
     "stats": stats,
     "doctor": doctor,
     "settings": settings,
