@@ -17,7 +17,7 @@ from .configuration import Configured, read, shown
 from .doctor import doctor
 from .errors import CommandError
 from .load import load
-from .output import Output, output_for
+from .output import Lines, Output
 from .parser import parse
 from .sessions import end, end_all, end_user, listed, show
 from .stats import stats
@@ -71,6 +71,19 @@ def run(arguments: Namespace) -> int:
     configured = read(arguments.config_uri, arguments.overrides)
     audit(arguments.config_uri, configured)
     return COMMANDS[arguments.command](arguments, configured, output)
+
+
+def output_for(as_json: bool) -> Output:
+    """Tables need rich, which the extra ``cli`` installs."""
+    if as_json:
+        return Lines()
+    try:
+        from .tables import Tables
+    except ImportError:
+        raise CommandError(
+            'tables need rich: pip install "pyramid_altsession[cli]", or use --json'
+        ) from None
+    return Tables()
 
 
 def audit(uri: str, configured: Configured) -> None:

@@ -50,19 +50,6 @@ def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def output_for(as_json: bool) -> Output:
-    """Tables need rich, which the extra ``cli`` installs."""
-    if as_json:
-        return Lines()
-    try:
-        from .tables import Tables
-    except ImportError:
-        raise CommandError(
-            'tables need rich: pip install "pyramid_altsession[cli]", or use --json'
-        ) from None
-    return Tables()
-
-
 def ask(question: str) -> bool:
     """Whether somebody at a terminal types ``yes``; without one nobody is asked."""
     if not sys.stdin.isatty():
