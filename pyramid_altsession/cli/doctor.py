@@ -68,18 +68,20 @@ def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
     settings = configured.settings
     assert isinstance(store, Topology)
     reached = []
-    for node in store.nodes():
+    nodes = store.nodes()
+    for node in nodes:
+        name = node.name if len(nodes) > 1 else ""
         try:
             began = time.time()
             node.ask("PING")
         except StoreUnavailable as error:
-            yield Finding("reachable", ERROR, str(error), unreachable(settings.redis), node.name)
+            yield Finding("reachable", ERROR, str(error), unreachable(settings.redis), name)
             continue
         except redis.ResponseError:  # it answers, and that is what was asked
             pass
-        yield Finding("reachable", OK, f"in {(time.time() - began) * 1000:.1f} ms", "", node.name)
+        yield Finding("reachable", OK, f"in {(time.time() - began) * 1000:.1f} ms", "", name)
         reached.append(node)
-        yield from of_node(node)
+        yield from (finding._replace(node=name) for finding in of_node(node))
     if not reached:
         return
     yield from rights(reached[0].ask, settings.session.prefix, settings.redis.username)
@@ -88,7 +90,7 @@ def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
 
 
 def of_node(node: Node) -> Iterator[Finding]:
-    """What one server tells of itself."""
+    """What one server tells of itself; its name is added by who asks."""
     config, advice = None, "for as long as the doctor looks: ACL SETUSER … {}"
     try:
         pairs = node.ask("CONFIG", "GET", *CONFIGURATION)
@@ -96,21 +98,21 @@ def of_node(node: Node) -> Iterator[Finding]:
         config = dict(zip(names[::2], names[1::2], strict=True))
     except redis.ResponseError:
         found = "the server does not tell its configuration"
-        yield Finding("CONFIG GET", WARNING, found, advice.format("+config|get"), node.name)
+        yield Finding("CONFIG GET", WARNING, found, advice.format("+config|get"))
     try:
         info = info_of(node.ask("INFO"))
     except redis.ResponseError:
         found = "the server tells nothing of itself"
-        yield Finding("INFO", WARNING, found, advice.format("+info"), node.name)
+        yield Finding("INFO", WARNING, found, advice.format("+info"))
     else:
-        yield from (finding._replace(node=node.name) for finding in of_server(info, config))
+        yield from of_server(info, config)
     try:
         before = time.time()
         seconds, micros = node.ask("TIME")
     except redis.ResponseError:
         return  # a right that is missing, which is told elsewhere
     there = int(seconds) + int(micros) / 1e6
-    yield clock(before, there, time.time())._replace(node=node.name)
+    yield clock(before, there, time.time())
 
 
 def clock(before: float, there: float, after: float) -> Finding:

@@ -6,7 +6,8 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 
 class Finding(NamedTuple):
-    """``advice``: what to do, where it is not well. ``node``: the server that it is about."""
+    """``advice``: what to do, where it is not well. ``node``: the server that it
+    is about, where there are several."""
 
     check: str
     level: str

@@ -13,7 +13,7 @@ examples:
   altsession production.ini show 3q2-7wRzJrUuFfQmZ0c5Hg
   altsession production.ini end-user ann
   altsession config/altsession.yaml stats --json
-  altsession production.ini doctor altsession.redis.username=admin
+  altsession production.ini doctor altsession.redis.timeout=5
 """
 
 _HANDLE = re.compile(f"-[A-Za-z0-9_-]{{{ID_LENGTH - 1}}}")

@@ -6,15 +6,22 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import settings_for
 from operator_cli import Command, Ran, run_main
 from servers import Server, valkey
 
+from pyramid_altsession.cli import configuration
 from pyramid_altsession.cli.doctor import clock, latency
 from pyramid_altsession.cli.findings import ERROR, OK, WARNING, Finding
 from pyramid_altsession.cli.of_server import of_server
 from pyramid_altsession.cli.of_settings import of_settings
 from pyramid_altsession.cli.rights import ARGUMENTS, LISTING, OTHERS
 from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.config.table import Settings
+from pyramid_altsession.stores.redis.connections import connections
+from pyramid_altsession.stores.redis.node import Node
+from pyramid_altsession.stores.redis.pool import ConnectionPool
+from pyramid_altsession.stores.redis.store import RedisStore
 
 FIT = (
     *("--appendonly", "yes", "--maxmemory", "1gb", "--maxmemory-policy", "noeviction"),
@@ -80,7 +87,7 @@ def test_for_people(fit: Server, command: Command) -> None:
     ran = command(fit.url, "doctor", **COOKIE)
     assert ran.code == 1
     lines = ran.out.splitlines()
-    at = lines.index(f"error    eviction ({fit.socket}): allkeys-lru")
+    at = lines.index("error    eviction: allkeys-lru")
     assert lines[at + 1].strip().startswith("a full server ends sessions")
     assert "ok       cookie: __Host-sid; Secure; SameSite=Lax" in lines
 
@@ -244,6 +251,36 @@ def test_no_memory_store(command: Command) -> None:
     """There is no server to examine; what the settings say is judged before."""
     ran = command("memory://", "doctor", "--json")
     assert (ran.code, "memory://" in ran.error) == (1, True)
+
+
+class Nodes:
+    """Two servers that hold one application's sessions, the second of which is down."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+        self.execute, self.send, self.close = store.execute, store.send, store.close
+
+    def nodes(self) -> list[Node]:
+        (node,) = self.store.nodes()
+        node.name = "first"
+        away = ConnectionPool(connections(settings_for("unix:///nowhere").redis), limit=1, wait=1)
+        return [node, Node("second", away)]
+
+
+def test_several_nodes(fit: Server, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several servers each is examined under its name; one that is down hides no other."""
+
+    def open_both(settings: Settings) -> Nodes:
+        return Nodes(RedisStore.from_settings(settings.redis, "sess"))
+
+    monkeypatch.setattr(configuration, "open_store", open_both)
+    ran = examined(command, fit)
+    reachable = [row for row in ran.objects if row["check"] == "reachable"]
+    assert [(row["node"], row["level"]) for row in reachable] == [("first", OK), ("second", ERROR)]
+    assert {row["node"] for row in ran.objects if row["check"] == "memory"} == {"first"}
+    assert found(ran)["requests"][0] == OK
+    out = command(fit.url, "doctor").out
+    assert "error    reachable (second): second does not serve" in out
 
 
 # -- what a server says of itself
