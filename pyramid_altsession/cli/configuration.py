@@ -20,7 +20,10 @@ from ..stores import open_store
 from .errors import CommandError
 
 COMMAND_LINE = "command line"
-URL_PARTS = ("host", "port", "socket", "username", "password", "db", "ssl")
+URL_PARTS = (
+    *("host", "port", "socket", "sentinels", "master", "cluster"),
+    *("username", "password", "db", "ssl"),
+)
 """Settings that ``redis.url`` sets."""
 
 

@@ -156,7 +156,8 @@ def latency(taken: Sequence[float], timeout: float) -> Finding:
 
 def unreachable(redis: RedisSettings) -> str:
     """What to do about a server that cannot be reached."""
-    if redis.ssl and speaks_plainly(redis):
+    several = redis.sentinels or redis.cluster
+    if redis.ssl and not several and speaks_plainly(redis):
         return "the server speaks plain text there, and TLS is configured; see its tls-port"
     return "see altsession.redis.url, and whether the server runs"
 

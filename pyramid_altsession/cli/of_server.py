@@ -109,9 +109,13 @@ def replication(info: Said, config: Said | None) -> Iterator[Finding]:
         found = f"{place} is {replica['state']}, last heard of {replica['lag']} s ago"
         yield Finding("replication", WARNING, found, "see that replica's log")
     if not late:
-        yield Finding("replication", OK, f"{len(replicas)} replicas" if replicas else "no replica")
+        yield Finding("replication", OK, _number(len(replicas)))
     if replicas and config is not None:
         yield min_replicas(config)
+
+
+def _number(replicas: int) -> str:
+    return {0: "no replica", 1: "1 replica"}.get(replicas, f"{replicas} replicas")
 
 
 def _replica(value: str) -> dict[str, str]:

@@ -54,7 +54,8 @@ def transport(redis: RedisSettings) -> Finding:
             return Finding("transport", OK, "TLS")
         advice = "set altsession.redis.ssl_check_hostname = true"
         return Finding("transport", WARNING, "TLS, without a look at the host's name", advice)
-    if _is_here(redis.host):
+    addresses = redis.sentinels or redis.cluster or ((redis.host, redis.port),)
+    if all(_is_here(host) for host, _ in addresses):
         return Finding("transport", OK, "this host")
     advice = "the password and all sessions can be read on the way; use rediss://"
     return Finding("transport", WARNING, f"plain text to {redis.place}", advice)

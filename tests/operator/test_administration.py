@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 from accounts import id_of
 from apps import Browser, Watched
+from conftest import settings_for
 from pyramid.config import Configurator
+from topologies import Cluster
 from webtest import TestApp
 
 from pyramid_altsession import ISessionAPI, SessionAPI
@@ -155,6 +157,26 @@ def test_end_of_every_session(api: SessionAPI) -> None:
     assert api.sessions_of("ann") == []
     assert api.invalidate_all() == 0
     assert api.describe(other.id or "") is None
+
+
+# -- over a cluster
+
+
+def test_cluster(cluster_server: Cluster) -> None:
+    """Keys, sizes, values and the end of all, on nodes of their own each."""
+    cluster_server.empty()
+    api = SessionAPI(settings_for(cluster_server.url))
+    ids = {handle(api, number=number): number for number in range(20)}
+    signed_in = api.create({"number": 20})
+    signed_in.login("ann")
+    ids[str(signed_in.id)] = 20
+    found = {known.id: known.keys for known in api.scan(keys=True)}
+    assert found == {id: {"number": len(str(number))} for id, number in ids.items()}
+    assert {id: api.values_of(id) for id in ids} == {id: {"number": n} for id, n in ids.items()}
+    assert api.invalidate_all() == 21
+    assert list(api.scan()) == []
+    assert api.sessions_of("ann") == []
+    api.close()
 
 
 # -- events as JSON

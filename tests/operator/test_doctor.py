@@ -9,6 +9,7 @@ import yaml
 from conftest import settings_for
 from operator_cli import Command, Ran, run_main
 from servers import Server, valkey
+from topologies import Cluster, Sentinels
 
 from pyramid_altsession.cli import configuration
 from pyramid_altsession.cli.doctor import clock, latency
@@ -19,7 +20,7 @@ from pyramid_altsession.cli.rights import ARGUMENTS, LISTING, OTHERS
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import Settings
 from pyramid_altsession.stores.redis.connections import connections
-from pyramid_altsession.stores.redis.node import Node
+from pyramid_altsession.stores.redis.node import ServerNode
 from pyramid_altsession.stores.redis.pool import ConnectionPool
 from pyramid_altsession.stores.redis.store import RedisStore
 
@@ -260,11 +261,11 @@ class Nodes:
         self.store = store
         self.execute, self.send, self.close = store.execute, store.send, store.close
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[ServerNode]:
         (node,) = self.store.nodes()
         node.name = "first"
         away = ConnectionPool(connections(settings_for("unix:///nowhere").redis), limit=1, wait=1)
-        return [node, Node("second", away)]
+        return [node, ServerNode("second", away)]
 
 
 def test_several_nodes(fit: Server, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +282,35 @@ def test_several_nodes(fit: Server, command: Command, monkeypatch: pytest.Monkey
     assert found(ran)["requests"][0] == OK
     out = command(fit.url, "doctor").out
     assert "error    reachable (second): second does not serve" in out
+
+
+def test_sentinels(sentinel_server: Sentinels, command: Command) -> None:
+    """The primary that sentinels name is examined, and its replica seen."""
+    ran = command(sentinel_server.url, "doctor", "--json", **COOKIE)
+    assert found(ran)["requests"][0] == OK
+    assert found(ran)["replication"] == (OK, "1 replica", "")
+    assert found(ran)["persistence"][0] == ERROR  # it would come back empty
+    assert found(ran)["min-replicas-to-write"][0] == WARNING
+    assert ran.code == 1
+
+
+def test_cluster(cluster_server: Cluster, command: Command) -> None:
+    """Each primary of a cluster is examined under its name."""
+    ran = command(cluster_server.url, "doctor", "--json", **COOKIE)
+    reachable = [row["node"] for row in ran.objects if row["check"] == "reachable"]
+    assert len(set(reachable)) == 3
+    assert found(ran)["requests"][0] == OK
+    assert found(ran)["rights"][0] == OK
+
+
+def test_cluster_that_is_down(command: Command) -> None:
+    """The nodes that the settings name are told."""
+    ran = command("redis+cluster://127.0.0.1:1,127.0.0.1:2", "doctor", "--json", **COOKIE)
+    reachable = [row for row in ran.objects if row["check"] == "reachable"]
+    assert [(row["node"], row["level"]) for row in reachable] == [
+        ("127.0.0.1:1", ERROR),
+        ("127.0.0.1:2", ERROR),
+    ]
 
 
 # -- what a server says of itself

@@ -215,7 +215,7 @@ def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> 
             fetched = zip(ids, replies[1::2], replies[2::2], strict=True)
             values = [_description(id, held, left, now) for id, held, left in fetched]
         case Inspect():
-            now = _milliseconds(replies[0])
+            now = milliseconds(replies[0])
             values = [_keys(held, now) for held in replies[1:]]
         case Scan():
             ((cursor, keys),) = replies
