@@ -67,6 +67,11 @@ class SessionInfo(NamedTuple):
     login: datetime | None = None
     keys: Mapping[str, int] | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the keys and of what is stored for them; 0 unless they were asked for."""
+        return sum(len(key.encode()) + stored for key, stored in (self.keys or {}).items())
+
 
 def _time(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)

@@ -29,7 +29,7 @@ def show(arguments: Namespace, configured: Configured, output: Output) -> int:
     if info is None:
         raise _unknown(arguments.id)
     sizes = info.keys or {}
-    row = _row(info) | {"bytes": size_of(info), "keys": dict(sizes)}
+    row = _row(info) | {"bytes": info.size, "keys": dict(sizes)}
     if values is not None:
         unreadable = "(cannot be read)"
         row |= {"values": {key: values.get(key, unreadable) for key in sizes}}
@@ -60,11 +60,6 @@ def end_all(arguments: Namespace, configured: Configured, output: Output) -> int
     with configured.api() as api, output.progress("sessions ended") as told:
         number = api.invalidate_all(told)
     return _ended(output, number)
-
-
-def size_of(info: SessionInfo) -> int:
-    """Bytes of a session's keys and of what is stored for them."""
-    return sum(len(key.encode()) + size for key, size in (info.keys or {}).items())
 
 
 def _row(info: SessionInfo) -> dict[str, Any]:

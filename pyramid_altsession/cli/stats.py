@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from ..api import SessionInfo
 from .configuration import Configured
 from .output import Output
-from .sessions import size_of
 
 SIZES = {256: "< 256 B", 1024: "< 1 KiB", 4096: "< 4 KiB", 16384: "< 16 KiB", 65536: "< 64 KiB"}
 TIMES = {60: "< 1 min", 300: "< 5 min", 3600: "< 1 h", 21600: "< 6 h", 86400: "< 1 d"}
@@ -39,7 +38,7 @@ class Statistics:
         self.sizes, self.ages, self.remaining = (Distribution(r) for r in (SIZES, TIMES, TIMES))
 
     def add(self, info: SessionInfo, now: datetime) -> None:
-        size = size_of(info)
+        size = info.size
         self.sessions += 1
         self.signed_in += info.userid is not None
         self.bytes += size

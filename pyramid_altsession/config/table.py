@@ -201,6 +201,9 @@ class Settings:
     log_events: bool | str = setting(
         False, as_events, "log every event: session id, user id, reason; json = as a JSON object"
     )
+    admin_permission: str | None = setting(
+        None, as_text, "permission that the admin page needs; it is not there without one"
+    )
 
 
 def table() -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:

@@ -39,7 +39,8 @@ LAYERS = [
     - {"web.cookie", "web.ending", "web.requests", "web.visits"},
     {"security", "testing", "tween"},
     {"", "demo"},
-    {"cli"} | {f"cli.{path.stem}" for path in PACKAGE.glob("cli/*.py")},
+    {"admin.views"},
+    {"admin", "cli"} | {f"cli.{path.stem}" for path in PACKAGE.glob("cli/*.py")},
 ]
 """From below to above; a module imports from its own layer and those below it."""
 
