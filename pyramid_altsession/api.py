@@ -16,13 +16,15 @@ from .config.sources import from_ini, read_settings
 from .config.table import SessionSettings, Settings
 from .driver import Driver
 from .errors import CorruptValue
-from .events import BY_KIND
+from .events import ADMINISTRATION, BY_KIND, event_line
 from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
 from .protocol.administration import (
     described,
     end_all_sessions,
     end_session,
+    end_sessions,
     every_need,
+    held,
     live_sessions,
     some_sessions,
 )
@@ -51,7 +53,8 @@ class SessionInfo(NamedTuple):
     """What may be shown of a session: nothing in it opens it. Times are UTC.
 
     ``last_seen`` is exact to ``session.touch_interval``; ``info`` is what the login
-    noted, empty where that cannot be read. ``login`` is the time of it, None without one.
+    noted, empty where that cannot be read. ``login`` is the time of it, None without one. ``keys``:
+    each key of the session and how many bytes are stored for it; None unless they were asked for.
     """
 
     id: str
@@ -62,6 +65,12 @@ class SessionInfo(NamedTuple):
     current: bool
     info: Mapping[str, Any]
     login: datetime | None = None
+    keys: Mapping[str, int] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the keys and of what is stored for them; 0 unless they were asked for."""
+        return sum(len(key.encode()) + stored for key, stored in (self.keys or {}).items())
 
 
 def _time(ms: int) -> datetime:
@@ -142,10 +151,14 @@ class SessionAPI:
 
     def _tell(self, event: PendingEvent, of: "weakref.ref[Request] | None" = None) -> None:
         kind, id, userid, reason = event
-        if self.settings.log_events:
+        told = BY_KIND[kind](id, None if of is None else of(), userid, reason)
+        if self.settings.log_events == "json":
+            around = under_way(self.requests)
+            log.info("%s", event_line(kind, told, around[0].request if around else told.request))
+        elif self.settings.log_events:
             log.info("session %s %s: user %r, %s", id, kind, userid, reason)
         if self._notify is not None:
-            self._notify(BY_KIND[kind](id, None if of is None else of(), userid, reason))
+            self._notify(told)
 
     # -- sessions without a request
 
@@ -172,16 +185,14 @@ class SessionAPI:
 
     # -- sessions of users
 
-    def sessions_of(self, userid: str) -> list[SessionInfo]:
+    def sessions_of(self, userid: str, *, keys: bool = False) -> list[SessionInfo]:
         """The user's sessions, newest login first; ``current`` marks the one of the request
-        that asks. Two round trips for up to 500 sessions.
+        that asks. Two round trips for up to 500 sessions, three with ``keys``.
 
         The tween tells which request asks: without it ``current`` is False.
         """
         encodable("sessions_of", userid)
-        found = self._run(live_sessions(userid))
-        current = self._current(found)
-        return [self._info(known, current) for known in found]
+        return self._infos(self._run(live_sessions(userid)), keys)
 
     def invalidate_user(self, userid: str, keep: str | None = None) -> int:
         """End every session of the user, but the one with the id ``keep``; returns how many.
@@ -198,16 +209,32 @@ class SessionAPI:
             encodable("invalidate_user", keep)
         ended = self._run(end_all_sessions(userid, self._timing, keep=keep))
         for id in ended:
-            self._tell(PendingEvent("invalidated", id, userid, "administration"))
+            self._tell(PendingEvent("invalidated", id, userid, ADMINISTRATION))
         return len(ended)
 
-    def describe(self, id: str) -> SessionInfo | None:
-        """What is known of one session, None when there is none. One round trip."""
+    def describe(self, id: str, *, keys: bool = False) -> SessionInfo | None:
+        """What is known of one session, None when there is none. One round trip, two with
+        ``keys``."""
         known = None
         encodable("describe", id)
         if len(id) == ID_LENGTH:  # else it is some other key's name, perhaps an index's
             (known,) = self._run(described([id]))
-        return None if known is None else self._info(known, self._current([known]))
+        return None if known is None else next(iter(self._infos([known], keys)), None)
+
+    def values_of(self, id: str) -> dict[str, Any] | None:
+        """What a session holds, for administration; None when there is none. One round trip,
+        which prolongs nothing. A value that cannot be read is left out."""
+        encodable("values_of", id)
+        if len(id) != ID_LENGTH:
+            return None
+        (found,) = self._run(held([id], opened=True))
+        if found is None:
+            return None
+        values = {}
+        for key, raw in found.items():
+            with suppress(CorruptValue):
+                values[key] = self.commands.decode(key, raw)
+        return values
 
     def invalidate_id(self, id: str, userid: str | Unset | None = UNSET) -> bool:
         """End one session by its public handle; False when there was none. One round trip.
@@ -225,15 +252,35 @@ class SessionAPI:
         encodable("invalidate_id", userid)
         return self._end(id, userid)
 
-    def scan(self) -> Iterator[SessionInfo]:
+    def invalidate_all(self, told: Callable[[int], object] | None = None) -> int:
+        """End every session there is; returns how many. A long walk that blocks nobody: ``told``
+        is called after each step of it with the number so far.
+
+        Every session that existed when the call began is dead when it returns.
+        """
+        number = 0
+        for found in self._walk():
+            users = {known.id: known.user for known in found}
+            for id in self._run(end_sessions(None, list(users), self._timing)):
+                self._tell(PendingEvent("invalidated", id, users[id], ADMINISTRATION))
+                number += 1
+            if told is not None:
+                told(number)
+        return number
+
+    def scan(self, *, keys: bool = False) -> Iterator[SessionInfo]:
         """Every session, by the server's cursor: a long walk that blocks nobody. A session that
-        begins or ends meanwhile may be missing, and one may come twice."""
+        begins or ends meanwhile may be missing, and one may come twice. With ``keys`` all that is
+        stored crosses the network."""
+        for found in self._walk():
+            yield from self._infos(found, keys)
+
+    def _walk(self) -> Iterator[list[Description]]:
         cursor, more = 0, True
         while more:
             cursor, found = self._run(some_sessions(cursor))
             more = cursor != 0
-            for known in found:
-                yield self._info(known, self._current([known]))
+            yield found
 
     def _run(self, steps: Steps[T]) -> T:
         return run(self._store.execute, steps)
@@ -241,13 +288,26 @@ class SessionAPI:
     def _end(self, id: str, userid: str | None) -> bool:
         ended = self._run(end_session(id, self._timing, userid))
         if ended:
-            self._tell(PendingEvent("invalidated", id, userid, "administration"))
+            self._tell(PendingEvent("invalidated", id, userid, ADMINISTRATION))
         return ended
 
     def _current(self, found: Iterable[Description]) -> str | None:
         """Which of these is the session of the request that is being served."""
         around = under_way(self.requests)
         return self.session(around[0].request).driver.state.among(found) if around else None
+
+    def _infos(self, found: list[Description], keys: bool) -> list[SessionInfo]:
+        """Those of them that still live."""
+        current = self._current(found)
+        infos = [self._info(known, current) for known in found]
+        if not keys:
+            return infos
+        pairs = zip(infos, self._run(held([info.id for info in infos])), strict=True)
+        return [
+            info._replace(keys={key: len(raw) for key, raw in fields.items()})
+            for info, fields in pairs
+            if fields is not None
+        ]
 
     def _info(self, known: Description, current: str | None) -> SessionInfo:
         return SessionInfo(

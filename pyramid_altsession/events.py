@@ -1,5 +1,8 @@
 """Events, sent with ``registry.notify``; subscribe with ``config.add_subscriber``."""
 
+import json
+from datetime import UTC, datetime
+
 from pyramid.request import Request
 from zope.interface import implementer
 
@@ -49,6 +52,32 @@ class TokenRejected(SessionEvent):
 
     The session is not harmed by it, and the visitor is one without a session.
     """
+
+
+LIMIT, ADMINISTRATION = "max_sessions_per_user", "administration"
+"""Reasons that also tell who asked for it."""
+
+
+def event_line(kind: str, event: SessionEvent, asking: Request | None) -> str:
+    """An event as one JSON object, for the log. ``asking``: the request that is being served.
+
+    ``address`` is who connected (REMOTE_ADDR): what a visitor can forge in a header, as
+    X-Forwarded-For, is for the server in front to judge.
+    """
+    by = "program" if asking is None else "page"
+    if event.reason in (LIMIT, ADMINISTRATION):
+        by = "limit" if event.reason == LIMIT else event.reason
+    return json.dumps(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": kind,
+            "session": event.id,
+            "user": event.userid,
+            "reason": event.reason,
+            "by": by,
+            "address": None if asking is None else asking.remote_addr,
+        }
+    )
 
 
 BY_KIND: dict[str, type[SessionEvent]] = {

@@ -63,20 +63,26 @@ class ISessionAPI(Interface):
     def create(values=None):
         """A new session, for code without a request; ``.token`` is its cookie's value."""
 
-    def sessions_of(userid):
-        """A user's sessions as SessionInfo, newest login first."""
+    def sessions_of(userid, *, keys=False):
+        """A user's sessions as SessionInfo, newest login first; with keys and sizes."""
 
     def invalidate_user(userid, keep=None):
         """End all sessions of a user, but ``keep``; how many."""
 
-    def describe(id):
-        """SessionInfo of one session, or None."""
+    def describe(id, *, keys=False):
+        """SessionInfo of one session, or None; with keys and sizes."""
+
+    def values_of(id):
+        """What a session holds, or None; for administration."""
 
     def invalidate_id(id, userid=...):
         """End one session by its public handle; with userid, only if it is this user's."""
 
-    def scan():
-        """SessionInfo of every session."""
+    def invalidate_all(told=None):
+        """End every session; how many."""
+
+    def scan(*, keys=False):
+        """SessionInfo of every session; with keys and sizes."""
 
     def observe(observer):
         """Have ``observer(observation)`` called after each operation on the store."""

@@ -15,6 +15,7 @@ from certificates import Authority
 from coverage import Coverage
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from operator_cli import command as command  # a fixture
 from sealed import CODEC, behind_of
 from servers import Server, redis_binary, valkey
 from topologies import Cluster, Sentinels, TLSServer

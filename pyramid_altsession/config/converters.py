@@ -112,6 +112,15 @@ def as_flag(value: object) -> bool:
     raise ValueError("true or false")
 
 
+def as_events(value: object) -> bool | str:
+    if isinstance(value, str) and value.strip().lower() == "json":
+        return "json"
+    try:
+        return as_flag(value)
+    except ValueError:
+        raise ValueError("true, false or json") from None
+
+
 def as_texts(value: object) -> tuple[str, ...]:
     """A list, or one text with its items set apart by white space or commas."""
     items = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value

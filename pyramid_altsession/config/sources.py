@@ -56,6 +56,12 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
     mapping says itself outweighs the file. An empty text counts as not given. Raises
     ConfigurationError with every fault in one message.
     """
+    return read_with_places(mapping)[0]
+
+
+def read_with_places(mapping: Mapping[str, object]) -> tuple[Settings, Mapping[str, str]]:
+    """The same, and how a message names each setting that was given: with file and line, where it
+    came from a file."""
     own = dict(_flat("", mapping))
     unreplaced = _unreplaced(own)
     config = own.pop("config", None)
@@ -69,12 +75,13 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
         faults.append(f"{PREFIX}config: must be the path of a YAML file{_shown(config)}")
     if faults:
         raise ConfigurationError("altsession settings:\n  " + "\n  ".join(faults))
-    return Settings(
+    settings = Settings(
         redis=RedisSettings(**from_url(redis)),
         session=SessionSettings(**session),
         sync=SyncSettings(**found.section("sync")),
         **found.section(""),
     )
+    return settings, found.titles
 
 
 def _unreplaced(own: dict[str, object]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from .converters import (
     as_above_zero,
     as_callable,
     as_choice,
+    as_events,
     as_flag,
     as_host,
     as_matching,
@@ -197,7 +198,12 @@ class Settings:
     transactional: bool = setting(
         False, as_flag, "changes of request.session are written when pyramid_tm commits"
     )
-    log_events: bool = setting(False, as_flag, "log every event: session id, user id, reason")
+    log_events: bool | str = setting(
+        False, as_events, "log every event: session id, user id, reason; json = as a JSON object"
+    )
+    admin_permission: str | None = setting(
+        None, as_text, "permission that the admin page needs; it is not there without one"
+    )
 
 
 def table() -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:

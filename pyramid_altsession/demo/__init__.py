@@ -6,11 +6,12 @@ from typing import Any
 from pyramid.config import Configurator
 from pyramid.router import Router
 
-from .guards import Policy, signed_in
+from .guards import SESSIONS, Policy, signed_in
 
 
 def main(global_config: dict[str, str], **settings: Any) -> Router:
     """The WSGI application."""
+    settings.setdefault("altsession.admin_permission", SESSIONS)
     with Configurator(settings=settings) as config:
         config.include("pyramid_jinja2")
         config.include("pyramid_altsession")
@@ -19,6 +20,7 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.set_default_csrf_options(require_csrf=True, callback=signed_in)
         config.add_static_view("static", "static", cache_max_age=60)
         config.include(add_routes)
+        config.include("pyramid_altsession.admin", route_prefix="/sessions")
         config.scan(".views")
         config.scan(".account")
         config.scan(".guards")

@@ -21,6 +21,10 @@ HEADERS = {
 }
 
 
+SESSIONS, ADMINISTRATOR = "sessions", "admin"
+"""The permission to see and end all sessions, and the name of who has it."""
+
+
 class Policy:
     """Who is signed in is who the session says; the account is for everybody who is."""
 
@@ -30,7 +34,8 @@ class Policy:
         self.remember, self.forget = helper.remember, helper.forget
 
     def permits(self, request: Request, context: Any, permission: str) -> bool:
-        return self.authenticated_userid(request) is not None
+        userid = self.authenticated_userid(request)
+        return userid == ADMINISTRATOR if permission == SESSIONS else userid is not None
 
 
 def signed_in(request: Request) -> bool:

@@ -21,6 +21,7 @@ from ..interfaces import ISessionAPI
 from ..protocol.messages import (
     Describe,
     End,
+    Inspect,
     Listing,
     Operation,
     Prune,
@@ -78,7 +79,7 @@ class Step:
 
 
 def of_users(
-    operation: Listing | Prune | Revoke | End | Describe | Scan,
+    operation: Listing | Prune | Revoke | End | Describe | Inspect | Scan,
 ) -> tuple[tuple[str], tuple[str, ...]]:
     """Verb and keys of what is asked about many sessions."""
     match operation:
@@ -92,6 +93,8 @@ def of_users(
             return ("end",), tuple(short(id) for id in ids)
         case Describe(ids):
             return ("describe",), tuple(short(id) for id in ids)
+        case Inspect(ids):
+            return ("inspect",), tuple(short(id) for id in ids)
         case _:
             return ("scan",), ()
 

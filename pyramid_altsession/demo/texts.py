@@ -28,6 +28,7 @@ TEXTS: dict[str, dict[str, str]] = {
             " screen you left. Please sign in once more; then it opens."
         ),
         "account": "My devices",
+        "all_sessions": "All sessions",
         "account_of": "Signed in as",
         "this_device": "This device",
         "some_browser": "Some browser",
@@ -145,6 +146,7 @@ TEXTS: dict[str, dict[str, str]] = {
             " öffnet sie sich."
         ),
         "account": "Meine Geräte",
+        "all_sessions": "Alle Sitzungen",
         "account_of": "Angemeldet als",
         "this_device": "Dieses Gerät",
         "some_browser": "Irgendein Browser",

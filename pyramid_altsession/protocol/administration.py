@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from .fields import Description, State, Timing
 from .lifecycle import Invalidate, Login, Touch
-from .messages import Describe, End, Listing, Prune, Read, Revoke, Scan, Write
+from .messages import Describe, End, Inspect, Listing, Prune, Read, Revoke, Scan, Write
 from .steps import Steps
 from .token import Claim, Token, new_verifier
 from .verbs import Remove, Set
@@ -32,6 +32,14 @@ def described(ids: Iterable[str]) -> Steps[list[Description | None]]:
     found: list[Description | None] = []
     for part in _packets(list(ids)):
         found += (yield Describe(part)).values
+    return found
+
+
+def held(ids: Iterable[str], *, opened: bool = False) -> Steps[list[dict[str, bytes] | None]]:
+    """For each id what its session holds for the application, None when it ended."""
+    found: list[dict[str, bytes] | None] = []
+    for part in _packets(list(ids)):
+        found += (yield Inspect(part, opened)).values
     return found
 
 
@@ -78,9 +86,9 @@ def some_sessions(cursor: int) -> Steps[tuple[int, list[Description]]]:
     return following, [each for each in known if each is not None]
 
 
-def end_sessions(user: str, ids: list[str], timing: Timing) -> Steps[list[str]]:
-    """End sessions of one user whatever their verifiers are, many to a packet; those that were
-    ended."""
+def end_sessions(user: str | None, ids: list[str], timing: Timing) -> Steps[list[str]]:
+    """End sessions of one user (None: of whomever) whatever their verifiers are, many to a
+    packet; those that were ended."""
     nonce = secrets.token_bytes(16)
     ended: list[str] = []
     for part in _packets(ids):

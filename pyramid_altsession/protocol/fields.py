@@ -2,10 +2,12 @@
 server's clock."""
 
 import hmac
+from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
 from ..config.table import SessionSettings
+from .envelope import alive
 from .token import Claim
 
 Raw = bytes | None
@@ -88,6 +90,14 @@ class Timing(NamedTuple):
 def is_key(name: str) -> bool:
     """Whether it is a key's field, neither reserved nor without a name."""
     return name[:1] not in ("", "@")
+
+
+def keys_of(fields: Mapping[str, bytes], now: int) -> dict[str, bytes]:
+    """What a session's fields hold for the application, but for values whose end has come
+    (``now``: the server's time, ms)."""
+    return {
+        name: raw for name, raw in fields.items() if is_key(name) and alive(raw, now) is not None
+    }
 
 
 class Facts(NamedTuple):

@@ -84,10 +84,11 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """End many sessions of one user, whatever their verifiers are. ``values``: for each id whether
-    it was ended. A second try finds what the first one ended by the nonce."""
+    """End many sessions of one user (None: of whomever), whatever their verifiers are.
+    ``values``: for each id whether it was ended. A second try finds what the first one ended by
+    the nonce."""
 
-    user: str
+    user: str | None
     ids: tuple[str, ...]
     nonce: bytes
     timing: Timing
@@ -95,7 +96,7 @@ class End:
 
     def writes(self) -> tuple[Write, ...]:
         """One guarded Write for each."""
-        life = Invalidate(self.nonce, self.user, told=False)
+        life = Invalidate(self.nonce, self.user or "", told=False)
         return tuple(
             [
                 Write(Claim(id, b""), (), self.timing, user=self.user, anybody=True, life=life)
@@ -123,6 +124,19 @@ class Describe:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspect:
+    """What sessions hold for the application, whoever asks and without a touch: ``values`` are
+    dicts of key and stored bytes, or None where the session ended, in order.
+
+    ``opened``: a store that seals values opens them; else they come as they are stored.
+    """
+
+    ids: tuple[str, ...]
+    opened: bool = False
+    repeatable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """Some session ids of all: ``values`` are (next cursor, ids); cursor 0 begins and ends."""
 
@@ -130,7 +144,7 @@ class Scan:
     repeatable: ClassVar[bool] = True
 
 
-Operation = Read | Write | Listing | Prune | Revoke | End | Describe | Scan
+Operation = Read | Write | Listing | Prune | Revoke | End | Describe | Inspect | Scan
 
 
 REVOKED = "@ended"

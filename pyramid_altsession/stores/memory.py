@@ -18,12 +18,14 @@ from ..protocol.fields import (
     Description,
     State,
     judge,
+    keys_of,
 )
 from ..protocol.messages import (
     PRUNE_AGE,
     REVOKED,
     Describe,
     End,
+    Inspect,
     Listing,
     Operation,
     Prune,
@@ -95,6 +97,8 @@ class MemoryStore:
                     return Reply(State.LIVE, self._prune(operation, now), now)
                 case Describe(ids):
                     return Reply(State.LIVE, [self._describe(id, now) for id in ids], now)
+                case Inspect(ids):
+                    return Reply(State.LIVE, [self._inspect(id, now) for id in ids], now)
                 case _:
                     return Reply(State.LIVE, (0, list(self.hashes)), now)
 
@@ -144,6 +148,10 @@ class MemoryStore:
             held.facts,
             now,
         )
+
+    def _inspect(self, id: str, now: int) -> dict[str, bytes] | None:
+        held = self.hashes.get(id, Hash())
+        return keys_of(held, now) if PROOF in held else None
 
 
 class AnsweredRead:

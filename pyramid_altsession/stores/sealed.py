@@ -15,7 +15,7 @@ from ..protocol.envelope import UNREADABLE, alive, end_of, ending, framed, split
 from ..protocol.fields import Raw, State
 from ..protocol.keys import LONGEST
 from ..protocol.lifecycle import Life, Login
-from ..protocol.messages import Describe, Operation, Read, Reply, Write
+from ..protocol.messages import Describe, Inspect, Operation, Read, Reply, Write
 from ..protocol.steps import Steps, run
 from ..protocol.verbs import (
     Append,
@@ -99,6 +99,13 @@ class Sealing:
                     for id, known in zip(ids, described.values, strict=True)
                 ]
                 return described._replace(values=values)
+            case Inspect(ids, opened=True):
+                found = yield operation
+                values = [
+                    held and {name: self._open(id, name, raw) for name, raw in held.items()}
+                    for id, held in zip(ids, found.values, strict=True)
+                ]
+                return found._replace(values=values)
             case _:
                 return (yield operation)
 

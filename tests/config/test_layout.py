@@ -39,6 +39,8 @@ LAYERS = [
     - {"web.cookie", "web.ending", "web.requests", "web.visits"},
     {"security", "testing", "tween"},
     {"", "demo"},
+    {"admin.views"},
+    {"admin", "cli"} | {f"cli.{path.stem}" for path in PACKAGE.glob("cli/*.py")},
 ]
 """From below to above; a module imports from its own layer and those below it."""
 
@@ -235,7 +237,8 @@ def test_lowest_versions_are_those_that_are_tried() -> None:
     setup = configparser.ConfigParser()
     setup.read(root / "setup.cfg")
     extras = setup["options.extras_require"]
-    wanted = setup["options"]["install_requires"] + extras["embedded"] + extras["encryption"]
+    wanted = setup["options"]["install_requires"]
+    wanted += "".join(extras[name] for name in ("admin", "cli", "embedded", "encryption"))
     bounds = re.findall(r"^([\w.]+)(?:\[\w+\])? >= ([\d.]+)$", wanted, re.MULTILINE)
     tried = re.findall(r"^([\w.]+) == ([\d.]+)$", (root / "tests/lowest.txt").read_text(), re.M)
     assert sorted(bounds) == tried

@@ -90,6 +90,8 @@ TEXTS: list[tuple[str, str, object]] = [
     ("sync.on_gone", "drop", "drop"),
     ("sync.login_keys", "account user", ("account", "user")),
     ("log_events", "yes", True),
+    ("log_events", "JSON", "json"),
+    ("admin_permission", "manage", "manage"),
     ("transactional", "1", True),
 ]
 

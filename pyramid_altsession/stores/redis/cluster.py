@@ -11,7 +11,17 @@ from redis.crc import key_slot
 
 from ...protocol.fields import DEADLINE, LOGIN, PROOF, USER, State
 from ...protocol.lifecycle import Invalidate, Login
-from ...protocol.messages import REVOKED, Describe, End, Operation, Read, Reply, Scan, Write
+from ...protocol.messages import (
+    REVOKED,
+    Describe,
+    End,
+    Inspect,
+    Operation,
+    Read,
+    Reply,
+    Scan,
+    Write,
+)
 from . import steps
 from .failures import NotConnected
 from .scripts import ENTER_SCRIPT
@@ -66,8 +76,8 @@ class ClusterSteps:
                 return (yield from self._write(operation))
             case End():
                 return (yield from self._end(operation))
-            case Describe():
-                return (yield from self._describe(operation))
+            case Describe() | Inspect():
+                return (yield from self._described(operation))
             case Scan():
                 return (yield from self._scan(operation))
             case _:
@@ -198,22 +208,23 @@ class ClusterSteps:
                     )
             ended |= zip(ids, done, strict=True)
         over = [id for id, done in ended.items() if done]
-        if over:
+        if over and operation.user is not None:  # else entries are pruned with the next logins
             yield from self._leave(operation.user, over)
         return Reply(State.LIVE, [ended[id] for id in operation.ids])
 
-    def _describe(self, operation: Describe) -> Steps[Reply]:
+    def _described(self, operation: Describe | Inspect) -> Steps[Reply]:
         """The same for what is known of sessions."""
         found: dict[str, Any] = {}
         for address, ids in (yield from self._by_node(operation.ids)).items():
-            part = Describe(tuple(ids))
+            part = replace(operation, ids=tuple(ids))
             try:
                 reply = yield from steps.many(part, self._prefix, partial(_say_to, address))
                 found |= zip(ids, reply.values, strict=True)
             except redis.RedisError:
                 for id in ids:
                     say = self._say_at(self._key(id))
-                    reply = yield from steps.many(Describe((id,)), self._prefix, say)
+                    one = replace(operation, ids=(id,))
+                    reply = yield from steps.many(one, self._prefix, say)
                     found[id] = reply.values[0]
         return Reply(State.LIVE, [found[id] for id in operation.ids])
 

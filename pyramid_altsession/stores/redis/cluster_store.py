@@ -1,14 +1,19 @@
 """Sessions on a Redis or Valkey cluster."""
 
+from contextlib import suppress
 from functools import partial
 
+import redis
+
+from ...config.converters import shown
 from ...config.table import RedisSettings
 from .cluster import ClusterSteps
 from .connections import Connect, connect
 from .failures import Trouble
+from .node import ServerNode
 from .pool import ConnectionPool
 from .steps import Address
-from .waiting import Node, WaitingStore
+from .waiting import Node, WaitingStore, carry_out
 
 
 class ClusterStore(WaitingStore):
@@ -47,6 +52,14 @@ class ClusterStore(WaitingStore):
             node = Node(pool, Trouble(f"{host}:{port}, a node of {self._name},"))
             found = self._nodes.setdefault(address, node)
         return found
+
+    def nodes(self) -> list[ServerNode]:
+        """The primaries, to be asked about themselves; the configured nodes, where none of them
+        tells of others. One round trip at most."""
+        with suppress(redis.RedisError):
+            carry_out(self._map.address(0), self._call().exchange)
+        addresses = self._map.primaries or self._map.seeds
+        return [ServerNode(shown((each,)), self.node(each).pool) for each in addresses]
 
     def _tidy(self) -> None:
         """Forget nodes that have nothing to do any more."""

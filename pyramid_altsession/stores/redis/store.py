@@ -11,6 +11,7 @@ from ...protocol.messages import Operation, Read, Reply, Write
 from ..embedded import EmbeddedServer
 from .connections import connections
 from .failures import HINT, Trouble
+from .node import ServerNode
 from .pool import ConnectionPool
 from .sentinel import Sentinels
 from .steps import Address, OneServer
@@ -55,6 +56,10 @@ class RedisStore(WaitingStore):
 
     def node(self, address: Address | None) -> Node:
         return Node(self._pool, self._trouble)
+
+    def nodes(self) -> list[ServerNode]:
+        """The server, to be asked about itself. No round trip."""
+        return [ServerNode(self._name, self._pool)]
 
     def execute(self, operation: Operation, end: float | None = None) -> Reply:
         """One round trip; a second one when a connection broke or the script was not loaded.

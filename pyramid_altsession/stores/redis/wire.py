@@ -22,12 +22,14 @@ from ...protocol.fields import (
     Facts,
     State,
     judge,
+    keys_of,
 )
 from ...protocol.keys import LONGEST
 from ...protocol.messages import (
     PRUNE_AGE,
     REVOKED,
     Describe,
+    Inspect,
     Listing,
     Operation,
     Prune,
@@ -181,6 +183,9 @@ def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
                 packet += pack_command((b"HMGET", key, *_DESCRIBED))
                 packet += pack_command((b"PTTL", key))
             return packet, 1 + 2 * len(ids)
+        case Inspect(ids):
+            calls = [pack_command((b"HGETALL", prefix + id.encode())) for id in ids]
+            return pack_command((b"TIME",)) + b"".join(calls), 1 + len(ids)
         case _:
             assert isinstance(operation, Scan)
             pattern = re.sub(rb"([\\*?\[\]^])", rb"\\\1", prefix) + b"?" * ID_LENGTH
@@ -209,6 +214,9 @@ def unpack_many(operation: Operation, prefix: bytes, replies: Sequence[Any]) -> 
             now = milliseconds(replies[0])
             fetched = zip(ids, replies[1::2], replies[2::2], strict=True)
             values = [_description(id, held, left, now) for id, held, left in fetched]
+        case Inspect():
+            now = milliseconds(replies[0])
+            values = [_keys(held, now) for held in replies[1:]]
         case Scan():
             ((cursor, keys),) = replies
             names = [key.removeprefix(prefix).decode(errors="replace") for key in keys]
@@ -233,6 +241,13 @@ def _description(id: str, held: Sequence[Any], left: int, now: int) -> Descripti
         Facts(proof, None, None, None, None, predecessor, user, login),
         now,
     )
+
+
+def _keys(held: Sequence[bytes], now: int) -> dict[str, bytes] | None:
+    fields = dict(zip(held[::2], held[1::2], strict=True))
+    if PROOF.encode() not in fields:
+        return None
+    return keys_of({name.decode(errors="replace"): raw for name, raw in fields.items()}, now)
 
 
 def no_errors(replies: Sequence[Any]) -> Sequence[Any]:

@@ -1,0 +1,75 @@
+"""The pages. They show ids, users, times, sizes and names of keys; never a value or a token."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pyramid.csrf import check_csrf_origin, check_csrf_token, get_csrf_token
+from pyramid.httpexceptions import HTTPBadRequest, HTTPNotFound, HTTPSeeOther
+from pyramid.request import Request
+from pyramid.response import Response
+
+from ..api import SessionAPI, SessionInfo
+from ..interfaces import ISessionAPI
+
+TOKEN = "csrf_token"
+"""The field of the forms that holds the CSRF token."""
+
+pages = Environment(
+    loader=PackageLoader("pyramid_altsession.admin"), autoescape=True, undefined=StrictUndefined
+)
+
+
+def search(request: Request) -> Response:
+    """The form, and the sessions of the user, or with the id, that it asks for."""
+    asked = request.GET.get("q", "").strip()
+    found: list[SessionInfo] = []
+    if asked:
+        by_id = _api(request).describe(asked, keys=True)
+        found = [by_id] if by_id is not None else _api(request).sessions_of(asked, keys=True)
+    users = {info.userid for info in found if info.userid is not None}
+    ended = request.GET.get("ended", "")
+    return _page(
+        "search", request, asked=asked, sessions=found, users=sorted(users),
+        ended=int(ended) if ended.isdecimal() and ended.isascii() else None,
+    )  # fmt: skip
+
+
+def session(request: Request) -> Response:
+    """One session, and the names and sizes of its keys."""
+    info = _api(request).describe(request.matchdict["id"], keys=True)
+    if info is None:
+        raise HTTPNotFound("There is no such session.")
+    return _page("session", request, info=info)
+
+
+def end(request: Request) -> HTTPSeeOther:
+    """End one session, those of a user, or all."""
+    check_csrf_origin(request)
+    check_csrf_token(request, token=TOKEN)
+    api, form = _api(request), request.POST
+    if form.get("id"):
+        number = int(api.invalidate_id(form["id"]))
+    elif form.get("user"):
+        number = api.invalidate_user(form["user"])
+    elif form.get("all") and form.get("sure"):
+        number = api.invalidate_all()
+    else:
+        raise HTTPBadRequest("The form does not say which sessions to end.")
+    there = request.route_path("altsession_admin", _query={"ended": number})
+    return HTTPSeeOther(location=there)
+
+
+def _api(request: Request) -> SessionAPI:
+    api: SessionAPI = request.registry.getUtility(ISessionAPI)
+    return api
+
+
+def _page(name: str, request: Request, **shown: Any) -> Response:
+    body = pages.get_template(f"{name}.jinja2").render(
+        request=request,
+        field=TOKEN,
+        token=get_csrf_token(request),
+        style=request.static_path("pyramid_altsession.admin:static/admin.css"),
+        **shown,
+    )
+    return Response(body, content_type="text/html", charset="utf-8")

@@ -1,0 +1,97 @@
+"""``altsession CONFIG_URI COMMAND``: the operator's tool."""
+
+import json
+import logging
+import os
+import secrets
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import plaster
+from pyramid.exceptions import ConfigurationError
+
+from ..errors import AltSessionError
+from .configuration import Configured, read, shown
+from .doctor import doctor
+from .errors import CommandError
+from .load import load
+from .output import Lines, Output
+from .parser import parse
+from .sessions import end, end_all, end_user, listed, show
+from .stats import stats
+
+Run = Callable[[Namespace, Configured, Output], int]
+
+
+def settings(arguments: Namespace, configured: Configured, output: Output) -> int:
+    """Every setting, its value and its source."""
+    output.rows(shown(configured), {"setting": 0, "value": 0, "source": 0})
+    return 0
+
+
+COMMANDS: dict[str, Run] = {
+    "list": listed,
+    "show": show,
+    "end": end,
+    "end-user": end_user,
+    "end-all": end_all,
+    "stats": stats,
+    "doctor": doctor,
+    "settings": settings,
+    "load": load,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script; returns its exit code. What goes wrong is one line on standard error."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        return run(arguments)
+    except (CommandError, ConfigurationError, AltSessionError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        print(f"altsession: {' '.join(lines)}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader has seen enough, as `head` has
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(arguments: Namespace) -> int:
+    """One command."""
+    if arguments.command == "secret":
+        secret = secrets.token_urlsafe(32)
+        print(json.dumps({"secret": secret}) if arguments.json else secret)
+        return 0
+    output = output_for(arguments.json)
+    configured = read(arguments.config_uri, arguments.overrides)
+    audit(arguments.config_uri, configured)
+    return COMMANDS[arguments.command](arguments, configured, output)
+
+
+def output_for(as_json: bool) -> Output:
+    """Tables need rich, which the extra ``cli`` installs."""
+    if as_json:
+        return Lines()
+    try:
+        from .tables import Tables
+    except ImportError:
+        raise CommandError(
+            'tables need rich: pip install "pyramid_altsession[cli]", or use --json'
+        ) from None
+    return Tables()
+
+
+def audit(uri: str, configured: Configured) -> None:
+    """Where events are logged, they go where the application's go. Else nothing is: a command says
+    itself what goes wrong."""
+    if configured.settings.log_events:
+        with suppress(plaster.PlasterError):  # a file that says nothing of logging
+            plaster.setup_logging(uri)
+    log = logging.getLogger("pyramid_altsession")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())

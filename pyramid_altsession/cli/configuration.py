@@ -1,0 +1,128 @@
+"""The settings that an application would run with, as its config URI gives them."""
+
+import configparser
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import plaster
+from pyramid.paster import get_appsettings
+
+from ..api import SessionAPI
+from ..config.converters import PREFIX
+from ..config.sources import from_ini, read_with_places
+from ..config.table import Settings, table
+from ..config.yamlfile import read_yaml
+from ..interfaces import Store
+from ..stores import open_store
+from .errors import CommandError
+
+COMMAND_LINE = "command line"
+URL_PARTS = (
+    *("host", "port", "socket", "sentinels", "master", "cluster"),
+    *("username", "password", "db", "ssl"),
+)
+"""Settings that ``redis.url`` sets."""
+
+
+class Configured(NamedTuple):
+    """``sources``: where each setting comes from. ``application``: all that the config URI says,
+    for what the doctor wants to know of other packages."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    application: Mapping[str, Any]
+
+    def store(self) -> Store:
+        """Where the sessions live. No round trip."""
+        if self.settings.redis.scheme == "memory":
+            raise CommandError(
+                "altsession.redis.url: memory:// keeps sessions within the application, where no"
+                " other process can see them"
+            )
+        return open_store(self.settings)
+
+    @contextmanager
+    def api(self) -> Iterator[SessionAPI]:
+        """The sessions, for as long as they are needed. No round trip."""
+        api = SessionAPI(self.settings, store=self.store())
+        try:
+            yield api
+        finally:
+            api.close()
+
+
+def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
+    """What the config URI says, and ``key=value`` texts that outweigh it.
+
+    A key that begins with ``altsession.`` is a setting of ours; any other is a variable of the
+    file, as ``pserve`` takes them.
+    """
+    own, variables = _parsed(overrides)
+    path = uri.partition("#")[0]
+    if "://" not in path and not os.path.exists(path):
+        raise CommandError(f"{path}: there is no such file")
+    if path.endswith((".yaml", ".yml")) and not _of_application(path):
+        application: dict[str, Any] = {f"{PREFIX}config": path}
+    else:
+        application = _appsettings(uri, variables)
+    # What is given on the command line stands for what the file says under any of its spellings.
+    given = from_ini(application) | {name.removeprefix(PREFIX): own[name] for name in own}
+    settings, titles = read_with_places(given)
+    sources = {}
+    for name, title in titles.items():
+        place = title.rpartition(": ")[0]
+        sources[name] = place or (COMMAND_LINE if PREFIX + name in own else path)
+    if "redis.url" in sources:
+        sources |= {f"redis.{part}": "redis.url" for part in URL_PARTS}
+    return Configured(settings, sources, application)
+
+
+def shown(configured: Configured) -> Iterable[dict[str, Any]]:
+    """Every setting with its value and where that comes from; what is secret is masked."""
+    for name, field in table():
+        section, _, last = name.rpartition(".")
+        of = getattr(configured.settings, section) if section else configured.settings
+        value = getattr(of, last)
+        if field.metadata["secret"] and value:
+            value = "********"
+        if callable(value):
+            value = f"{value.__module__}.{value.__qualname__}"
+        source = configured.sources.get(name, "default")
+        if source == "redis.url" and value == field.default:
+            source = "default"
+        yield {"setting": PREFIX + name, "value": value, "source": source}
+
+
+def _parsed(overrides: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    own: dict[str, str] = {}
+    variables: dict[str, str] = {}
+    for text in overrides:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip():
+            raise CommandError(f"{text.partition('@')[0]!r}: settings are given as key=value")
+        (own if name.startswith(PREFIX) else variables)[name.strip()] = value.strip()
+    return own, variables
+
+
+def _of_application(path: str) -> bool:
+    """Whether it is a file that plaster reads, and not one of ours."""
+    return any(name.startswith("app.") for name in read_yaml(path).values)
+
+
+def _appsettings(uri: str, variables: Mapping[str, str]) -> dict[str, Any]:
+    """No message of the parsers' is shown that quotes a line: it may hold a secret."""
+    try:
+        return dict(get_appsettings(uri, options=dict(variables)))
+    except configparser.InterpolationError as error:
+        fault = f"[{error.section}] {error.option}: a % that is no variable's has to be doubled"
+    except configparser.ParsingError as error:
+        line = re.search(r"line:? +([0-9]+)", str(error))
+        fault = f"line {line[1] if line else '?'} is neither a section nor name = value"
+    except plaster.PlasterError:
+        fault = "nothing here can read it; config URIs are paths of .ini or .yaml files"
+    except (LookupError, OSError, ValueError, configparser.Error) as error:
+        fault = f"no application's settings could be read ({type(error).__name__})"
+    raise CommandError(f"{uri}: {fault}")

@@ -1,0 +1,173 @@
+"""``altsession CONFIG_URI doctor``: whether server and settings are fit to hold sessions."""
+
+import socket
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import redis
+
+from ..api import SessionAPI
+from ..config.table import RedisSettings
+from ..errors import AltSessionError, StoreUnavailable
+from ..interfaces import Store
+from ..protocol.fields import Timing
+from ..protocol.messages import Read
+from ..protocol.token import Token
+from .configuration import Configured
+from .findings import ERROR, OK, WARNING, Finding
+from .of_server import CONFIGURATION, info_of, of_server
+from .of_settings import of_settings
+from .output import Output
+from .rights import rights
+
+READS = 200
+SLOW = 0.1
+"""Share of ``redis.timeout`` that one read in a hundred may take."""
+ASTRAY = 2.0
+"""Seconds by which two clocks may differ."""
+
+
+class Node(Protocol):
+    """One server. ``ask`` sends it a command; what it refuses is redis.ResponseError."""
+
+    name: str
+
+    def ask(self, *command: str) -> Any: ...
+
+
+@runtime_checkable
+class Topology(Protocol):
+    """A store on servers that can be asked about themselves."""
+
+    def nodes(self) -> Sequence[Node]: ...
+
+
+def doctor(arguments: Namespace, configured: Configured, output: Output) -> int:
+    """All findings; exit code 1 if one of them is an error."""
+    levels = set()
+    for finding in examine(configured):
+        levels.add(finding.level)
+        output.finding(finding._asdict())
+    return 1 if ERROR in levels else 0
+
+
+def examine(configured: Configured) -> Iterator[Finding]:
+    """What can be said of the settings and the servers."""
+    settings = configured.settings
+    yield from of_settings(settings, configured.application)
+    store = configured.store()
+    try:
+        yield from of_store(configured, store)
+    finally:
+        store.close()
+
+
+def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
+    settings = configured.settings
+    assert isinstance(store, Topology)
+    reached = []
+    nodes = store.nodes()
+    for node in nodes:
+        name = node.name if len(nodes) > 1 else ""
+        try:
+            began = time.time()
+            node.ask("PING")
+        except StoreUnavailable as error:
+            yield Finding("reachable", ERROR, str(error), unreachable(settings.redis), name)
+            continue
+        except redis.ResponseError:  # it answers, and that is what was asked
+            pass
+        yield Finding("reachable", OK, f"in {(time.time() - began) * 1000:.1f} ms", "", name)
+        reached.append(node)
+        yield from (finding._replace(node=name) for finding in of_node(node))
+    if not reached:
+        return
+    yield from rights(reached[0].ask, settings.session.prefix, settings.redis.username)
+    yield requests(SessionAPI(settings, store=store))
+    yield latency(timed_reads(store, Timing.of(settings.session)), settings.redis.timeout)
+
+
+def of_node(node: Node) -> Iterator[Finding]:
+    """What one server tells of itself; its name is added by who asks."""
+    config, advice = None, "for as long as the doctor looks: ACL SETUSER … {}"
+    try:
+        pairs = node.ask("CONFIG", "GET", *CONFIGURATION)
+        names = [part.decode() for part in pairs]
+        config = dict(zip(names[::2], names[1::2], strict=True))
+    except redis.ResponseError:
+        found = "the server does not tell its configuration"
+        yield Finding("CONFIG GET", WARNING, found, advice.format("+config|get"))
+    try:
+        info = info_of(node.ask("INFO"))
+    except redis.ResponseError:
+        found = "the server tells nothing of itself"
+        yield Finding("INFO", WARNING, found, advice.format("+info"))
+    else:
+        yield from of_server(info, config)
+    try:
+        before = time.time()
+        seconds, micros = node.ask("TIME")
+    except redis.ResponseError:
+        return  # a right that is missing, which is told elsewhere
+    there = int(seconds) + int(micros) / 1e6
+    yield clock(before, there, time.time())
+
+
+def clock(before: float, there: float, after: float) -> Finding:
+    """The server's time, asked between two moments here."""
+    away = max(before - there, there - after, 0.0)
+    if away > ASTRAY:
+        advice = "let both hosts keep time (NTP): what is logged and what is shown do not agree"
+        return Finding("clock", WARNING, f"{away:.1f} s from this host's", advice)
+    return Finding("clock", OK, "as this host's")
+
+
+def requests(api: SessionAPI) -> Finding:
+    """What requests do, done once."""
+    try:
+        api.check()
+    except AltSessionError as error:
+        return Finding("requests", ERROR, str(error), "requests of the application fail so too")
+    return Finding("requests", OK, "a session began, was used, signed in and ended")
+
+
+def timed_reads(store: Store, timing: Timing) -> list[float]:
+    """Seconds that each of some reads took."""
+    read = Read((Token.new().claim,), (), timing, touch=False)
+    taken = []
+    for _ in range(READS):
+        began = time.perf_counter()
+        store.execute(read)
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+def latency(taken: Sequence[float], timeout: float) -> Finding:
+    ordered = sorted(taken)
+    half, most = (ordered[len(ordered) * share // 100] for share in (50, 99))
+    found = f"p50 {half * 1000:.2f} ms, p99 {most * 1000:.2f} ms"
+    if most > SLOW * timeout:
+        advice = f"altsession.redis.timeout is {timeout:g} s: is the server near, and idle enough?"
+        return Finding("latency", WARNING, found, advice)
+    return Finding("latency", OK, found)
+
+
+def unreachable(redis: RedisSettings) -> str:
+    """What to do about a server that cannot be reached."""
+    several = redis.sentinels or redis.cluster
+    if redis.ssl and not several and speaks_plainly(redis):
+        return "the server speaks plain text there, and TLS is configured; see its tls-port"
+    return "see altsession.redis.url, and whether the server runs"
+
+
+def speaks_plainly(redis: RedisSettings) -> bool:
+    """Whether that port answers without TLS; no password is sent."""
+    try:
+        with socket.create_connection((redis.host, redis.port), redis.connect_timeout) as probe:
+            probe.settimeout(redis.timeout)
+            probe.sendall(b"PING\r\n")
+            return probe.recv(1) in (b"+", b"-")
+    except OSError:
+        return False

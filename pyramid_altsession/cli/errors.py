@@ -1,0 +1,5 @@
+"""What ends a command with one line."""
+
+
+class CommandError(Exception):
+    """A message for the operator: one line, without a secret."""

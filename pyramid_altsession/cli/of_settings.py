@@ -1,0 +1,82 @@
+"""The doctor's look at the settings: the cookie, the way to the server, other packages."""
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..config.converters import as_flag
+from ..config.table import RedisSettings, SessionSettings, Settings
+from .findings import ERROR, OK, WARNING, Finding
+
+HOUR, DAY = 3600, 86400
+GUIDE = "NIST SP 800-63B-4, AAL2, advises at most an hour without use and 24 hours in all"
+
+
+def of_settings(settings: Settings, application: Mapping[str, Any]) -> Iterator[Finding]:
+    yield cookie(settings.session)
+    yield times(settings.session)
+    yield transport(settings.redis)
+    yield from transaction(settings, application)
+
+
+def cookie(session: SessionSettings) -> Finding:
+    """The attributes that ASVS 5.0 asks for in 3.3.1 to 3.3.4. HttpOnly is always there."""
+    found = f"{session.cookie_name}; {'Secure; ' * session.secure}SameSite={session.same_site}"
+    if not session.secure:
+        advice = "set altsession.session.secure = true and serve over https (ASVS 3.3.1)"
+        return Finding("cookie", ERROR, found, advice)
+    if session.same_site == "None":
+        advice = "other sites' pages send it along; set altsession.session.same_site = Lax"
+        return Finding("cookie", WARNING, found, f"{advice} unless they have to (ASVS 3.3.2)")
+    if session.domain is not None:
+        advice = f"every host below {session.domain} gets it; leave altsession.session.domain out"
+        return Finding("cookie", WARNING, found, advice)
+    if not session.cookie_name.lower().startswith("__host-"):
+        advice = "another host of the domain could set it; altsession.session.cookie_name ="
+        return Finding("cookie", WARNING, found, f"{advice} __Host-{session.cookie_name}")
+    return Finding("cookie", OK, found)
+
+
+def times(session: SessionSettings) -> Finding:
+    lifetime = f"{session.lifetime:g} s in all" if session.lifetime else "no end"
+    found = f"{session.tti:g} s without use, {lifetime}"
+    if session.tti > HOUR or not 0 < session.lifetime <= DAY:
+        return Finding("times", WARNING, found, GUIDE)
+    return Finding("times", OK, found)
+
+
+def transport(redis: RedisSettings) -> Finding:
+    """Whether what is stored crosses a network in the clear."""
+    if redis.socket is not None or redis.scheme == "embedded":
+        return Finding("transport", OK, "a unix socket")
+    if redis.ssl:
+        if redis.ssl_check_hostname:
+            return Finding("transport", OK, "TLS")
+        advice = "set altsession.redis.ssl_check_hostname = true"
+        return Finding("transport", WARNING, "TLS, without a look at the host's name", advice)
+    addresses = redis.sentinels or redis.cluster or ((redis.host, redis.port),)
+    if all(_is_here(host) for host, _ in addresses):
+        return Finding("transport", OK, "this host")
+    advice = "the password and all sessions can be read on the way; use rediss://"
+    return Finding("transport", WARNING, f"plain text to {redis.place}", advice)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def transaction(settings: Settings, application: Mapping[str, Any]) -> Iterator[Finding]:
+    """pyramid_tm asks who is signed in, for a note in the transaction, before each request."""
+    includes = str(application.get("pyramid.includes", ""))
+    named = any(name.startswith("tm.") for name in application)
+    if not (named or settings.transactional or "pyramid_tm" in includes):
+        return
+    if as_flag(application.get("tm.annotate_user", "true")):
+        advice = "set tm.annotate_user = false if the security policy asks the session, or each"
+        advice += " request reads it, and none is served without the server"
+        yield Finding("pyramid_tm", WARNING, "tm.annotate_user = true", advice)
+    else:
+        yield Finding("pyramid_tm", OK, "tm.annotate_user = false")

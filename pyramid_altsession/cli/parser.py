@@ -1,0 +1,85 @@
+"""The arguments of the command line."""
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+
+from .._version import VERSION
+from ..protocol.token import ID_LENGTH
+
+EXAMPLES = """\
+examples:
+  altsession production.ini list --user ann
+  altsession production.ini show 3q2-7wRzJrUuFfQmZ0c5Hg
+  altsession production.ini end-user ann
+  altsession config/altsession.yaml stats --json
+  altsession production.ini doctor altsession.redis.timeout=5
+"""
+
+_HANDLE = re.compile(f"-[A-Za-z0-9_-]{{{ID_LENGTH - 1}}}")
+"""A session id that looks like an option."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, as argparse takes them. A session id may begin with a hyphen."""
+    return parser().parse_args([f" {arg}" if _HANDLE.fullmatch(arg) else arg for arg in argv])
+
+
+Add = Callable[..., argparse.ArgumentParser]
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+_whole.__name__ = "whole number"
+
+
+def parser() -> argparse.ArgumentParser:
+    """``altsession CONFIG_URI COMMAND …``"""
+    found = argparse.ArgumentParser(
+        prog="altsession",
+        description="See and end sessions, and find out whether the server is fit to hold them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--version", action="version", version=VERSION)
+    found.add_argument(
+        "config_uri", metavar="CONFIG_URI", help="the application's .ini or .yaml file"
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="one JSON object on each line")
+    commands = found.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, help: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help, parents=[common])
+
+    _add_commands(add)
+    for each in commands.choices.values():
+        each.add_argument(
+            "overrides",
+            metavar="key=value",
+            nargs="*",
+            help="altsession.… outweighs the file; others are variables of the file",
+        )
+    return found
+
+
+def _add_commands(add: Add) -> None:
+    add("list", "list all sessions").add_argument("--user", help="only those of this user")
+    show = add("show", "one session: its times, keys and sizes")
+    show.add_argument("id", metavar="ID", type=str.strip)
+    show.add_argument("--values", action="store_true", help="what it holds, too")
+    add("end", "end one session").add_argument("id", metavar="ID", type=str.strip)
+    add("end-user", "end all sessions of a user").add_argument("user", metavar="USER")
+    end_all = add("end-all", "end every session; asks first")
+    end_all.add_argument("--yes", action="store_true", help="do not ask")
+    add("stats", "how many sessions there are, how large and how old")
+    add("doctor", "whether the server and the settings are fit for sessions")
+    add("secret", "print a new secret for session.secret")
+    add("settings", "the settings in force, and where each comes from; secrets are masked")
+    load = add("load", "fill a test server with sessions; refuses one that holds others")
+    load.add_argument("number", metavar="N", type=_whole)

@@ -1,0 +1,73 @@
+"""Whether the server's user has each right that the package needs, by trying them on a key that
+does not exist: nothing is written."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import redis
+
+from .findings import ERROR, OK, WARNING, Finding
+
+Ask = Callable[..., Any]
+
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "hget": ("f",),
+    "hmget": ("f",),
+    "hset": ("f", "v", "a field without a value"),
+    "hdel": ("f",),
+    "hgetall": (),
+    "exists": (),
+    "del": (),
+    "pttl": (),
+    "pexpire": ("1",),
+    "pexpireat": ("1",),
+    "zadd": ("no number", "m"),
+    "zrem": ("m",),
+    "zcard": (),
+    "zscore": ("m",),
+    "zmscore": ("m",),
+    "zrevrange": ("0", "0"),
+    "zrandmember": (),
+}
+"""Commands about a key, and arguments with which they change nothing."""
+OTHERS: dict[str, tuple[str, ...]] = {
+    "time": (),
+    "eval": ("return 1", "0"),
+    "evalsha": ("0" * 40, "0"),
+}
+LISTING = "scan"
+"""Only these tools need it."""
+
+
+def rights(ask: Ask, prefix: str, name: str | None) -> Iterator[Finding]:
+    """``ask`` sends a command and raises redis.ResponseError for what the server refuses."""
+    key = f"{prefix}:doctor-{secrets.token_hex(4)}"
+    tries = {command: (key, *more) for command, more in ARGUMENTS.items()} | OTHERS
+    tries[LISTING] = ("0", "COUNT", "1")
+    said = {command: _refusal(ask, command, *more) for command, more in tries.items()}
+    missing = [command for command, refusal in said.items() if refusal == "command"]
+    user = name or "default"
+    if "key" in said.values():
+        found = f"user {user} may not use keys that begin with {prefix}:"
+        yield Finding("rights", ERROR, found, f"ACL SETUSER {user} ~{prefix}:*")
+    needed = [command for command in missing if command != LISTING]
+    if needed:
+        advice = f"ACL SETUSER {user} " + " ".join(f"+{command}" for command in needed)
+        yield Finding("rights", ERROR, f"user {user} may not run {', '.join(needed)}", advice)
+    if LISTING in missing:
+        advice = f"ACL SETUSER {user} +{LISTING}, for list, stats, load and end-all"
+        yield Finding("rights", WARNING, f"user {user} may not run {LISTING}", advice)
+    if not any(said.values()):
+        yield Finding("rights", OK, f"user {user} may run all that is needed")
+
+
+def _refusal(ask: Ask, *command: str) -> str:
+    """What is missing: ``command``, ``key``, or nothing."""
+    try:
+        ask(*command)
+    except redis.exceptions.NoPermissionError as error:
+        return "command" if "command" in str(error) else "key"
+    except redis.ResponseError as error:  # it was run, unless there is no such command
+        return "command" if str(error).startswith("unknown command") else ""
+    return ""

@@ -1,0 +1,472 @@
+"""``altsession CONFIG_URI doctor``: each finding, on a server that deserves it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import settings_for
+from operator_cli import Command, Ran, run_main
+from servers import Server, valkey
+from topologies import Cluster, Sentinels
+
+from pyramid_altsession.cli import configuration
+from pyramid_altsession.cli.doctor import clock, latency
+from pyramid_altsession.cli.findings import ERROR, OK, WARNING, Finding
+from pyramid_altsession.cli.of_server import of_server
+from pyramid_altsession.cli.of_settings import of_settings
+from pyramid_altsession.cli.rights import ARGUMENTS, LISTING, OTHERS
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.config.table import Settings
+from pyramid_altsession.stores.redis.connections import connections
+from pyramid_altsession.stores.redis.node import ServerNode
+from pyramid_altsession.stores.redis.pool import ConnectionPool
+from pyramid_altsession.stores.redis.store import RedisStore
+
+FIT = (
+    *("--appendonly", "yes", "--maxmemory", "1gb", "--maxmemory-policy", "noeviction"),
+    *("--hash-max-listpack-value", "512"),
+)
+"""Options of a server that is fit for sessions."""
+COOKIE = {"session": {"cookie_name": "__Host-sid"}}
+RIGHTS = sorted({*ARGUMENTS, *OTHERS, LISTING})
+
+
+@pytest.fixture(scope="module")
+def fit_server() -> Iterator[Server]:
+    server = valkey(*FIT)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fit(fit_server: Server) -> Iterator[Server]:
+    """A server that is fit for sessions; what a test sets is set back."""
+    yield fit_server
+    client = fit_server.client
+    client.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+    client.config_set("maxmemory", "1gb")
+    client.config_set("maxmemory-policy", "noeviction")
+    client.acl_deluser("app")
+    client.flushall()
+
+
+def found(ran: Ran) -> dict[str, tuple[str, str, str]]:
+    """Level, words and advice of each check."""
+    return {row["check"]: (row["level"], row["found"], row["advice"]) for row in ran.objects}
+
+
+def levels(ran: Ran) -> dict[str, str]:
+    """Those that are not well."""
+    return {check: level for check, (level, _, _) in found(ran).items() if level != OK}
+
+
+def examined(command: Command, server: Server) -> Ran:
+    return command(server.url, "doctor", "--json", **COOKIE)
+
+
+# -- servers
+
+
+def test_good_server(fit: Server, command: Command) -> None:
+    """Nothing is wrong: exit code 0. The examination leaves nothing behind."""
+    ran = examined(command, fit)
+    assert levels(ran) == {}
+    assert ran.code == 0
+    assert list(found(ran)) == [
+        *("cookie", "times", "transport", "reachable", "version", "persistence", "eviction"),
+        *("memory", "replication", "hash-max-listpack-value", "timeout", "clock", "rights"),
+        *("requests", "latency"),
+    ]
+    assert fit.client.keys("*doctor*") == []
+
+
+def test_for_people(fit: Server, command: Command) -> None:
+    """A line for each finding, with its advice below."""
+    fit.client.config_set("maxmemory-policy", "allkeys-lru")
+    ran = command(fit.url, "doctor", **COOKIE)
+    assert ran.code == 1
+    lines = ran.out.splitlines()
+    at = lines.index("error    eviction: allkeys-lru")
+    assert lines[at + 1].strip().startswith("a full server ends sessions")
+    assert "ok       cookie: __Host-sid; Secure; SameSite=Lax" in lines
+
+
+def test_eviction(fit: Server, command: Command) -> None:
+    """A server that evicts ends sessions that are in use."""
+    fit.client.config_set("maxmemory-policy", "allkeys-lru")
+    ran = examined(command, fit)
+    assert levels(ran) == {"eviction": ERROR}
+    assert "noeviction" in found(ran)["eviction"][2]
+    assert ran.code == 1
+
+
+def test_no_persistence(server: Server, command: Command) -> None:
+    """A restart ends every session; nothing limits its memory; long values cost double."""
+    ran = examined(command, server)
+    assert levels(ran) == {
+        "persistence": WARNING,
+        "memory": WARNING,
+        "hash-max-listpack-value": WARNING,
+    }
+    assert "a restart ends every session" in found(ran)["persistence"][2]
+    assert ran.code == 0
+
+
+def test_idle_connections_are_closed(server: Server, command: Command) -> None:
+    """timeout other than 0 makes calls connect anew."""
+    server.client.config_set("timeout", "100")
+    try:
+        assert levels(examined(command, server))["timeout"] == WARNING
+    finally:
+        server.client.config_set("timeout", "0")
+
+
+def as_user(command: Command, server: Server, *rights: str) -> Ran:
+    """The doctor, as a user with these rights."""
+    server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">word", *rights)
+    file_settings = {"session": COOKIE["session"]}
+    url = f"redis://app:word@127.0.0.1:{server.port}"
+    return command(url, "doctor", "--json", **file_settings)
+
+
+LOOKING = ("~sess:*", "+info", "+config|get", "+ping")
+
+
+def commands(*without: str) -> list[str]:
+    return [f"+{name}" for name in RIGHTS if name not in without]
+
+
+def test_documented_rights(fit: Server, command: Command) -> None:
+    """The rights that docs/operations.rst names are enough; what the server may not tell is
+    said."""
+    page = (Path(__file__).parents[2] / "docs/operations.rst").read_text()
+    documented = re.findall(r" \+(\w+)", page.partition("ACL SETUSER")[2].partition("\n\n")[0])
+    assert sorted([*documented, LISTING]) == RIGHTS
+    ran = as_user(command, fit, "~sess:*", *(f"+{name}" for name in documented))
+    assert levels(ran) == {"CONFIG GET": WARNING, "INFO": WARNING, "rights": WARNING}
+    assert found(ran)["rights"][1:] == (
+        "user app may not run scan",
+        "ACL SETUSER app +scan, for list, stats, load and end-all",
+    )
+    assert ran.code == 0
+
+
+def test_all_rights(fit: Server, command: Command) -> None:
+    """A user who may do all of it is fit."""
+    assert levels(as_user(command, fit, *LOOKING, *commands())) == {}
+
+
+def test_no_scripts(fit: Server, command: Command) -> None:
+    """Without scripts nothing can be written."""
+    ran = as_user(command, fit, *LOOKING, *commands("eval", "evalsha"))
+    assert levels(ran) == {"rights": ERROR, "requests": ERROR}
+    assert found(ran)["rights"] == (
+        ERROR,
+        "user app may not run eval, evalsha",
+        "ACL SETUSER app +eval +evalsha",
+    )
+    assert ran.code == 1
+
+
+def test_no_pexpireat(fit: Server, command: Command) -> None:
+    """A command that only scripts use is missed too."""
+    ran = as_user(command, fit, *LOOKING, *commands("pexpireat"))
+    assert levels(ran) == {"rights": ERROR, "requests": ERROR}
+    assert found(ran)["rights"][1] == "user app may not run pexpireat"
+    assert "pexpireat" in found(ran)["requests"][1].lower()
+
+
+@pytest.mark.parametrize("name", RIGHTS)
+def test_each_right_is_tried(name: str, server: Server, command: Command) -> None:
+    """Whatever command is missing is named."""
+    ran = as_user(command, server, *LOOKING, *commands(name))
+    assert found(ran)["rights"][1] == f"user app may not run {name}"
+    server.client.acl_deluser("app")
+
+
+def test_other_keys(fit: Server, command: Command) -> None:
+    """A user who may use other keys only."""
+    ran = as_user(command, fit, "~other:*", *LOOKING[1:], *commands())
+    assert found(ran)["rights"] == (
+        ERROR,
+        "user app may not use keys that begin with sess:",
+        "ACL SETUSER app ~sess:*",
+    )
+
+
+def test_no_time(fit: Server, command: Command) -> None:
+    """A clock that may not be asked is not judged."""
+    ran = as_user(command, fit, *LOOKING, *commands("time"))
+    assert "clock" not in found(ran)
+    assert found(ran)["rights"][1] == "user app may not run time"
+
+
+def test_command_that_is_not_there(command: Command) -> None:
+    """A command that the server does not have, as hosts take some away, is a missing right."""
+    server = valkey(*FIT, "--rename-command", "ZRANDMEMBER", "")
+    try:
+        assert found(examined(command, server))["rights"][1] == (
+            "user default may not run zrandmember"
+        )
+    finally:
+        server.stop()
+
+
+def test_full_server(fit: Server, command: Command) -> None:
+    """A full server lets no session begin."""
+    fit.client.config_set("maxmemory", "1mb")
+    ran = examined(command, fit)
+    assert levels(ran) == {"memory": ERROR, "requests": ERROR}
+    assert found(ran)["memory"][1].endswith("of 1.0 MiB: full")
+    assert "is full" in found(ran)["requests"][1]
+
+
+def test_replica(fit: Server, command: Command) -> None:
+    """A read-only replica serves no writes."""
+    fit.client.replicaof("127.0.0.1", "1")  # type: ignore[no-untyped-call]
+    ran = examined(command, fit)
+    assert levels(ran) == {"replication": ERROR, "requests": ERROR}
+    assert found(ran)["replication"][1] == "a read-only replica"
+
+
+def test_plain_text_where_tls_is_configured(server: Server, command: Command) -> None:
+    """The advice says so, and no password was sent."""
+    url = f"rediss://ann:word@127.0.0.1:{server.port}"
+    ran = command(url, "doctor", "--json", **COOKIE)
+    level, _, advice = found(ran)["reachable"]
+    assert (level, "speaks plain text" in advice) == (ERROR, True)
+    assert list(found(ran)) == ["cookie", "times", "transport", "reachable"]
+    assert ran.code == 1
+
+
+def test_nobody_listens(tmp_path: Path, command: Command) -> None:
+    """No server: with and without TLS."""
+    for url in (f"unix://{tmp_path}/s", "rediss://127.0.0.1:1"):
+        level, _, advice = found(command(url, "doctor", "--json", **COOKIE))["reachable"]
+        assert (level, advice) == (ERROR, "see altsession.redis.url, and whether the server runs")
+
+
+def test_no_memory_store(command: Command) -> None:
+    """There is no server to examine; what the settings say is judged before."""
+    ran = command("memory://", "doctor", "--json")
+    assert (ran.code, "memory://" in ran.error) == (1, True)
+
+
+class Nodes:
+    """Two servers that hold one application's sessions, the second of which is down."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+        self.execute, self.send, self.close = store.execute, store.send, store.close
+
+    def nodes(self) -> list[ServerNode]:
+        (node,) = self.store.nodes()
+        node.name = "first"
+        away = ConnectionPool(connections(settings_for("unix:///nowhere").redis), limit=1, wait=1)
+        return [node, ServerNode("second", away)]
+
+
+def test_several_nodes(fit: Server, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several servers each is examined under its name; one that is down hides no other."""
+
+    def open_both(settings: Settings) -> Nodes:
+        return Nodes(RedisStore.from_settings(settings.redis, "sess"))
+
+    monkeypatch.setattr(configuration, "open_store", open_both)
+    ran = examined(command, fit)
+    reachable = [row for row in ran.objects if row["check"] == "reachable"]
+    assert [(row["node"], row["level"]) for row in reachable] == [("first", OK), ("second", ERROR)]
+    assert {row["node"] for row in ran.objects if row["check"] == "memory"} == {"first"}
+    assert found(ran)["requests"][0] == OK
+    out = command(fit.url, "doctor").out
+    assert "error    reachable (second): second does not serve" in out
+
+
+def test_sentinels(sentinel_server: Sentinels, command: Command) -> None:
+    """The primary that sentinels name is examined, and its replica seen."""
+    ran = command(sentinel_server.url, "doctor", "--json", **COOKIE)
+    assert found(ran)["requests"][0] == OK
+    assert found(ran)["replication"] == (OK, "1 replica", "")
+    assert found(ran)["persistence"][0] == ERROR  # it would come back empty
+    assert found(ran)["min-replicas-to-write"][0] == WARNING
+    assert ran.code == 1
+
+
+def test_cluster(cluster_server: Cluster, command: Command) -> None:
+    """Each primary of a cluster is examined under its name."""
+    ran = command(cluster_server.url, "doctor", "--json", **COOKIE)
+    reachable = [row["node"] for row in ran.objects if row["check"] == "reachable"]
+    assert len(set(reachable)) == 3
+    assert found(ran)["requests"][0] == OK
+    assert found(ran)["rights"][0] == OK
+
+
+def test_cluster_that_is_down(command: Command) -> None:
+    """The nodes that the settings name are told."""
+    ran = command("redis+cluster://127.0.0.1:1,127.0.0.1:2", "doctor", "--json", **COOKIE)
+    reachable = [row for row in ran.objects if row["check"] == "reachable"]
+    assert [(row["node"], row["level"]) for row in reachable] == [
+        ("127.0.0.1:1", ERROR),
+        ("127.0.0.1:2", ERROR),
+    ]
+
+
+# -- what a server says of itself
+
+INFO = {
+    "redis_version": "7.4.1",
+    "aof_enabled": "1",
+    "maxmemory_policy": "noeviction",
+    "maxmemory": "1000",
+    "used_memory": "100",
+    "role": "master",
+}
+CONFIG = {
+    "save": "",
+    "timeout": "0",
+    "hash-max-listpack-value": "512",
+    "min-replicas-to-write": "1",
+}
+
+
+def judged(config: dict[str, str] | None = CONFIG, **info: str) -> dict[str, Finding]:
+    """By check, what is not well."""
+    findings = list(of_server(INFO | info, config))
+    return {each.check: each for each in findings if each.level != OK}
+
+
+def test_old_versions() -> None:
+    """Redis before 7.0 and Valkey before 7.2 lack what is needed."""
+    assert judged() == {}
+    assert judged(redis_version="6.2.14")["version"].found == "redis 6.2.14"
+    assert judged(server_name="valkey", valkey_version="7.2.0") == {}
+    assert judged(server_name="other", redis_version="7.0.0") == {}
+
+
+def test_persistence_that_fails() -> None:
+    """A snapshot or file that could not be written."""
+    assert judged(rdb_last_bgsave_status="err")["persistence"].level == ERROR
+    assert judged(aof_last_write_status="err")["persistence"].level == ERROR
+
+
+def test_snapshots() -> None:
+    """They are enough, and lose more than the file does."""
+    assert judged(CONFIG | {"save": "900 1"}, aof_enabled="0") == {}
+
+
+def test_persistence_that_is_not_told() -> None:
+    """Without CONFIG GET nobody knows of snapshots."""
+    assert judged(None, aof_enabled="0")["persistence"].level == WARNING
+
+
+REPLICA = "ip=10.0.0.2,port=6379,state=online,offset=7,lag=1"
+
+
+def test_primary_that_restarts_empty() -> None:
+    """Its replicas would drop all they have."""
+    bad = judged(aof_enabled="0", connected_slaves="1", slave0=REPLICA)["persistence"]
+    assert (bad.level, "comes back empty" in bad.advice) == (ERROR, True)
+
+
+def test_replicas() -> None:
+    """One that lags or is not online is named; writes should wait for one."""
+    assert judged(connected_slaves="1", slave0=REPLICA) == {}
+    late = judged(slave0=REPLICA, slave1=REPLICA.replace("lag=1", "lag=60"))["replication"]
+    assert late.found == "10.0.0.2:6379 is online, last heard of 60 s ago"
+    away = judged(slave0=REPLICA.replace("online", "wait_bgsave"))["replication"]
+    assert (away.level, "is wait_bgsave" in away.found) == (WARNING, True)
+    alone = judged(CONFIG | {"min-replicas-to-write": "0"}, slave0=REPLICA)
+    assert list(alone) == ["min-replicas-to-write"]
+    assert judged(None, slave0=REPLICA) == {}
+
+
+def test_memory_that_runs_out() -> None:
+    """From four fifths on it is time."""
+    assert judged(used_memory="799") == {}
+    assert judged(used_memory="800")["memory"].level == WARNING
+
+
+def test_clock() -> None:
+    """Two clocks may differ by two seconds, and by what asking takes."""
+    assert clock(100.0, 101.9, 100.1).level == OK
+    assert clock(100.0, 97.0, 100.1).found == "3.0 s from this host's"
+    assert clock(100.0, 110.0, 105.0).level == WARNING
+    assert clock(100.0, 104.0, 105.0).level == OK
+
+
+def test_latency() -> None:
+    """A tenth of the time-out is much."""
+    assert latency([0.001] * 199 + [0.5], 1.0) == Finding("latency", OK, "p50 1.00 ms, p99 1.00 ms")
+    assert latency([0.001] * 190 + [0.2] * 10, 1.0).level == WARNING
+
+
+# -- settings
+
+
+def of(application: dict[str, object] | None = None, **given: object) -> dict[str, Finding]:
+    settings = read_settings(dict({"session.cookie_name": "__Host-sid"}, **given))
+    findings = list(of_settings(settings, application or {}))
+    return {each.check: each for each in findings if each.level != OK}
+
+
+@pytest.mark.parametrize(
+    ("given", "level", "advice"),
+    [
+        ({"session.secure": False}, ERROR, "secure = true"),
+        ({"session.same_site": "None"}, WARNING, "same_site = Lax"),
+        ({"session.domain": "example.com"}, WARNING, "every host below example.com"),
+        ({}, WARNING, "cookie_name = __Host-sid"),
+    ],
+)
+def test_cookie(given: dict[str, object], level: str, advice: str) -> None:
+    """Each attribute that is not as ASVS asks."""
+    bad = of(**(given | {"session.cookie_name": "sid"}))["cookie"]
+    assert (bad.level, advice in bad.advice) == (level, True)
+    assert "cookie" not in of()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"session.tti": 3601}, {"session.lifetime": 0}, {"session.lifetime": 86401}],
+)
+def test_times(given: dict[str, object]) -> None:
+    """Longer than NIST advises."""
+    assert of(**given)["times"].level == WARNING
+    assert "times" not in of()
+
+
+def test_transport() -> None:
+    """Plain text is for this host."""
+    assert "transport" not in of(**{"redis.url": "redis://127.0.0.1"})
+    assert "transport" not in of(**{"redis.url": "redis://localhost"})
+    assert "transport" not in of(**{"redis.url": "rediss://example.com"})
+    assert "transport" not in of(**{"redis.url": "unix:///s"})
+    assert "transport" not in of(**{"redis.url": "embedded://"})
+    assert of(**{"redis.url": "redis://example.com"})["transport"].level == WARNING
+    unchecked = {"redis.url": "rediss://example.com", "redis.ssl_check_hostname": False}
+    assert of(**unchecked)["transport"].level == WARNING
+
+
+@pytest.mark.parametrize("application", [{"pyramid.includes": "pyramid_tm"}, {"tm.attempts": "3"}])
+def test_pyramid_tm(application: dict[str, object]) -> None:
+    """It asks who is signed in before every request."""
+    assert "pyramid_tm" not in of()
+    assert of(application)["pyramid_tm"].level == WARNING
+    assert "pyramid_tm" not in of(application | {"tm.annotate_user": "false"})
+
+
+def test_pyramid_tm_of_an_ini_file(
+    fit: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the application's file says of other packages is looked at."""
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"redis": {"url": fit.url}}))
+    ini = tmp_path / "app.ini"
+    ini.write_text(
+        "[app:main]\nuse = egg:pyramid_altsession#demo\naltsession.config = %(here)s/own.yaml\n"
+        "pyramid.includes = pyramid_tm\n"
+    )
+    ran = run_main(capsys, str(ini), "doctor", "--json", "altsession.session.cookie_name=__Host-a")
+    assert levels(ran) == {"pyramid_tm": WARNING}
