@@ -114,6 +114,28 @@ def test_no_private_name_is_imported(name: str) -> None:
     assert [each for each in imported if re.match(r"_[a-zA-Z]", each)] == []
 
 
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_no_private_attribute_of_another_module(name: str) -> None:
+    """A private attribute that a module uses belongs to a class of its own, or to redis-py's
+    connections; names such as ``_replace`` are documented."""
+    tree = ast.parse(modules()[name].read_text())
+    own = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls", "super()")
+    }
+    own |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    used = [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and re.match(r"_[a-zA-Z]", node.attr)
+        and node.attr not in own
+    ]
+    documented = ("_sock", "_replace", "_asdict", "_fields", "_exit")
+    assert [each for each in used if not each.endswith(documented)] == []
+
+
 def test_imports_form_no_circle(tmp_path: Path) -> None:
     """No module imports itself over others."""
     graph = {}

@@ -2,6 +2,7 @@
 
 import copy
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -505,6 +506,37 @@ def test_deleting_a_queue_that_waits(visitor: Visitor) -> None:
         del session["_f_"]
     visitor.done()
     assert visitor.stored == {"a": 1, "b": [1]}
+
+
+class Counting(JSONCodec):
+    """Counts what it encodes."""
+
+    def __init__(self) -> None:
+        self.encoded: list[tuple[str, Any]] = []
+
+    def encode(self, key: str, value: Any) -> bytes:
+        self.encoded.append((key, copy.deepcopy(value)))
+        return super().encode(key, value)
+
+
+@pytest.mark.parametrize("change", ["set", "in place", "both"])
+def test_how_often_a_value_is_encoded(change: str) -> None:
+    """No value is encoded more than twice: when it is set, or read, and when it is written or
+    compared with what it has become."""
+    codec = Counting()
+    visitor = Visitor(MemoryStore(), codec=codec)
+    visitor.jar = visitor.api.create({"k": [1]}).token
+    codec.encoded.clear()
+    session = visitor()
+    if change != "in place":
+        session["k"] = [1, 2]
+    if change != "set":
+        session["k"].append(3)
+    visitor.done()
+    times = Counter(repr(value) for key, value in codec.encoded if key == "k")
+    assert times[repr(visitor.stored["k"])] in (1, 2)
+    assert max(times.values()) <= 2
+    assert times.total() == (2 if change == "set" else 3)
 
 
 def test_two_pops_at_once(live: Visitor) -> None:
