@@ -114,8 +114,7 @@ class Sentinels:
         for server in (*self.nodes, *self.sentinels):
             server.wait()
         for sentinel in self.sentinels:  # so that they notice what they ordered
-            for what in ("INFO-PERIOD", "PUBLISH-PERIOD"):
-                sentinel.client.execute_command("SENTINEL", "DEBUG", what, "100")
+            sentinel.client.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", "100")
         self.settle()
 
     @property
@@ -144,9 +143,9 @@ class Sentinels:
         return [(r["flags"], r["master-link-status"]) for r in told] == [("slave", "ok")]
 
     def failover(self) -> None:
-        """An ordered one, to its end."""
-        old = self.current
-        until(lambda: self.sentinels[0].client.execute_command("SENTINEL", "FAILOVER", MASTER))
+        """An ordered one, to its end: the old primary hands over without losing a write."""
+        old, ask = self.current, self.sentinels[0].client.execute_command
+        until(lambda: ask("SENTINEL", "FAILOVER", MASTER, "COORDINATED"))
         until(lambda: role(old) == "slave" and self.current is not old)
 
     @property
