@@ -16,7 +16,16 @@ from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.errors import StoreUnavailable
 from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Login, Touch
-from pyramid_altsession.protocol.messages import Describe, End, Listing, Read, Reply, Revoke, Write
+from pyramid_altsession.protocol.messages import (
+    Describe,
+    End,
+    Listing,
+    Read,
+    Reply,
+    Revoke,
+    Scan,
+    Write,
+)
 from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Set
 from pyramid_altsession.stores import open_store
@@ -318,6 +327,22 @@ def test_many_sessions_where_a_packet_fails(nodes: OneForAll) -> None:
     assert nodes.run(End("ann", ids, b"e" * 16, TIMING)).values == [True] * 3
     assert nodes.run(End("ann", (Token.new().id,), b"f" * 16, TIMING)).values == [False]
     assert nodes.run(Listing("ann")).values == []
+
+
+def test_a_node_with_many_keys_is_walked_in_parts(nodes: OneForAll) -> None:
+    """The cursor is the node's own until it is through."""
+    names = {f"{number:022}" for number in range(1_200)}
+    with nodes.books.client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.hset(f"sess:{name}", "k", "1")
+        pipe.execute()
+    cursor, found, calls = 0, set(), 0
+    while calls == 0 or cursor:
+        cursor, ids = nodes.run(Scan(cursor)).values
+        found |= set(ids)
+        calls += 1
+    assert found == names
+    assert calls > 1
 
 
 # -- a real cluster
