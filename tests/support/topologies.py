@@ -129,8 +129,11 @@ class Sentinels:
 
     @property
     def current(self) -> Server:
-        """The primary, as it is now."""
-        return next(node for node in self.nodes if node.process and role(node) == "master")
+        """The primary, as it is now; redis.ConnectionError while there is none."""
+        for node in self.nodes:
+            if node.process and role(node) == "master":
+                return node
+        raise redis.ConnectionError("no primary")
 
     def settle(self) -> None:
         """Until every sentinel sees the replica in good health."""
