@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find pyramid_altsession -type f -not -name '*.pyc') setup.cfg pyproject.toml
 
-.PHONY: demo test quick lint types unit docs lowest bench bench-check package clean
+.PHONY: demo test quick lint types unit docs faults lowest bench bench-check package clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/pserve development.ini
@@ -34,6 +34,10 @@ quick: $(VENV)/test.stamp
 
 docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+# Faults of real servers, sentinels and clusters under load: what each costs, as a table.
+faults: $(VENV)/test.stamp
+	cd tests/support && ../../$(BIN)/python outages.py
 
 # The lowest versions that setup.cfg allows, in a virtual environment of their own.
 lowest: $(VENV)/wheel.stamp

@@ -33,7 +33,7 @@ from workers import (
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.errors import CorruptValue, StoreFull, StoreUnavailable
-from pyramid_altsession.protocol.fields import Timing
+from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.messages import Read
 from pyramid_altsession.protocol.token import Token
 from pyramid_altsession.stores import open_store
@@ -436,6 +436,30 @@ def test_an_outage_that_flaps_does_not_fill_the_log(
     assert calls(50) == []
     monkeypatch.setattr(failures, "time", Later(time.monotonic() + LULL))
     assert calls(50) == ["ERROR", "WARNING"]
+
+
+class Hanging:
+    """A pool whose connections turn out to be broken when a read is sent ahead."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self.exchange, self.until, self.close = pool.exchange, pool.until, pool.close
+
+    def send(self, packet: bytes, replies: int, end: float) -> Any:
+        raise redis.ConnectionError("the connection broke")
+
+
+def test_a_read_that_could_not_be_sent_ahead(server: Server) -> None:
+    """It is carried out at once, on another connection."""
+    store = open_store(read_settings({"redis.url": server.url}))
+    store._pool = Hanging(store._pool)  # type: ignore[union-attr, assignment, arg-type]
+    read = Read((Token.new().claim,), (), Timing(60_000, 6_000, 0, 0))
+    for then in ("result", "cancel"):
+        sent = store.send(read)
+        if then == "result":
+            assert sent.result(read).state is State.DEAD
+        else:
+            sent.cancel()
+    store.close()
 
 
 class Later:

@@ -93,6 +93,14 @@ def test_the_map_is_asked_for_when_it_is_needed() -> None:
     assert found.primaries == (A,)
 
 
+def test_two_that_come_first_both_ask_for_the_map() -> None:
+    """Neither waits for the other, and neither fails because the other has just asked."""
+    found, nodes = SlotMap([SEED]), Nodes(a=[1])
+    nodes.map = {"seed": [ranges(A)]}
+    next(found.say(KEY, GET, 1, True))
+    assert nodes.say(found) == [1]
+
+
 def test_no_node_knows_the_cluster() -> None:
     """NotConnected tells what each seed said."""
     nodes = Nodes()

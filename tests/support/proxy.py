@@ -32,6 +32,10 @@ class Proxy:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
+    def target(self, server: Server) -> None:
+        """New connections go there."""
+        self._target = ("127.0.0.1", server.port)
+
     def close(self) -> None:
         self._closing.set()
         self._wake.send(b"!")
@@ -49,7 +53,11 @@ class Proxy:
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
-        server = socket.create_connection(self._target)
+        try:
+            server = socket.create_connection(self._target)
+        except OSError:
+            client.close()
+            return
         self._ends += [client, server]
         self._selector.register(
             client, selectors.EVENT_READ, lambda: self._pass_on(client, server, request=True)

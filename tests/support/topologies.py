@@ -114,8 +114,7 @@ class Sentinels:
         for server in (*self.nodes, *self.sentinels):
             server.wait()
         for sentinel in self.sentinels:  # so that they notice what they ordered
-            for what in ("INFO-PERIOD", "PUBLISH-PERIOD"):
-                sentinel.client.execute_command("SENTINEL", "DEBUG", what, "100")
+            sentinel.client.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", "100")
         self.settle()
 
     @property
@@ -130,8 +129,11 @@ class Sentinels:
 
     @property
     def current(self) -> Server:
-        """The primary, as it is now."""
-        return next(node for node in self.nodes if node.process and role(node) == "master")
+        """The primary, as it is now; redis.ConnectionError while there is none."""
+        for node in self.nodes:
+            if node.process and role(node) == "master":
+                return node
+        raise redis.ConnectionError("no primary")
 
     def settle(self) -> None:
         """Until every sentinel sees the replica in good health."""
@@ -144,9 +146,9 @@ class Sentinels:
         return [(r["flags"], r["master-link-status"]) for r in told] == [("slave", "ok")]
 
     def failover(self) -> None:
-        """An ordered one, to its end."""
-        old = self.current
-        until(lambda: self.sentinels[0].client.execute_command("SENTINEL", "FAILOVER", MASTER))
+        """An ordered one, to its end: the old primary hands over without losing a write."""
+        old, ask = self.current, self.sentinels[0].client.execute_command
+        until(lambda: ask("SENTINEL", "FAILOVER", MASTER, "COORDINATED"))
         until(lambda: role(old) == "slave" and self.current is not old)
 
     @property
@@ -242,14 +244,43 @@ class Cluster:
                 return next(node for node in self.nodes if node.port == primary[1])
         raise AssertionError(f"no node serves {key}")
 
-    def _slots(self) -> list[Any]:
-        connection = self.alive[0].client.connection_pool.get_connection()
+    def begin_move(self, key: str, target: ClusterNode) -> None:
+        """The slot of this key is on its way to another node; no key has gone yet."""
+        slot, source = key_slot(key.encode()), self.primary_of(key)
+        target.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+
+    def move_keys(self, key: str, target: ClusterNode) -> None:
+        source, slot = self.primary_of(key), key_slot(key.encode())
+        while keys := source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            where = ("127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            source.client.execute_command("MIGRATE", *where)
+
+    def end_move(self, key: str, target: ClusterNode) -> None:
+        slot, source = key_slot(key.encode()), self.primary_of(key)
+        for node in (target, source):
+            node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+        until(lambda: self.primary_of(key) is target)
+
+    def change_ports(self) -> None:
+        """Every node is somewhere else at once."""
+        for node in self.nodes:
+            node.port = free_port()
+            node.client.config_set("port", node.port)
+            node.client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        self.settle()
+        ports = {node.port for node in self.nodes}
+        until(lambda: all({s[2][1] for s in self._slots(node)} <= ports for node in self.nodes))
+
+    def _slots(self, node: ClusterNode | None = None) -> list[Any]:
+        pool = (node or self.alive[0]).client.connection_pool
+        connection = pool.get_connection()
         try:
             connection.send_command("CLUSTER", "SLOTS")
             found: list[Any] = connection.read_response()
             return found
         finally:
-            self.alive[0].client.connection_pool.release(connection)
+            pool.release(connection)
 
     def empty(self) -> None:
         for node in self.primaries:

@@ -64,13 +64,12 @@ class ClusterStore(WaitingStore):
     def _tidy(self) -> None:
         """Forget nodes that have nothing to do any more."""
         self._primaries = self._map.primaries
-        for address in set(self._nodes) - {*self._primaries, *self._map.seeds}:
-            gone = self._nodes.pop(address, None)  # somebody else may have been faster
-            if gone is not None:
-                gone.pool.close()
-                gone.trouble.replaced()
-        for address in set(self._nodes) - set(self._primaries):
-            self._nodes[address].trouble.replaced()
+        for address, node in list(self._nodes.items()):
+            if address not in self._primaries:
+                node.trouble.replaced()
+                if address not in self._map.seeds:
+                    node.pool.close()
+                    self._nodes.pop(address, None)  # somebody else may have been faster
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""

@@ -100,7 +100,7 @@ class SlotMap:
 
     def _refresh(self, failed: Address | None) -> Steps[None]:
         """Ask for the map: nodes that are known in random order, the seeds, the failed one last."""
-        if time.monotonic() < self._looked + REFRESH:
+        if self.primaries and time.monotonic() < self._looked + REFRESH:
             return
         self._looked = time.monotonic()
         known = [address for address in self.primaries if address != failed]

@@ -1,6 +1,7 @@
 """Carries steps out by waiting for the replies."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
@@ -98,7 +99,7 @@ def part(ask: Ask, end: float) -> float:
     return end if ask.share == 1 else now + (end - now) / ask.share
 
 
-class WaitingStore:
+class WaitingStore(ABC):
     """The store contract by way of steps. Thread-safe and fork-safe; connects when first used."""
 
     def __init__(self, name: str, steps: Dialogue, trouble: Trouble, *, wait: float) -> None:
@@ -110,9 +111,9 @@ class WaitingStore:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
 
+    @abstractmethod
     def node(self, address: Address | None) -> Node:
         """The server at this address."""
-        raise NotImplementedError
 
     def execute(self, operation: Operation, end: float | None = None) -> Reply:
         """It is over by ``end``, or within the time that a call has."""

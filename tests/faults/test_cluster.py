@@ -1,0 +1,483 @@
+"""Sessions on a cluster: the index of a user is on another node, slots move, nodes go away."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from accounts import Books
+from proxy import Proxy
+from servers import Server
+from topologies import Cluster, until
+from workers import eventually, token_of
+
+from pyramid_altsession.api import SessionAPI
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.errors import StoreUnavailable
+from pyramid_altsession.protocol.fields import State, Timing
+from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Login, Touch
+from pyramid_altsession.protocol.messages import (
+    Describe,
+    End,
+    Listing,
+    Read,
+    Reply,
+    Revoke,
+    Scan,
+    Write,
+)
+from pyramid_altsession.protocol.token import Token, new_verifier
+from pyramid_altsession.protocol.verbs import Set
+from pyramid_altsession.stores import open_store
+from pyramid_altsession.stores.redis import cluster as cluster_module
+from pyramid_altsession.stores.redis.cluster import ClusterSteps
+from pyramid_altsession.stores.redis.failures import NotConnected
+from pyramid_altsession.stores.redis.steps import Ask, Steps
+from pyramid_altsession.stores.redis.waiting import advance, carry_out
+
+TIMING = Timing(60_000, 6_000, 0, 10_000)
+LIFETIME = 3_600_000
+NODE = ("127.0.0.1", 1)
+
+# -- steps, one after the other, on one server that stands for all nodes
+
+
+class OneForAll:
+    """A cluster whose every node is the same server, so that each step can be taken by hand."""
+
+    def __init__(self, server: Server) -> None:
+        store = open_store(read_settings({"redis.url": server.url}))
+        self.close = store.close
+        self.pool: Any = store.node(None).pool  # type: ignore[attr-defined]
+        self.steps = ClusterSteps([NODE], b"sess:")
+        self.books = Books(store, server.client)
+        self.lost: Callable[[Ask], bool] = lambda ask: False
+
+    def exchange(self, ask: Ask) -> list[Any]:
+        if ask.lookup:
+            return [[[0, 16383, [NODE[0].encode(), NODE[1], b"id"]]]]
+        if self.lost(ask):
+            raise NotConnected("away")
+        found: list[Any] = self.pool.exchange(ask.packet, ask.replies)
+        return found
+
+    def run(self, operation: Any) -> Reply:
+        return carry_out(self.steps.execute(operation), self.exchange)
+
+    def session(self, user: str | None = None) -> Token:
+        """A live one, signed in if a user is named."""
+        token = Token.new()
+        self.run(Write(token.claim, (Set("k", b"1"),), TIMING, create=True))
+        return token if user is None else self.sign_in(token, user)
+
+    def sign_in(self, token: Token, user: str) -> Token:
+        life = login(user)
+        assert self.run(Write(token.claim, (), TIMING, user=user, life=life)).state is State.LIVE
+        return Token(token.id, life.verifier)
+
+
+def login(user: str, limit: int = 0) -> Login:
+    return Login(new_verifier(), user, None, LIFETIME, limit)
+
+
+def signing_in(token: Token, user: str, limit: int = 0) -> Write:
+    return Write(token.claim, (), TIMING, user=user, life=login(user, limit))
+
+
+@pytest.fixture
+def nodes(server: Server) -> Iterator[OneForAll]:
+    found = OneForAll(server)
+    yield found
+    found.close()
+
+
+def unlisted(nodes: OneForAll) -> dict[str, str]:
+    """Sessions that their users cannot find, which must never be."""
+    held = nodes.books.signed_in()
+    return {id: user for id, user in held.items() if id not in nodes.books.index(user)}
+
+
+class Turn:
+    """An operation whose steps are taken one by one."""
+
+    def __init__(self, nodes: OneForAll, operation: Any) -> None:
+        self._nodes = nodes
+        self._steps: Steps[Reply] = nodes.steps.execute(operation)
+        self._outcome: Any = None
+        self.reply: Reply | None = None
+
+    def step(self) -> None:
+        """The next packet and its answer; nothing when all is done."""
+        if self.reply is not None:
+            return
+        try:
+            ask = advance(self._steps, self._outcome)
+            self._outcome = self._nodes.exchange(ask)
+            if ask.lookup:
+                self.step()
+        except StopIteration as done:
+            self.reply = done.value
+
+
+STEPS = 4
+"""Packets of the longest operation below, and its end."""
+
+
+ORDERS = [tuple(1 if place in ones else 0 for place in range(2 * STEPS))
+          for ones in itertools.combinations(range(2 * STEPS), STEPS)]  # fmt: skip
+
+
+def in_every_order(
+    nodes: OneForAll, prepare: Callable[[], Sequence[Any]], check: Callable[[list[Turn]], None]
+) -> None:
+    for order in ORDERS:
+        nodes.books.client.flushall()
+        turns = [Turn(nodes, operation) for operation in prepare()]
+        for which in order:
+            turns[which].step()
+            assert unlisted(nodes) == {}, order
+        check(turns)
+
+
+def two_logins(nodes: OneForAll) -> None:
+    """Of two logins on one session the winner's session stays in the index."""
+
+    def prepare() -> Sequence[Any]:
+        token = nodes.session()
+        return signing_in(token, "ann"), signing_in(token, "ann")
+
+    def check(turns: list[Turn]) -> None:
+        states = sorted([turn.reply.state.name for turn in turns if turn.reply])
+        assert states in (["LIVE", "REPLACED"], ["LIVE", "REJECTED"])
+
+    in_every_order(nodes, prepare, check)
+
+
+def test_two_logins_on_one_session(nodes: OneForAll) -> None:
+    """At no moment is a signed-in session one that its user cannot find."""
+    two_logins(nodes)
+
+
+def test_the_loser_of_two_logins_must_not_leave(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it did, the test above would see it."""
+    monkeypatch.setattr(
+        cluster_module, "OVER", (*cluster_module.OVER, State.REJECTED, State.REPLACED)
+    )
+    with pytest.raises(AssertionError):
+        two_logins(nodes)
+
+
+def test_a_login_and_the_end_of_its_session(nodes: OneForAll) -> None:
+    """Whoever is first: no session is unlisted, and nothing is listed that is over."""
+
+    def prepare() -> Sequence[Any]:
+        token = nodes.session()
+        ends = Invalidate(b"n" * 16)
+        return signing_in(token, "ann"), Write(token.claim, (), TIMING, user="ann", life=ends)
+
+    def check(turns: list[Turn]) -> None:
+        assert set(nodes.books.index("ann")) == set(nodes.books.signed_in())
+
+    in_every_order(nodes, prepare, check)
+
+
+def test_a_login_and_the_end_of_all_sessions(nodes: OneForAll) -> None:
+    """The login is over before "log out everywhere" and its session is ended, or comes after it."""
+
+    def prepare() -> Sequence[Any]:
+        token = nodes.session("ann")
+        return signing_in(nodes.session(), "ann"), Revoke("ann", None), token
+
+    for order in ORDERS:
+        nodes.books.client.flushall()
+        first, second, _ = prepare()
+        turns = [Turn(nodes, first), Turn(nodes, second)]
+        for which in order:
+            turns[which].step()
+            assert unlisted(nodes) == {}
+        assert turns[1].reply is not None
+        ids = tuple(id for id, _ in turns[1].reply.values)
+        nodes.run(End("ann", ids, b"e" * 16, TIMING))
+        left = [id for id, user in nodes.books.signed_in().items() if user == "ann"]
+        assert set(left) <= {first.claim.id}
+        nodes.run(End("ann", (first.claim.id,), b"e" * 16, TIMING))
+
+
+@pytest.mark.parametrize("after", range(STEPS))
+def test_a_process_that_dies_between_the_steps(nodes: OneForAll, after: int) -> None:
+    """Of a login, an end, a touch: an entry too many at worst."""
+    token = nodes.session()
+    signed = nodes.session("ann")
+    ends = Write(signed.claim, (), TIMING, user="ann", life=Invalidate(b"n" * 16))
+    for operation in (signing_in(token, "ann"), ends, with_life(signed, "ann", Touch())):
+        turn = Turn(nodes, operation)
+        for _ in range(after):
+            turn.step()
+        assert unlisted(nodes) == {}
+
+
+def with_life(token: Token, user: str, life: Life | None) -> Write:
+    return Write(
+        token.claim, (Set("k", b"2"),) if life is None else (), TIMING, 0, user=user, life=life
+    )
+
+
+def test_a_limit_holds_for_logins_at_once(nodes: OneForAll) -> None:
+    """Of two logins for one place, one is refused."""
+
+    def prepare() -> Sequence[Any]:
+        return [signing_in(nodes.session(), "ann", limit=1) for _ in range(2)]
+
+    def check(turns: list[Turn]) -> None:
+        states = sorted([turn.reply.state.name for turn in turns if turn.reply])
+        assert states == ["LIVE", "SESSION_LIMIT"]
+
+    in_every_order(nodes, prepare, check)
+
+
+def test_a_login_that_was_held_up_gives_up(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so long its entry may have been pruned, and nobody would find the session."""
+    monkeypatch.setattr(cluster_module, "FROZEN", -1.0)
+    token = nodes.session()
+    with pytest.raises(NotConnected, match="held up in the middle of a login"):
+        nodes.run(signing_in(token, "ann"))
+    assert nodes.books.signed_in() == {}
+
+
+def test_a_login_on_a_dead_session_leaves_no_entry(nodes: OneForAll) -> None:
+    """Nobody will ever have that id again."""
+    assert nodes.run(signing_in(Token.new(), "ann")).state is State.DEAD
+    assert nodes.books.index("ann") == {}
+
+
+@pytest.mark.parametrize("life", [None, Touch()])
+def test_an_evicted_index_heals(nodes: OneForAll, life: Life | None) -> None:
+    """At the next touch, or write, the session is entered with the time of its login."""
+    token = nodes.session("ann")
+    nodes.books.lose_index("ann")
+    assert nodes.run(with_life(token, "ann", life)).state is State.LIVE
+    assert nodes.books.index("ann") == {token.id: int(nodes.books.fields(token.id)["@l"])}
+
+
+def test_a_session_that_a_log_out_everywhere_could_not_find(nodes: OneForAll) -> None:
+    """It is ended at its next write, which is not carried out; the browser is owed a new one."""
+    token = nodes.session("ann")
+    nodes.books.pass_time(token.id, 1)
+    nodes.books.lose_index("ann")
+    nodes.run(Revoke("ann", None))
+    assert nodes.run(with_life(token, "ann", None)).state is State.ENDED
+    assert set(nodes.books.fields(token.id)) == {"@x", "@o"}
+
+
+def test_the_index_is_looked_at_once_in_an_interval(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at every write; what is remembered of it is bounded."""
+    token = nodes.session("ann")
+    asked: list[Ask] = []
+    nodes.lost = lambda ask: bool(asked.append(ask))
+    for _ in range(3):
+        nodes.run(with_life(token, "ann", None))
+    assert len(asked) == 4
+    monkeypatch.setattr(cluster_module, "MOST_CHECKED", 1)
+    other = nodes.session("bob")
+    nodes.run(with_life(other, "bob", None))
+    asked.clear()
+    nodes.run(with_life(token, "ann", None))
+    assert len(asked) == 2
+
+
+def test_the_index_of_somebody_else_is_left_alone(nodes: OneForAll) -> None:
+    """A session that is another user's by now, or over, is not entered."""
+    token = nodes.session("ann")
+    nodes.run(with_life(token, "bob", Touch()))
+    nodes.run(with_life(Token.new(), "bob", Touch()))
+    assert nodes.books.index("bob") == {}
+
+
+def test_the_node_of_the_index_is_away(nodes: OneForAll) -> None:
+    """Writes and ends are carried out all the same; a login is not, nor is anything left of it."""
+    token, other = nodes.session("ann"), nodes.session()
+    nodes.lost = lambda ask: b"user:" in ask.packet
+    assert nodes.run(with_life(token, "ann", None)).state is State.LIVE
+    with pytest.raises(NotConnected):
+        nodes.run(signing_in(other, "ann"))
+    ends = with_life(token, "ann", Invalidate(b"n" * 16))
+    assert nodes.run(ends).done == 1
+    nodes.lost = lambda ask: False
+    assert set(nodes.books.index("ann")) == {token.id}
+    assert nodes.run(Read((other.claim,), ("k",), TIMING)).values == [b"1"]
+
+
+def test_many_sessions_where_a_packet_fails(nodes: OneForAll) -> None:
+    """They are asked for one by one."""
+    tokens = [nodes.session("ann") for _ in range(3)]
+    ids = tuple(token.id for token in tokens)
+
+    def lost(ask: Ask) -> bool:
+        return all(id.encode() in ask.packet for id in ids) and b"user:" not in ask.packet
+
+    nodes.lost = lost
+    found = nodes.run(Describe(ids)).values
+    assert [each.user for each in found] == ["ann"] * 3
+    assert nodes.run(End("ann", ids, b"e" * 16, TIMING)).values == [True] * 3
+    assert nodes.run(End("ann", (Token.new().id,), b"f" * 16, TIMING)).values == [False]
+    assert nodes.run(Listing("ann")).values == []
+
+
+def test_a_node_with_many_keys_is_walked_in_parts(nodes: OneForAll) -> None:
+    """The cursor is the node's own until it is through."""
+    names = {f"{number:022}" for number in range(1_200)}
+    with nodes.books.client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.hset(f"sess:{name}", "k", "1")
+        pipe.execute()
+    cursor, found, calls = 0, set(), 0
+    while calls == 0 or cursor:
+        cursor, ids = nodes.run(Scan(cursor)).values
+        found |= set(ids)
+        calls += 1
+    assert found == names
+    assert calls > 1
+
+
+# -- a real cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One that the tests of this module may harm, and that is whole again after each."""
+    found = Cluster()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def api(cluster: Cluster) -> Iterator[SessionAPI]:
+    """At its first two nodes; with short times, as there will be an outage."""
+    cluster.empty()
+    found = at(cluster.url)
+    yield found
+    found.close()
+    for node in cluster.nodes:
+        if node.process is None:
+            node.start()
+    cluster.settle()
+
+
+def at(url: str) -> SessionAPI:
+    times = {"redis.timeout": 2, "redis.connect_timeout": 2}
+    return SessionAPI.from_settings({"redis.url": url, **times})
+
+
+def many(api: SessionAPI) -> list[str]:
+    """Sessions on every node, each with its number."""
+    return [token_of(api.create({"n": number})) for number in range(24)]
+
+
+def all_there(api: SessionAPI, tokens: list[str]) -> bool:
+    """Whether each can be read; what is raised until then is StoreUnavailable only."""
+    try:
+        return [api.open(token).get("n") for token in tokens] == list(range(len(tokens)))
+    except StoreUnavailable:
+        return False
+
+
+def test_slots_that_move(api: SessionAPI, cluster: Cluster) -> None:
+    """Before, while and after slots move to another node, sessions are read and written there."""
+    tokens = many(api)
+    key = "sess:" + tokens[0].partition(".")[0]
+    source = cluster.primary_of(key)
+    target = next(node for node in cluster.primaries if node is not source)
+    cluster.begin_move(key, target)
+    assert all_there(api, tokens)  # not moved yet: at the source
+    cluster.move_keys(key, target)
+    assert all_there(api, tokens)  # moved: ASK
+    api.open(tokens[0]).set("m", 1)
+    cluster.end_move(key, target)
+    assert all_there(api, tokens)  # MOVED
+    assert api.open(tokens[0]).get("m") == 1
+    assert cluster.primary_of(key) is target
+
+
+def test_a_primary_that_is_killed(
+    api: SessionAPI, cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until its replica serves, its sessions are StoreUnavailable and the others are not; two lines
+    in the log."""
+    tokens = many(api)
+    primary = cluster.primary_of("sess:" + tokens[0].partition(".")[0])
+    replica = cluster.nodes[cluster.nodes.index(primary) + 3]
+    until(lambda: replica.client.dbsize() == primary.client.dbsize())
+    primary.kill()
+    assert eventually(lambda: all_there(api, tokens))
+    said = [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "pyramid_altsession"]
+    assert {level for level, _ in said} == {"ERROR", "WARNING"}
+    assert all(f":{primary.port}, a node of the cluster" in text for _, text in said)
+    assert len(said) == 2
+    assert said[1][1].endswith("is not asked any more: others serve")
+
+
+def test_all_nodes_get_new_addresses(cluster: Cluster) -> None:
+    """The seeds are names, which are asked again when no node that is known answers."""
+    cluster.empty()
+    front = Proxy(cluster.nodes[0])
+    api = at(front.url.replace("redis://", "redis+cluster://"))
+    try:
+        tokens = many(api)
+        assert all_there(api, tokens)
+        cluster.change_ports()
+        front.target(cluster.nodes[0])
+        assert eventually(lambda: all_there(api, tokens))
+    finally:
+        api.close()
+        front.close()
+
+
+def test_a_read_that_was_sent_ahead(api: SessionAPI, cluster: Cluster) -> None:
+    """A prefetch asks for the map where it is not known, and goes to the right node; where the node
+    went away in between, the read is carried out anew."""
+    session = api.open(token_of(api.create({"a": 1, "b": 2})))
+    session.exists()
+    session.prefetch("a")
+    assert session.get("a") == 1
+    other = at(cluster.url)
+    fresh = other.open(token_of(session))
+    fresh.prefetch("a")
+    assert fresh.get("a") == 1
+    primary = cluster.primary_of(f"sess:{session.id}")
+    replica = cluster.nodes[(cluster.nodes.index(primary) + 3) % 6]
+    until(lambda: replica.client.dbsize() == primary.client.dbsize())
+    primary.kill()
+    fresh.prefetch("b")
+    with pytest.raises(StoreUnavailable):
+        fresh.get("b")
+    other.close()
+
+
+def test_scan_walks_over_all_nodes(api: SessionAPI) -> None:
+    """Every session once, however many nodes there are."""
+    tokens = many(api)
+    ids = [token.partition(".")[0] for token in tokens]
+    assert sorted(info.id for info in api.scan()) == sorted(ids)
+
+
+def test_a_node_that_the_url_takes_for_a_server(cluster: Cluster) -> None:
+    """The message says how the URL has to begin."""
+    node = cluster.primaries[0]
+    api = at(f"redis://127.0.0.1:{node.port}")
+
+    def told() -> str:
+        try:
+            session = api.create({"a": 1})
+            session.get("a", fresh=True)
+        except StoreUnavailable as error:
+            return str(error)
+        return ""
+
+    assert eventually(lambda: "begin altsession.redis.url with redis+cluster://" in told())
+    api.close()

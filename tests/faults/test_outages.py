@@ -1,0 +1,44 @@
+"""Faults of real topologies under load: every error is ours, nobody gets another's data, no key is
+left without an end. ``make faults`` prints what each costs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from outages import EMPTIES, TOPOLOGIES, cost_of, primaries_of
+
+KILLS = {"kill -9", "SIGSTOP"}
+"""What was acknowledged a moment before may not have reached the replica."""
+
+UNNOTICED = {"SCRIPT FLUSH", "FLUSHALL", "slots moved"}
+"""No call fails."""
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[dict[str, Any]]:
+    """Each kind of topology, once it is wanted."""
+    found: dict[str, Any] = {}
+    yield found
+    for servers in found.values():
+        servers.stop()
+
+
+@pytest.mark.volume
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, (_, faults) in TOPOLOGIES.items() for name in faults]
+)
+def test_what_a_fault_costs(started: dict[str, Any], kind: str, name: str) -> None:
+    """StoreUnavailable while it lasts; afterwards what was acknowledged is there, and what was
+    ended is not, but for what a killed primary had not told its replica."""
+    start, faults = TOPOLOGIES[kind]
+    if kind not in started:
+        started[kind] = start()
+    servers = started[kind]
+    getattr(servers, "settle", lambda: None)()
+    cost = cost_of(faults[name], servers, lambda: primaries_of(servers))
+    assert (cost.untyped, cost.foreign, cost.endless) == ([], 0, 0)
+    assert set(cost.errors) <= (set() if name in UNNOTICED else {"StoreUnavailable", "StoreFull"})
+    if kind == "server" or name not in KILLS:
+        assert cost.resurrected == 0
+        assert cost.lost == 0 or name in EMPTIES
