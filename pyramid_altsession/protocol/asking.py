@@ -170,7 +170,9 @@ class Asking:
 
     def write(self, *verbs: Verb, life: Life | None = None) -> Write | None:
         """The Write for these; None when without a session there is nothing to do."""
-        self._begin()
+        self.used = True
+        if self.status is Status.GONE:
+            raise SessionGone()
         self._met = frozenset()
         if self.status is Status.ALIVE and self.token is not None:
             return self._guarded(self.token, verbs, life)
@@ -212,11 +214,6 @@ class Asking:
         """The session's user, as far as this request has seen."""
         raw = self.cache.fields.get(USER)
         return None if raw is None else raw.decode()
-
-    def _begin(self) -> None:
-        self.used = True
-        if self.status is Status.GONE:
-            raise SessionGone()
 
     def _claims(self) -> tuple[Claim, ...]:
         """Claims to the session that may be the right ones, in the order in which they count."""

@@ -145,9 +145,10 @@ class ConnectionPool:
             time.sleep(0.001)
 
     def _free(self) -> Timed | None:
-        """An idle connection, or a new one, if there is a place for it."""
+        """An idle connection, or a new one, if there is a place for it. One that can be read at
+        once was closed by the server, or holds what nobody waits for."""
         try:
-            while (connection := self._idle.pop())._sock is not None and _unusable(connection):
+            while (connection := self._idle.pop())._sock is not None and connection.can_read():
                 connection.disconnect()
                 self._idle.appendleft(connection)  # connecting may fail: others serve first
         except IndexError:
@@ -259,14 +260,9 @@ class PendingReplies:
     @property
     def arrived(self) -> bool:
         """Whether something can be read at once."""
-        return _unusable(self._connection)
+        return self._connection.can_read()
 
 
 def _disconnect(idle: deque[Timed]) -> None:
     for connection in idle:
         connection.disconnect()
-
-
-def _unusable(connection: Timed) -> bool:
-    """Whether the peer closed it or unread bytes wait in it."""
-    return connection.can_read()
