@@ -331,7 +331,7 @@ class SessionAPI:
 
     def observe(self, observer: Observer) -> None:
         """Have ``observer`` called with an :class:`Observation` after each operation, in the
-        thread that asked for it. What it raises is logged, and fails no request.
+        thread that asked for it. An error that it raises is logged, and fails no request.
 
         For metrics, panels and tests; to be called at the start. Without observers nothing is
         measured.

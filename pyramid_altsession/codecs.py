@@ -1,7 +1,7 @@
 """Values <-> bytes: JSON, and JSON that is sealed on its way to the server.
 
-JSON is strict: what comes back equals what was put in. Tuples come back as lists; everything else
-that JSON cannot carry is refused, with the path to the culprit, before anything is sent.
+JSON is strict: a value comes back equal to the one that was stored. Tuples come back as lists;
+any other value that JSON cannot carry is refused before anything is sent, with the path to it.
 """
 
 import hmac

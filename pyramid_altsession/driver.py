@@ -92,7 +92,7 @@ class Driver:
         return self.run(self.dialogue.step(life))
 
     def prefetch(self, names: tuple[str, ...]) -> None:
-        """Send the read for these fields; whoever uses them first takes its reply."""
+        """Send the read for these fields; the first call that uses one takes its reply."""
         self.run(self.dialogue.settle(needed=False))
         operation = self.state.read(names)
         if operation is not None:

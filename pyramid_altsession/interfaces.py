@@ -122,7 +122,7 @@ class IAltSession(Interface):
         """Seconds until the server forgets the session."""
 
     def set(key, value, *, ttl=None):
-        """Store one value, for so many seconds."""
+        """Store one value; with ``ttl``, for that many seconds."""
 
     def mset(values):
         """Store several values in one step."""

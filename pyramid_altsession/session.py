@@ -61,8 +61,8 @@ class AltSession:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.driver.state.status.name.lower()} {self.id}>"
 
-    # Nothing is loaded or saved unasked, so it is no dict; who takes it for one is told the call.
-    # Never: a type checker tells it too.
+    # Nothing is loaded or saved unasked, so it is no dict. The error names the call to use instead,
+    # and ``Never`` has type checkers report it too.
 
     def __getitem__(self, key: Never) -> Never:
         raise _no_dict(f'get("{key}")')
@@ -262,8 +262,8 @@ class AltSession:
     def prefetch(self, *keys: Key) -> None:
         """Ask for these keys now and go on; the answer is taken when the first of them is used.
 
-        The view's own work and the round trip overlap. No error here: who uses a key that did not
-        come asks again. What is not used by the end of the request is dropped.
+        The view's own work and the round trip overlap. No error here: a call that uses a key which
+        did not come asks again. Values that are not used by the end of the request are dropped.
         """
         names = tuple([field_name(key) for key in keys])
         if self.driver.state.status is Status.GONE or not names:

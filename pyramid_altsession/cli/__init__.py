@@ -45,7 +45,7 @@ COMMANDS: dict[str, Run] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console script; returns its exit code. What goes wrong is one line on standard error."""
+    """The console script; returns its exit code. An error is one line on standard error."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
     try:
         return run(arguments)

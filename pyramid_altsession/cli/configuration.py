@@ -57,7 +57,7 @@ class Configured(NamedTuple):
 def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
     """What the config URI says, and ``key=value`` texts that outweigh it.
 
-    A key that begins with ``altsession.`` is a setting of ours; any other is a variable of the
+    A key that begins with ``altsession.`` is a setting; any other is a variable of the
     file, as ``pserve`` takes them.
     """
     own, variables = _parsed(overrides)
@@ -108,7 +108,7 @@ def _parsed(overrides: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _of_application(path: str) -> bool:
-    """Whether it is a file that plaster reads, and not one of ours."""
+    """Whether it is a file that plaster reads, and not one of this package's own kind."""
     return any(name.startswith("app.") for name in read_yaml(path).values)
 
 

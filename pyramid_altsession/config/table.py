@@ -73,8 +73,8 @@ class RedisSettings:
     ssl_ca_certs: str | None = setting(
         None, as_text, "file of the authorities to trust, instead of the system's"
     )
-    ssl_certfile: str | None = setting(None, as_text, "file of our own certificate")
-    ssl_keyfile: str | None = setting(None, as_text, "file of our own key")
+    ssl_certfile: str | None = setting(None, as_text, "file of the client's certificate")
+    ssl_keyfile: str | None = setting(None, as_text, "file of the client's key")
     ssl_check_hostname: bool = setting(True, as_flag, "the certificate must name the host")
     ssl_min_version: str = setting("1.2", as_choice("1.2", "1.3"), "lowest version of TLS to speak")
     timeout: float = setting(1.0, as_above_zero, "seconds: bound on one round trip")
@@ -124,7 +124,7 @@ class SessionSettings:
     on_reuse: str = setting(
         "ignore",
         as_choice("ignore", "invalidate"),
-        "what an old cookie does that comes back later than that",
+        "what to do when a replaced cookie comes back after the grace",
     )
     first_tti: float | None = setting(
         None,
@@ -133,9 +133,11 @@ class SessionSettings:
     )
     max_sessions_per_user: int = setting(0, as_whole(0, 10**6), "sessions of one user; 0 = any")
     on_max_sessions: str = setting(
-        "end_oldest", as_choice("end_oldest", "deny"), "what one sign-in more does"
+        "end_oldest",
+        as_choice("end_oldest", "deny"),
+        "what happens when the user signs in once more",
     )
-    prefix: str = setting("sess", as_prefix, "what the keys on the server begin with")
+    prefix: str = setting("sess", as_prefix, "prefix of the keys on the server")
     secret: tuple[str, ...] = setting(
         (), as_secrets, "signs the cookie; the first signs, all verify", secret=True
     )
@@ -160,7 +162,7 @@ class SessionSettings:
         (), as_texts, "keys fetched together with the first read of a request"
     )
     codec: Converter | None = setting(
-        None, as_callable, "dotted name of what makes the codec of values; default JSON"
+        None, as_callable, "dotted name of the function that makes the codec; default JSON"
     )
     codec_secret: tuple[str, ...] = setting(
         (), as_secrets, "for a codec that seals; the first seals, all open", secret=True
@@ -181,10 +183,10 @@ class SyncSettings:
     on_gone: str = setting(
         "error",
         as_choice("error", "drop"),
-        "a write-back that finds the session gone: 409, or drop",
+        "what to do when the session is gone at the write-back: answer 409, or drop the changes",
     )
     login_keys: tuple[str, ...] = setting(
-        (), as_texts, "keys that tell who is signed in, besides all that end in userid"
+        (), as_texts, "keys that hold the signed-in user, besides those that end in userid"
     )
 
 

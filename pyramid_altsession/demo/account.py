@@ -173,7 +173,7 @@ def end_others(request: Request) -> HTTPSeeOther:
 
 @view_config(route_name="end_all", request_method="POST", permission="account")
 def end_all(request: Request) -> HTTPSeeOther:
-    """This one last: whoever is told that it failed can try again."""
+    """The change itself comes last, so that a visitor who is told that it failed can try again."""
     request.altsession.end_others()
     forget(request)
     return see_other(request, request.route_path("catalogue"))

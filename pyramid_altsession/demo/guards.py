@@ -51,7 +51,7 @@ def signed_in(request: Request) -> bool:
 
 @subscriber(NewRequest)
 def refuse_foreign_forms(event: NewRequest) -> None:
-    """No form of another site is taken, whoever sends it: not the first one, which makes a
+    """The form of another site is refused for every visitor: not the first one, which makes a
     session, and not a sign-in under another's name.
 
     Pyramid's own check of the Origin needs no session either, but does nothing on plain http.

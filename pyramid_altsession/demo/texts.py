@@ -47,7 +47,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "ended_others": "Sessions ended elsewhere: {number}.",
         "address": "My address",
         "address_text": (
-            "This page opens for a sign-in of the last minute alone. What you write is kept in"
+            "This page opens only for a sign-in of the last minute. What you write is kept in"
             " your session, and forgotten with it."
         ),
         "address_label": "Street and town",

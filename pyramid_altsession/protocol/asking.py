@@ -62,7 +62,9 @@ class Asking:
     events: tuple[PendingEvent, ...] = ()
     answered = False
     used = False
-    reported = False  # the answer tells of a failure: what looks at the session later is not told
+    reported = (
+        False  # the answer tells of a failure already, so a later look at the session raises none
+    )
     root: int | None = None
     changes: PendingChanges | None = None  # what request.session has not written yet
     wanted: tuple[str, ...] = ()  # keys to fetch together with the first read
@@ -126,7 +128,7 @@ class Asking:
         return None
 
     def begin_attempt(self, root: int, answered: bool) -> None:
-        """A new attempt at the same request: what is true stays, what was read does not."""
+        """A new attempt at the same request: the facts stay, and what was read is forgotten."""
         self.root = root
         self.answered = answered
         self.reported = False

@@ -94,7 +94,7 @@ class PendingChanges:
             fields.pop(name, None)  # a new key is the last one
         fields[name] = self.dirty[name] = raw
         if self.signs_in(name):
-            # Who planted the session knows its token: what is asked for from now on is another.
+            # A person who planted the session knows its CSRF token, so it gets another one.
             fields[CSRF_TOKEN] = self.dirty.setdefault(CSRF_TOKEN, None)
 
     def remove(self, name: str) -> None:
@@ -206,7 +206,7 @@ class PendingChanges:
         self.cache.fields.update(self.dirty)
 
     def _differ(self, name: str, before: bytes, now: bytes) -> bool:
-        """Whether these are other values, and not other bytes alone, as of a codec that seals."""
+        """Whether the values differ, and not only the bytes, as those of a sealed value do."""
         codec = self._commands.codec
         known = codec.decode(name, before)
         if codec.encode(name, known) == before:
@@ -236,7 +236,7 @@ class PendingChanges:
 
     def signs_in(self, name: str) -> bool:
         """Whether this key tells who is signed in. One too many costs a new cookie; one too few
-        would leave the session to whoever planted its cookie."""
+        would leave the session to the person who planted its cookie."""
         return name.endswith(USERID) or name in self._login_keys
 
     def flash(self, name: str, message: Any) -> Flash:

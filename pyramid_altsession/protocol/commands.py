@@ -103,7 +103,7 @@ class Commands:
         return name, framed(self.codec.encode(name, value))
 
     def decode(self, key: Key, raw: bytes) -> Any:
-        """A new object each time; CorruptValue for this key alone."""
+        """A new object each time; CorruptValue concerns only this key."""
         if raw == UNREADABLE:
             raise CorruptValue(
                 f"the value stored under {str(key)!r} was not sealed for this session and key, or"

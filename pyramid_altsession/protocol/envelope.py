@@ -52,7 +52,7 @@ def holding(raw: bytes, value: bytes) -> bytes:
 
 
 def alive(raw: bytes | None, now: int) -> bytes | None:
-    """What is stored, unless its end has come: then there is nothing."""
+    """The stored bytes; None when their end has come."""
     if raw is None or raw[:1] != b"@":
         return raw
     end = end_of(raw)

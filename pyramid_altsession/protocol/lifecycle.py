@@ -35,7 +35,7 @@ class Touch(LifeStep):
 
 @dataclass(frozen=True, slots=True)
 class Renew(LifeStep):
-    """Result 1. The session answers to a new verifier alone; the old one is remembered as dead."""
+    """Result 1. The session answers only to a new verifier; the old one is remembered as dead."""
 
     verifier: str = field(repr=False)
 

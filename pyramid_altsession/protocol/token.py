@@ -27,7 +27,7 @@ class Claim(NamedTuple):
 
 
 class Token:
-    """Selector and verifier of one session; its ``repr`` shows the selector alone."""
+    """Selector and verifier of one session; its ``repr`` shows only the selector."""
 
     __slots__ = ("claim", "id", "verifier")
 

@@ -236,7 +236,7 @@ class Append(DataVerb):
 
 @dataclass(frozen=True, slots=True)
 class Expect(DataVerb):
-    """Result 1. Refused unless the field holds exactly this: what follows was worked out of it."""
+    """Result 1. Refused unless the field holds exactly this: the verbs after it rely on that."""
 
     name: str
     expected: Raw

@@ -34,7 +34,7 @@ _OPTIONS = (
 
 
 class _Unusable(Exception):
-    """The directory cannot be made, or is not ours alone."""
+    """The directory cannot be made, or others may write to it."""
 
 
 def server_binary() -> str:
@@ -134,7 +134,7 @@ class EmbeddedServer:
         except TimeoutError as exc:
             raise self._down("does not answer", f"{exc}\n{_tail(self._directory)}") from exc
         except _Unusable as exc:
-            wanted = "embedded:// wanted a directory of ours with mode 0700"
+            wanted = "embedded:// wanted a directory of this user with mode 0700"
             raise _misconfigured(f"{wanted}, found {exc}") from exc
         connection.setblocking(False)
         return connection

@@ -34,7 +34,7 @@ Observer = Callable[[Observation], None]
 
 
 class ObservedStore:
-    """The store contract, on another store. What an observer raises is logged and goes no
+    """The store contract, on another store. An error of an observer is logged and goes no
     further."""
 
     def __init__(self, store: Store) -> None:

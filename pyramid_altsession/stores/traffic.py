@@ -29,7 +29,7 @@ _current: ContextVar[Traffic | None] = ContextVar("pyramid_altsession.traffic", 
 
 
 def sent(size: int) -> None:
-    """A packet of so many bytes went out."""
+    """A packet of this size went out."""
     traffic = _current.get()
     if traffic is not None:
         traffic.packets += 1
@@ -37,7 +37,7 @@ def sent(size: int) -> None:
 
 
 def received(size: int) -> None:
-    """So many bytes came in."""
+    """This number of bytes came in."""
     traffic = _current.get()
     if traffic is not None:
         traffic.received += size

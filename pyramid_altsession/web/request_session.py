@@ -113,7 +113,7 @@ class SyncSession(MutableMapping[str, Any]):
             del self[name]
 
     def copy(self) -> dict[str, Any]:
-        """A plain dict of everything; what is put into it is not written."""
+        """A plain dict of everything; changes to it are not written."""
         return dict(self)
 
     def __json__(self, request: Any) -> dict[str, Any]:

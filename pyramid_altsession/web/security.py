@@ -88,7 +88,7 @@ class AltSessionCSRFStoragePolicy:
 
 
 def fresh_login(view: View, info: Any) -> View:
-    """View option ``fresh_login=300``: a sign-in at most so many seconds old, else
+    """View option ``fresh_login=300``: the sign-in may be at most this many seconds old, else
     :exc:`FreshLoginRequired` (403), which an exception view can turn into a password prompt."""
     limit = info.options.get("fresh_login")
     if limit is None:

@@ -20,7 +20,7 @@ class WriteBack:
     """The changes of ``request.session`` as a part of pyramid_tm's transaction (a data manager).
 
     They are written in the vote, after those of the databases, which may still fail there and
-    be tried again. What is called on ``request.altsession`` is written at once all the same.
+    be tried again. Calls on ``request.altsession`` are written at once all the same.
     """
 
     def __init__(self, life: RequestLife, request: Request) -> None:

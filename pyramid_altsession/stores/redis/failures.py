@@ -1,4 +1,4 @@
-"""What a server said instead of an answer, and what the log is told of it."""
+"""Errors that a server answers with, and what is logged of them."""
 
 import logging
 import math

@@ -49,7 +49,7 @@ class SlotMap:
         self._doubtful: Address | None = None
 
     def address(self, slot: int) -> Steps[Address]:
-        """Who serves it. NotConnected where nobody does."""
+        """The address of its server. NotConnected where there is none."""
         if self._doubtful is not None:
             # It did not answer in time, and the call that waited for it had no time left to look.
             yield from self._refresh(self._doubtful)

@@ -1,8 +1,8 @@
 """What is said to servers, as steps without I/O.
 
 A step yields :class:`Ask` and is sent the replies to it, error replies among them; or
-redis.ConnectionError, redis.TimeoutError or NotConnected is thrown into it. Whoever carries the
-asking out, waiting or awaiting, shares what is decided here: what is repeated, and where.
+redis.ConnectionError, redis.TimeoutError or NotConnected is thrown into it. Drivers that
+wait and drivers that await share what is decided here: what is repeated, and where.
 """
 
 from collections.abc import Callable, Generator, Sequence

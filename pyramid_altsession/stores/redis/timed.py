@@ -16,7 +16,7 @@ SMALL = 16384
 """Bytes that the system takes from an idle connection at once, without waiting."""
 
 PLAIN = {bytes, int, list, type(None)}
-"""What replies are; anything else is an error."""
+"""Types of replies; any other is an error."""
 
 
 def left(end: float) -> float:
@@ -28,7 +28,7 @@ class Timed(AbstractConnection):
     """A connection of redis-py's, but whatever it does is over at one moment, ``end``.
 
     redis-py bounds each step by a timeout of its own: each address that it tries, each part of a
-    reply. Mix this in before its class. What it cannot bound is the resolver of host names.
+    reply. Mix this in before its class. It cannot bound the resolver of host names.
     """
 
     end = math.inf  # in the seconds of time.monotonic()

@@ -1,9 +1,9 @@
 -- The guarded write: every change of a session is this script, so that no change ever reaches a
--- session that ended, or that answers to another verifier by now.
+-- session that ended, or that has got another verifier since.
 --
 -- It has six parts: 1 read, 2 repeated?, 3 guard, 4 data, 5 lifecycle, 6 commit. Redis rolls
 -- nothing back. So all that is asked for is worked out on a draft first; then come the writes, none
--- of which can fail but for a full server, which refuses the first one alone.
+-- of which can fail but for a full server, which refuses only the first one.
 --
 -- Every call runs this text from its first line, and pays for each function and table that it makes
 -- on its way. So they are made where a call needs them: a set of an unremarkable session, the most
