@@ -132,6 +132,21 @@ def test_production_without_its_variables(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
+@pytest.mark.parametrize("name", ["sentinel", "cluster"])
+def test_topologies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples are taken, with their secrets from the environment."""
+    for variable in ("SENTINEL_PASSWORD", "REDIS_PASSWORD"):
+        monkeypatch.setenv(variable, variable.lower())
+    monkeypatch.setenv("SESSION_SECRET", SECRET)
+    redis = read_settings({"config": str(CONFIG / f"{name}.yaml")}).redis
+    assert (redis.ssl, redis.username, redis.password) == (True, "altsession", "redis_password")
+    places = redis.sentinels if name == "sentinel" else redis.cluster
+    assert len(places) == 3
+    assert (redis.master, redis.sentinel_password) == (
+        ("sessions", "sentinel_password") if name == "sentinel" else (None, None)
+    )
+
+
 def line_of(setting: str) -> str:
     lines = PRODUCTION.read_text().splitlines()
     return str(next(n for n, line in enumerate(lines, 1) if line.strip().startswith(setting)))

@@ -459,6 +459,38 @@ def test_a_read_that_was_sent_ahead(api: SessionAPI, cluster: Cluster) -> None:
     other.close()
 
 
+LEAST = (
+    "+hget +hmget +hset +hdel +hgetall +exists +del +pttl +pexpire +pexpireat +time +eval +evalsha"
+    " +zadd +zrem +zcard +zscore +zmscore +zrevrange +zrandmember +cluster|slots +asking"
+)
+"""What docs/operations.rst says that a cluster's user needs."""
+
+
+def test_least_rights(cluster: Cluster) -> None:
+    """They are enough for all that requests and administration do, slots that move included."""
+    cluster.empty()
+    for node in cluster.nodes:
+        rules = ("reset", "on", ">secret", "~sess:*", *LEAST.split())
+        node.client.execute_command("ACL", "SETUSER", "app", *rules)
+    api = at(cluster.url.replace("://", "://app:secret@"))
+    try:
+        api.check()
+        session = api.create({"a": 1})
+        key = f"sess:{session.id}"
+        target = next(n for n in cluster.primaries if n is not cluster.primary_of(key))
+        cluster.begin_move(key, target)
+        cluster.move_keys(key, target)
+        session.login("ann")
+        assert session.get("a", fresh=True) == 1
+        cluster.end_move(key, target)
+        assert [info.id for info in api.sessions_of("ann")] == [session.id]
+        assert api.invalidate_user("ann") == 1
+    finally:
+        api.close()
+        for node in cluster.nodes:
+            node.client.execute_command("ACL", "DELUSER", "app")
+
+
 def test_scan_walks_over_all_nodes(api: SessionAPI) -> None:
     """Every session once, however many nodes there are."""
     tokens = many(api)

@@ -158,14 +158,16 @@ def test_a_password_file_that_cannot_be_read(server: Server, tmp_path: Path) -> 
 
 
 def test_sentinels_have_users_of_their_own() -> None:
-    """Their password is not the server's."""
+    """Their password is not the server's, and one right is enough there."""
     servers = Sentinels(down_after=30_000)
+    rules = ("reset", "on", ">watchers", "+sentinel|get-master-addr-by-name")
     for sentinel in servers.sentinels:
-        sentinel.client.execute_command("ACL", "SETUSER", "default", "resetpass", ">watchers")
+        sentinel.client.execute_command("ACL", "SETUSER", "app", *rules)
     servers.primary.client.config_set("requirepass", "theirs")
     url = servers.url.replace("://", "://:theirs@")
-    api = at(url, sentinel_password="watchers")
+    api = at(url, sentinel_username="app", sentinel_password="watchers")
     assert api.create({"a": 1}).get("a") == 1
     api.close()
-    assert "no sentinel names the primary" in refusal(at(url))
+    wrong = at(url, sentinel_username="app", sentinel_password="theirs")
+    assert "no sentinel names the primary" in refusal(wrong)
     servers.stop()
