@@ -215,26 +215,27 @@ def settings_for(
 
 STORES = ["memory", "valkey-unix", "valkey-tcp", "redis7"]
 TOPOLOGIES = ["redis7tls", "sentinel-tcp", "cluster-tcp"]
+MORE_STORES = {
+    # The contract and users' sessions are tried on every topology; other tests are not about where
+    # the servers are.
+    "test_contract": TOPOLOGIES,
+    "test_users": TOPOLOGIES,
+    # What a session promises holds over sealed stores too.
+    "test_session": ["sealed-memory", "sealed-valkey-unix"],
+    "test_sync": [f"sealed-{kind}" for kind in STORES],
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The contract and users' sessions are tried on every topology; other tests are not about where
-    the servers are. A module whose tests hold for sealed stores too has a fixture of this name with
-    parameters of its own."""
+    """Which stores the tests of a module are about."""
     if "store" in metafunc.fixturenames and not hasattr(metafunc.module, "store"):
-        everywhere = metafunc.module.__name__ in ("test_contract", "test_users")
-        kinds = STORES + TOPOLOGIES if everywhere else STORES
+        kinds = STORES + MORE_STORES.get(metafunc.module.__name__, [])
         metafunc.parametrize("store", kinds, indirect=True)
 
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """Every store there is, empty."""
-    yield from opened_store(request)
-
-
-def opened_store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """The store that the parameter names; ``sealed-…``: with a sealed one over it."""
+    """Every store there is, empty; ``sealed-…``: with a sealed one over it."""
     kind, _, way = request.param.removeprefix("sealed-").partition("-")
     settings = settings_for("memory://")
     if kind != "memory":
