@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +29,7 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from redis import ConnectionError as RedisConnectionError
 from redis import Redis
-from workers import in_c_fork, in_threads
+from workers import eventually, in_c_fork, in_threads
 
 from pyramid_altsession.stores import embedded
 from pyramid_altsession.stores.embedded import EmbeddedServer, server_binary
@@ -73,13 +73,6 @@ def processes(directory: str, having: str = "") -> list[int]:
 
 def supervisors(directory: str) -> list[int]:
     return processes(directory, "embedded.py")
-
-
-def eventually(condition: Callable[[], object], within: float = 60.0) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "still not so"
-        time.sleep(0.01)
 
 
 def nothing_left(directory: str) -> bool:
@@ -157,7 +150,7 @@ def test_eight_processes_make_one_server_and_leave_nothing(directory: str) -> No
     for worker in workers:
         worker.kill()
         worker.join()
-    eventually(lambda: nothing_left(directory))
+    assert eventually(lambda: nothing_left(directory))
 
 
 def test_processes_that_come_and_go_always_get_a_live_server(directory: str) -> None:
@@ -175,7 +168,7 @@ def test_processes_that_come_and_go_always_get_a_live_server(directory: str) -> 
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    eventually(lambda: nothing_left(directory))
+    assert eventually(lambda: nothing_left(directory))
 
 
 def test_second_call_is_cheap(server: EmbeddedServer) -> None:
@@ -191,7 +184,7 @@ def test_release_lets_the_server_end(directory: str, server: EmbeddedServer) -> 
     server.socket()
     server.release()
     server.release()
-    eventually(lambda: nothing_left(directory))
+    assert eventually(lambda: nothing_left(directory))
     assert ask(server.socket(), "PING")
 
 
@@ -212,7 +205,7 @@ def test_any_connection_keeps_the_server(directory: str, server: EmbeddedServer)
         client.ping()
         server.release()
         until = time.monotonic() + 3 * GRACE
-        eventually(lambda: time.monotonic() > until)
+        assert eventually(lambda: time.monotonic() > until)
         assert client.ping()
         assert server_pid(server.socket()) == pid
 
@@ -236,7 +229,7 @@ def test_child_makes_its_own_connection(server: EmbeddedServer) -> None:
     worker.join()
     assert parents < both
     assert len(both) == len(parents) + 1
-    eventually(lambda: connections(path) == parents)
+    assert eventually(lambda: connections(path) == parents)
     assert server.socket() == path
     assert connections(path) == parents
 
@@ -246,7 +239,7 @@ def test_child_of_a_fork_without_hooks(server: EmbeddedServer) -> None:
     path = server.socket()
     parents = connections(path)
     assert in_c_fork(lambda: len(connections(server.socket()) - parents) == 1) == 0
-    eventually(lambda: connections(path) == parents)
+    assert eventually(lambda: connections(path) == parents)
 
 
 def test_process_that_is_another_joins_anew(
@@ -299,7 +292,7 @@ def test_supervisor_inherits_nothing(directory: str, server: EmbeddedServer) -> 
         assert len(pids) == 2
         log = os.path.join(directory, "valkey.log")
         # The supervisor first says that it is ready, and then turns to the log.
-        eventually(lambda: {opened(pid)[fd] for pid in pids for fd in ("1", "2")} == {log})
+        assert eventually(lambda: {opened(pid)[fd] for pid in pids for fd in ("1", "2")} == {log})
         assert inode not in {file for pid in pids for file in opened(pid).values()}
 
 
@@ -322,24 +315,24 @@ def test_crashed_server_is_replaced(directory: str, server: EmbeddedServer) -> N
     old = server_pid(path)
     old_supervisors = supervisors(directory)
     os.kill(old, signal.SIGKILL)
-    eventually(lambda: lost(server))
+    assert eventually(lambda: lost(server))
     new = server_pid(server.socket())
     assert new != old
-    eventually(lambda: not set(old_supervisors) & set(supervisors(directory)))
+    assert eventually(lambda: not set(old_supervisors) & set(supervisors(directory)))
     assert server_pid(server.socket()) == new
 
 
 def test_crashed_server_nobody_asks_for_is_cleared(directory: str, server: EmbeddedServer) -> None:
     """When the server dies its supervisor ends and removes the directory."""
     os.kill(server_pid(server.socket()), signal.SIGKILL)
-    eventually(lambda: nothing_left(directory))
+    assert eventually(lambda: nothing_left(directory))
 
 
 def test_terminated_supervisor_clears(directory: str, server: EmbeddedServer) -> None:
     """SIGTERM to the supervisor ends the server and removes the directory, clients or not."""
     server.socket()
     os.kill(supervisors(directory)[0], signal.SIGTERM)
-    eventually(lambda: nothing_left(directory))
+    assert eventually(lambda: nothing_left(directory))
     assert ask(server.socket(), "PING")
 
 
@@ -347,7 +340,7 @@ def test_killed_supervisor_leaves_no_server(directory: str, server: EmbeddedServ
     """The server does not outlive a supervisor that was killed, and the next call starts anew."""
     old = server_pid(server.socket())
     os.kill(supervisors(directory)[0], signal.SIGKILL)
-    eventually(lambda: lost(server) and not processes(directory))
+    assert eventually(lambda: lost(server) and not processes(directory))
     assert server_pid(server.socket()) != old
 
 
@@ -356,33 +349,33 @@ def test_stale_socket_is_no_obstacle(directory: str, server: EmbeddedServer) -> 
     path = server.socket()
     for pid in processes(directory):
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not processes(directory))
+    assert eventually(lambda: not processes(directory))
     assert os.path.exists(path)
     server.release()
     assert ask(server.socket(), "PING")
     server.release()
-    eventually(lambda: nothing_left(directory))
+    assert eventually(lambda: nothing_left(directory))
 
 
 def test_removed_directory_is_made_again(directory: str, server: EmbeddedServer) -> None:
     """A server whose socket somebody deleted ends, so that its processes get another."""
     old = server_pid(server.socket())
     shutil.rmtree(directory)
-    eventually(lambda: os.path.exists(server.socket()))
+    assert eventually(lambda: os.path.exists(server.socket()))
     assert server_pid(server.socket()) != old
-    eventually(lambda: len(processes(directory)) == 2)
+    assert eventually(lambda: len(processes(directory)) == 2)
 
 
 def test_killed_starter_leaves_one_server(directory: str) -> None:
     """A process killed in the middle of a start has left the lock to the server it started."""
     worker = fork.Process(target=EmbeddedServer(directory, grace=5).socket)
     worker.start()
-    eventually(lambda: supervisors(directory))
+    assert eventually(lambda: supervisors(directory))
     worker.kill()
     worker.join()
     server = EmbeddedServer(directory, grace=5)
     assert ask(server.socket(), "PING")
-    eventually(lambda: (len(processes(directory)), len(supervisors(directory))) == (2, 1))
+    assert eventually(lambda: (len(processes(directory)), len(supervisors(directory))) == (2, 1))
     server.release()
 
 
@@ -393,7 +386,7 @@ def test_foreign_files_stay(directory: str, server: EmbeddedServer) -> None:
     note.write_text("mine")
     server.socket()
     server.release()
-    eventually(lambda: os.listdir(directory) == ["note"])
+    assert eventually(lambda: os.listdir(directory) == ["note"])
     assert note.read_text() == "mine"
 
 
@@ -434,7 +427,7 @@ def test_failed_start_shows_the_log(
     monkeypatch.setattr(embedded, "server_binary", lambda: binary)
     with pytest.raises(ConnectionError, match=r"(?s)did not start: no room.*exit status 3"):
         server.socket()
-    eventually(lambda: nothing_left(directory))
+    assert eventually(lambda: nothing_left(directory))
 
 
 def test_start_is_bounded(
@@ -446,7 +439,7 @@ def test_start_is_bounded(
     monkeypatch.setattr(embedded, "_PATIENCE", 0.3)
     with pytest.raises(ConnectionError, match="did not start"):
         server.socket()
-    eventually(lambda: nothing_left(directory))
+    assert eventually(lambda: nothing_left(directory))
 
 
 def test_hanging_server_is_an_error(
@@ -714,7 +707,7 @@ def test_supervise_leaves_the_directory_to_a_successor(directory: str) -> None:
         os.unlink(path)
         command = [server_binary(), "--port", "0", "--unixsocket", path, "--save", ""]
         successor.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-        eventually(lambda: answers(path))
+        assert eventually(lambda: answers(path))
         os.kill(next(p for p in processes(directory) if p != successor[0].pid), signal.SIGKILL)
 
     embedded.supervise(directory, 60, server_binary(), take_over)

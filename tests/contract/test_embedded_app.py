@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from servers import free_port
+from workers import eventually
 
 import pyramid_altsession
 
@@ -88,15 +89,6 @@ GUNICORN = [
 ]
 
 
-def eventually(condition: Callable[[], Any], within: float = 60.0, every: float = 0.02) -> Any:
-    """What the condition gives once it holds. Seconds."""
-    deadline = time.monotonic() + within
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "still not so"
-        time.sleep(every)
-    return found
-
-
 def processes(folder: Path, having: str = "") -> list[int]:
     """Supervisors and servers in the folder."""
     found = []
@@ -148,7 +140,7 @@ class Site:
                 start_new_session=True,
             )
         try:
-            eventually(lambda: server.poll() is not None or self.pid())
+            assert eventually(lambda: server.poll() is not None or self.pid())
             assert server.poll() is None, self.log.read_text()
             yield server
         finally:
@@ -184,7 +176,8 @@ class Site:
 
     def touched(self) -> bool:
         """The application's file counts as changed. (``--reload`` notices what changes after it
-        has looked at a file for the first time.)"""
+        has looked at a file for the first time, and waits while it goes on changing.)"""
+        time.sleep(0.25)
         (self.folder / "app.py").touch()
         return True
 
@@ -207,7 +200,7 @@ def site() -> Iterator[Site]:
     folder = Path(tempfile.mkdtemp(prefix="app "))  # a space has to work
     yield Site(folder)
     shutil.rmtree(folder)  # a server whose socket is gone ends
-    eventually(lambda: not processes(folder))
+    assert eventually(lambda: not processes(folder))
 
 
 def test_restart_of_pserve_keeps_the_session(site: Site) -> None:
@@ -225,8 +218,9 @@ def test_reload_of_pserve_keeps_the_session(site: Site) -> None:
     """``pserve --reload``: a changed file gives another process, and the session is still there."""
     with site.served([*PSERVE, "--reload"]):
         first, number = site.visit()
-        eventually(lambda: site.touched() and "reloading" in site.log.read_text(), every=0.25)
+        assert eventually(lambda: site.touched() and "reloading" in site.log.read_text())
         second = eventually(lambda: (pid := site.pid()) not in (None, first) and pid)
+        assert second
         assert (number, site.visit()) == (1, (second, 2))
         assert len(processes(site.folder, "embedded.py")) == 1
 
@@ -250,7 +244,7 @@ def test_workers_of_gunicorn_see_one_session(
         return len(workers) == 2
 
     with site.served([*GUNICORN, *options], **more) as master:
-        eventually(both)
+        assert eventually(both)
         site.visit()
         assert numbers == list(range(1, len(numbers) + 1))
         assert master.pid not in workers
@@ -286,5 +280,5 @@ def test_nothing_is_left_of_killed_applications(site: Site, command: list[str]) 
         assert len(site.directories()) == 1
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-        eventually(lambda: not processes(site.folder) and not site.directories())
+        assert eventually(lambda: not processes(site.folder) and not site.directories())
     assert site.pid() is None
