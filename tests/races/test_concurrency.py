@@ -253,7 +253,7 @@ def call_at_random(api: SessionAPI, done: Any, number: int, seed: int) -> None:
 def test_after_random_calls_and_killed_workers_every_key_has_an_end(
     server: Server, api: SessionAPI
 ) -> None:
-    """100,000 calls in four processes, of which one is killed every now and then: at no time
+    """40,000 calls in four processes, of which one is killed every now and then: at no time
     is there a key without TTL, or a hash that is neither a session nor a tombstone."""
     rng = random.Random(1)
     done = memoryview(mmap.mmap(-1, 4 * 8)).cast("L")  # shared with the workers
@@ -262,7 +262,7 @@ def test_after_random_calls_and_killed_workers_every_key_has_an_end(
     began = time.monotonic()
     workers = [Worker(call_at_random, (api, done, number, number)) for number in range(4)]
     try:
-        while sum(done) < 100_000:
+        while sum(done) < 40_000 or killed <= 10:
             assert time.monotonic() - began < 600
             time.sleep(rng.uniform(0, 0.3))
             victim = rng.randrange(4)
@@ -277,7 +277,6 @@ def test_after_random_calls_and_killed_workers_every_key_has_an_end(
     sessions, astray = look()
     assert astray == 0
     assert sessions > 100
-    assert killed > 10
 
 
 # -- no clock but the server's
