@@ -13,7 +13,9 @@ SOURCES := $(shell find pyramid_altsession -type f -not -name '*.pyc') setup.cfg
 demo: $(VENV)/demo.stamp
 	$(BIN)/pserve development.ini
 
-test: lint types unit bench-check docs package
+# Two at a time: the tests leave a processor idle here and there, and the rest needs only one.
+test: $(VENV)/test.stamp $(VENV)/docs.stamp
+	$(MAKE) --jobs 2 lint types unit bench-check docs package
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

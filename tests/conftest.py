@@ -64,12 +64,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chain.from_iterable(dealt)
 
 
+def uncounted(item: pytest.Item) -> bool:
+    """Whether other tests go through the same lines: the same test on a unix socket does."""
+    given = getattr(item, "callspec", None)
+    store = given.params.get("store", "") if given else ""
+    return bool(item.get_closest_marker("volume")) or store in ("valkey-tcp", "redis7")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Without every coverage that runs: a worker has two, of which the ``no_cover`` marker of
     pytest-cov stops one, so that the other goes on."""
     stopped: list[Coverage] = []
-    while item.get_closest_marker("volume") and (running := Coverage.current()):
+    while uncounted(item) and (running := Coverage.current()):
         running.stop()
         stopped.append(running)
     try:
@@ -215,26 +222,27 @@ def settings_for(
 
 STORES = ["memory", "valkey-unix", "valkey-tcp", "redis7"]
 TOPOLOGIES = ["redis7tls", "sentinel-tcp", "cluster-tcp"]
+MORE_STORES = {
+    # The contract and users' sessions are tried on every topology; other tests are not about where
+    # the servers are.
+    "test_contract": TOPOLOGIES,
+    "test_users": TOPOLOGIES,
+    # What a session promises holds over sealed stores too.
+    "test_session": ["sealed-memory", "sealed-valkey-unix"],
+    "test_sync": [f"sealed-{kind}" for kind in STORES],
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The contract and users' sessions are tried on every topology; other tests are not about where
-    the servers are. A module whose tests hold for sealed stores too has a fixture of this name with
-    parameters of its own."""
+    """Which stores the tests of a module are about."""
     if "store" in metafunc.fixturenames and not hasattr(metafunc.module, "store"):
-        everywhere = metafunc.module.__name__ in ("test_contract", "test_users")
-        kinds = STORES + TOPOLOGIES if everywhere else STORES
+        kinds = STORES + MORE_STORES.get(metafunc.module.__name__, [])
         metafunc.parametrize("store", kinds, indirect=True)
 
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """Every store there is, empty."""
-    yield from opened_store(request)
-
-
-def opened_store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """The store that the parameter names; ``sealed-…``: with a sealed one over it."""
+    """Every store there is, empty; ``sealed-…``: with a sealed one over it."""
     kind, _, way = request.param.removeprefix("sealed-").partition("-")
     settings = settings_for("memory://")
     if kind != "memory":

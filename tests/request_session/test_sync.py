@@ -2,13 +2,11 @@
 
 import copy
 import secrets
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from apps import Browser, Watched, cookie_of
-from conftest import STORES, opened_store
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -75,12 +73,6 @@ class Visitor(Browser):
     def stored(self) -> dict[str, Any]:
         """What the next request finds."""
         return self.api.open(self.jar).all()
-
-
-@pytest.fixture(params=[*STORES, *[f"sealed-{name}" for name in STORES]])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """Every store there is, and sealed ones."""
-    yield from opened_store(request)
 
 
 @pytest.fixture(params=["plain", "sealed"])

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from accounts import api_on, id_of
 from apps import Behind, Browser, Watched
-from conftest import STORES, opened_store
 from inside import state_in
 from pyramid.response import Response
 
@@ -32,12 +31,6 @@ from pyramid_altsession.protocol.messages import Operation, Read, Write
 from pyramid_altsession.stores.memory import MemoryStore
 
 Act = Callable[[AltSession], Any]
-
-
-@pytest.fixture(params=[*STORES, "sealed-memory", "sealed-valkey-unix"])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """Every store there is, and sealed ones."""
-    yield from opened_store(request)
 
 
 @pytest.fixture
