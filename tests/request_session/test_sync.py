@@ -2,6 +2,7 @@
 
 import copy
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
