@@ -64,12 +64,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chain.from_iterable(dealt)
 
 
+def uncounted(item: pytest.Item) -> bool:
+    """Whether other tests go through the same lines: the same test on a unix socket does."""
+    given = getattr(item, "callspec", None)
+    store = given.params.get("store", "") if given else ""
+    return bool(item.get_closest_marker("volume")) or store in ("valkey-tcp", "redis7")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Without every coverage that runs: a worker has two, of which the ``no_cover`` marker of
     pytest-cov stops one, so that the other goes on."""
     stopped: list[Coverage] = []
-    while item.get_closest_marker("volume") and (running := Coverage.current()):
+    while uncounted(item) and (running := Coverage.current()):
         running.stop()
         stopped.append(running)
     try:

@@ -131,12 +131,12 @@ def write_pages(api: SessionAPI, token: str) -> None:
 
 
 def test_nobody_sees_half_an_mset(api: SessionAPI) -> None:
-    """100,000 reads of five keys, while somebody writes all five again and again."""
+    """40,000 reads of five keys, while somebody writes all five again and again."""
     token = token_of(api.create(dict.fromkeys(PAGES, 0)))
     with processes(write_pages, [(api, token)]):
-        results = in_processes(read_pages, [(api, token, 50_000)] * 2)
+        results = in_processes(read_pages, [(api, token, 20_000)] * 2)
     assert [halves for halves, _ in results] == [0, 0]
-    assert min(seen for _, seen in results) > 1000, "nobody wrote meanwhile"
+    assert min(seen for _, seen in results) > 400, "nobody wrote meanwhile"
 
 
 # -- nothing is brought back

@@ -119,6 +119,7 @@ def test_pairs(name: str, end: str, body: Callable[[str], Body]) -> None:
     assert orders(explore(lambda: World([body(name), alone(end)]), lossy=True)) >= 80
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("pair", [("get", "invalidate"), ("set", "renew")])
 @pytest.mark.parametrize("lossy", [False, True])
 def test_explorer_leaves_nothing_out(pair: tuple[str, str], lossy: bool) -> None:
