@@ -157,7 +157,9 @@ async def _open_embedded(
         return await _open_started(settings, embedded, end)  # another one may be there
 
 
-async def _open_started(settings: RedisSettings, embedded: EmbeddedServer, end: float) -> Connection:
+async def _open_started(
+    settings: RedisSettings, embedded: EmbeddedServer, end: float
+) -> Connection:
     began = time.monotonic()
     path = await asyncio.get_running_loop().run_in_executor(None, _started, embedded)
     end += time.monotonic() - began
