@@ -32,8 +32,12 @@ class AsyncDriver(Carrier[AsyncStore]):
 
     async def run(self, steps: Steps[T]) -> T:
         """The value of a call of several steps."""
-        async with self._lock:
-            return await self._run(steps)
+        try:
+            async with self._lock:
+                return await run(self.store.execute, steps)
+        finally:
+            if self.state.events:
+                self._tell()
 
     async def execute(self, operation: Read | Write | None) -> None:
         """Carry out one operation, and what has to follow it."""
@@ -53,19 +57,14 @@ class AsyncDriver(Carrier[AsyncStore]):
 
     async def prefetch(self, names: tuple[str, ...]) -> None:
         """Begin the read for these fields; whoever uses them first takes its reply."""
-        async with self._lock:
-            await self._run(self.dialogue.settle(needed=False))
-            operation = self.state.read(names)
-            if operation is not None:
-                sent = cast("PendingRead", ReadUnderWay(self.store, operation))
-                self.state.sent = Prefetch(operation, sent)
+        await self.run(self._begin(names))
 
-    async def _run(self, steps: Steps[T]) -> T:
-        try:
-            return await run(self.store.execute, steps)
-        finally:
-            if self.state.events:
-                self._tell()
+    def _begin(self, names: tuple[str, ...]) -> Steps[None]:
+        yield from self.dialogue.settle(needed=False)
+        operation = self.state.read(names)
+        if operation is not None:
+            sent = cast("PendingRead", ReadUnderWay(self.store, operation))
+            self.state.sent = Prefetch(operation, sent)
 
 
 class ReadUnderWay:
