@@ -17,7 +17,8 @@ from ..protocol.state import SessionState
 from ..protocol.steps import Steps
 from .driver import AsyncDriver
 from .session import AsyncAltSession
-from .store import AsyncSealedStore, AsyncStore, open_store, run
+from .steps import run
+from .store import AsyncSealedStore, AsyncStore, open_store
 
 T = TypeVar("T")
 

@@ -10,7 +10,8 @@ from ..protocol.messages import Read, Reply, Write
 from ..protocol.state import PendingEvent, SessionState
 from ..protocol.steps import Prefetch, Steps
 from ..protocol.verbs import Verb
-from .store import AsyncStore, run
+from .steps import run
+from .store import AsyncStore
 
 if TYPE_CHECKING:
     from ..protocol.contract import PendingRead

@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 
+from ..config.table import RedisSettings
 from ..stores.redis.failures import NotConnected
 from ..stores.redis.pool import PAUSE, TOO_LATE, TURNED_AWAY
 from ..stores.redis.timed import left
@@ -190,3 +191,12 @@ class ConnectionPool:
                 pool.close()
             elif not loop.is_closed():
                 loop.call_soon_threadsafe(pool.close)
+
+
+def pool_of(open: Open, settings: RedisSettings) -> ConnectionPool:
+    return ConnectionPool(
+        open,
+        limit=settings.max_connections,
+        wait=settings.timeout,
+        connect_wait=settings.connect_timeout,
+    )

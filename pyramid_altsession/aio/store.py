@@ -1,7 +1,7 @@
 """Where awaitable sessions live: the steps of the plain stores, awaited."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -9,16 +9,19 @@ import redis
 
 from ..config.table import RedisSettings, Settings
 from ..interfaces import SealingCodec, Store
-from ..protocol import steps as protocol_steps
 from ..protocol.messages import Operation, Reply
 from ..stores.embedded import EmbeddedServer
 from ..stores.memory import MemoryStore
+from ..stores.redis.cluster import ClusterSteps
+from ..stores.redis.cluster_store import Nodes
 from ..stores.redis.failures import HINT, Trouble
-from ..stores.redis.steps import Address, Ask, OneServer, Steps
-from ..stores.redis.waiting import Dialogue, advance, part
+from ..stores.redis.steps import Address, Ask, OneServer
+from ..stores.redis.waiting import Dialogue, part
 from ..stores.sealed import Sealing
-from .connection import Open, open_server
-from .pool import ConnectionPool
+from .connection import Open, open_at, open_server
+from .pool import ConnectionPool, pool_of
+from .primary import Primary
+from .steps import carry_out, run
 
 T = TypeVar("T")
 
@@ -32,27 +35,6 @@ class AsyncStore(Protocol):
 
     async def close(self) -> None:
         """Give connections back. Sessions stay."""
-
-
-async def run(
-    execute: Callable[[Operation], Awaitable[Reply]], steps: protocol_steps.Steps[T]
-) -> T:
-    """The value of a call of several steps, from a store that is awaited."""
-    try:
-        question = next(steps)
-        while True:
-            try:
-                if isinstance(question, protocol_steps.Prefetch):
-                    reply: Any = await question.pending.result(question.operation)  # type: ignore[misc]
-                else:
-                    reply = await execute(question)
-            except BaseException as error:
-                question = steps.throw(error)
-            else:
-                question = steps.send(reply)
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
 
 
 class DirectStore:
@@ -89,20 +71,6 @@ class AsyncSealedStore:
 
 
 # -- on servers
-
-
-async def carry_out(steps: Steps[T], exchange: Callable[[Ask], Awaitable[list[Any]]]) -> T:
-    """What the steps return."""
-    outcome: list[Any] | redis.RedisError | None = None
-    try:
-        while True:
-            ask = advance(steps, outcome)
-            try:
-                outcome = await exchange(ask)
-            except redis.RedisError as error:
-                outcome = error
-    except StopIteration as done:
-        return done.value
 
 
 class Node(NamedTuple):
@@ -163,7 +131,7 @@ class AwaitingStore:
 
 
 class AsyncRedisStore(AwaitingStore):
-    """Sessions on one server."""
+    """Sessions on one server, or on the primary that sentinels name."""
 
     def __init__(
         self, open: Open, settings: RedisSettings, prefix: str, release: Callable[[], None]
@@ -180,6 +148,9 @@ class AsyncRedisStore(AwaitingStore):
         if settings.scheme == "embedded":
             embedded = EmbeddedServer(urlsplit(settings.url or "").path or None)
             return cls(open_server(settings, embedded), settings, prefix, embedded.release)
+        if settings.sentinels:
+            primary = Primary(settings)
+            return cls(primary.open, settings, prefix, primary.close)
         return cls(open_server(settings), settings, prefix, lambda: None)
 
     def node(self, address: Address | None) -> Node:
@@ -191,17 +162,27 @@ class AsyncRedisStore(AwaitingStore):
         self._release()
 
 
-def pool_of(open: Open, settings: RedisSettings) -> ConnectionPool:
-    return ConnectionPool(
-        open,
-        limit=settings.max_connections,
-        wait=settings.timeout,
-        connect_wait=settings.connect_timeout,
-    )
+class AsyncClusterStore(AwaitingStore):
+    """Sessions on a cluster."""
+
+    def __init__(self, settings: RedisSettings, prefix: str) -> None:
+        steps = ClusterSteps(settings.cluster, prefix.encode() + b":")
+        at = open_at(settings)
+        self._nodes = Nodes(steps.map, settings.place, lambda a: pool_of(at(a), settings))
+        super().__init__(settings.place, steps, Trouble(settings.place), wait=settings.timeout)
+
+    def node(self, address: Address | None) -> Node:
+        return Node(*self._nodes.at(address))
+
+    async def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._nodes.close()
 
 
 def open_store(settings: Settings) -> AsyncStore:
     """The store that ``redis.url`` names. No network I/O."""
     if settings.redis.scheme == "memory":
         return DirectStore(MemoryStore())
+    if settings.redis.cluster:
+        return AsyncClusterStore(settings.redis, settings.session.prefix)
     return AsyncRedisStore.from_settings(settings.redis, settings.session.prefix)

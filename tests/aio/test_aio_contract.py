@@ -13,7 +13,7 @@ from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
 
 SHARED = True
-SERVERS = ["valkey-unix", "redis7tls"]
+SERVERS = ["valkey-unix", "redis7tls", "sentinel-tcp", "cluster-tcp"]
 
 
 @pytest.fixture(params=SERVERS)

@@ -1,6 +1,5 @@
 """tests/*/test_session.py, with the awaitable session in the place of the plain one."""
 
-import test_session as ORIGINAL
 from test_session import *  # noqa: F403
 from twin import store, twin  # noqa: F401
 
