@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
+
+import pytest
 
 from pyramid_altsession.aio.store import AsyncStore
 from pyramid_altsession.protocol.messages import Operation, Read, Reply
@@ -27,6 +29,14 @@ class Loop:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[Loop]:
+    """The event loop that the tests wait for."""
+    loop = Loop()
+    yield loop
+    loop.stop()
 
 
 class WaitedStore:

@@ -5,19 +5,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from awaited import Loop, WaitedStore
+import test_contract as original
+from awaited import Loop, WaitedStore, loop  # noqa: F401
 from test_contract import *  # noqa: F403
 
 from pyramid_altsession.aio.store import open_store
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
 
-SHARED = True
+ORIGINAL = original
 SERVERS = ["valkey-unix", "redis7tls", "sentinel-tcp", "cluster-tcp"]
 
 
 @pytest.fixture(params=SERVERS)
-def store(request: pytest.FixtureRequest, loop: Loop) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, loop: Loop) -> Iterator[Store]:  # noqa: F811
     """The awaitable store on each kind of server, empty."""
     kind, _, way = request.param.partition("-")
     found: Any = request.getfixturevalue(f"{kind}_server")
