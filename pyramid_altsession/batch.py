@@ -1,12 +1,13 @@
 """Several calls in one round trip."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from .protocol.commands import UNSET, Command
+from .protocol.commands import UNSET, Command, Commands
 from .protocol.keys import Key, SessionKey, Values
-from .protocol.verbs import Refused
+from .protocol.verbs import Refused, Verb
 
 if TYPE_CHECKING:
     from .session import AltSession
@@ -37,42 +38,13 @@ _NOT_ENTERED = "a batch is sent when its block ends: with session.batch() as b: 
 _OVER = "the batch is over: its block has ended"
 
 
-class Batch:
-    """The calls of ``with session.batch() as b:``, sent as one packet when the block ends.
+class BatchedCalls:
+    """The calls of a batch, until its block ends."""
 
-    Each call returns a :class:`Handle`, whose ``.result()`` is the value after the block. All are
-    carried out in their order, or none is: when the session is gone (:exc:`SessionGone`), when
-    ``increment`` meets something that is no number (TypeError), when the block itself fails.
-    Without a live session a batch that stores something makes one, as a single write would.
-
-    One round trip: a read of several keys, where nothing is written (what the request knows
-    already is not asked again), else one write, whose reads see the server. In a batch
-    ``compare_and_set`` compares with the value as this codec writes it.
-    """
-
-    def __init__(self, session: "AltSession") -> None:
-        self._session = session
-        self._commands = session.commands
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
         self._handles: list[Handle[Any]] = []
         self._closed = _NOT_ENTERED
-
-    def __enter__(self) -> "Batch":
-        if self._closed is not _NOT_ENTERED:
-            raise RuntimeError(_OVER)  # or its calls would be sent twice
-        self._closed = ""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._closed = _OVER
-        if error is not None:
-            self._settle(RuntimeError("the batch was not sent: its block failed"))
-        elif self._handles:
-            self._send()
 
     # -- reads
 
@@ -161,10 +133,24 @@ class Batch:
         self._handles.append(handle)
         return handle
 
-    def _send(self) -> None:
-        verbs = [verb for handle in self._handles for verb in handle._call.verbs]
+    def _begin(self) -> None:
+        if self._closed is not _NOT_ENTERED:
+            raise RuntimeError(_OVER)  # or its calls would be sent twice
+        self._closed = ""
+
+    def _end(self, error: BaseException | None) -> Sequence[Verb]:
+        """What is to be sent."""
+        self._closed = _OVER
+        if error is not None:
+            self._settle(RuntimeError("the batch was not sent: its block failed"))
+            return ()
+        return [verb for handle in self._handles for verb in handle._call.verbs]
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Whatever is raised meanwhile is what the handles raise."""
         try:
-            results = self._session.together(verbs)
+            yield
         except Refused as refused:
             owners = [handle for handle in self._handles for _ in handle._call.verbs]
             error = TypeError(owners[refused.args[0]]._call.refused)
@@ -173,6 +159,8 @@ class Batch:
         except BaseException as raised:
             self._settle(raised)
             raise
+
+    def _deliver(self, results: Sequence[Any]) -> None:
         place = 0
         for handle in self._handles:
             end = place + len(handle._call.verbs)
@@ -182,3 +170,36 @@ class Batch:
     def _settle(self, error: BaseException) -> None:
         for handle in self._handles:
             handle._error = error
+
+
+class Batch(BatchedCalls):
+    """The calls of ``with session.batch() as b:``, sent as one packet when the block ends.
+
+    Each call returns a :class:`Handle`, whose ``.result()`` is the value after the block. All are
+    carried out in their order, or none is: when the session is gone (:exc:`SessionGone`), when
+    ``increment`` meets something that is no number (TypeError), when the block itself fails.
+    Without a live session a batch that stores something makes one, as a single write would.
+
+    One round trip: a read of several keys, where nothing is written (what the request knows
+    already is not asked again), else one write, whose reads see the server. In a batch
+    ``compare_and_set`` compares with the value as this codec writes it.
+    """
+
+    def __init__(self, session: "AltSession") -> None:
+        super().__init__(session.commands)
+        self._session = session
+
+    def __enter__(self) -> "Batch":
+        self._begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        verbs = self._end(error)
+        if error is None and self._handles:
+            with self._sending():
+                self._deliver(self._session.together(verbs))

@@ -1,8 +1,9 @@
 """Carry out what a session's calls ask, with a store that answers at once."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from .protocol.contract import Store
 from .protocol.dialogue import Dialogue
 from .protocol.lifecycle import Life
 from .protocol.messages import Read, Write
@@ -10,14 +11,12 @@ from .protocol.state import PendingEvent, SessionState
 from .protocol.steps import Prefetch, Steps, run
 from .protocol.verbs import Verb
 
-if TYPE_CHECKING:
-    from .interfaces import Store
-
 T = TypeVar("T")
+AnyStore = TypeVar("AnyStore")
 
 
-class Driver:
-    """The way between one session's state and the store. It belongs to one thread.
+class Carrier(Generic[AnyStore]):
+    """The way between one session's state and the store.
 
     Subscribers are told of a call's events when it is over, as they may use the session
     themselves.
@@ -26,7 +25,7 @@ class Driver:
     __slots__ = ("notify", "state", "store")
 
     def __init__(
-        self, store: "Store", state: SessionState, notify: Callable[[PendingEvent], None]
+        self, store: AnyStore, state: SessionState, notify: Callable[[PendingEvent], None]
     ) -> None:
         self.store = store
         self.state = state
@@ -36,6 +35,17 @@ class Driver:
     def dialogue(self) -> Dialogue:
         """The steps of calls, which most requests do not need."""
         return Dialogue(self.state)
+
+    def _tell(self) -> None:
+        events, self.state.events = self.state.events, ()
+        for event in events:
+            self.notify(event)
+
+
+class Driver(Carrier[Store]):
+    """It belongs to one thread."""
+
+    __slots__ = ()
 
     def run(self, steps: Steps[T]) -> T:
         """The value of a call of several steps."""
@@ -97,8 +107,3 @@ class Driver:
         operation = self.state.read(names)
         if operation is not None:
             self.state.sent = Prefetch(operation, self.store.send(operation))
-
-    def _tell(self) -> None:
-        events, self.state.events = self.state.events, ()
-        for event in events:
-            self.notify(event)

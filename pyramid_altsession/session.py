@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Never, TypeVar, overload
+from typing import Any, Generic, Never, TypeVar, overload
 
 from .batch import Batch
 from .config.table import SessionSettings
-from .driver import Driver
+from .driver import Carrier, Driver
 from .errors import SessionGone, StoreUnavailable
 from .protocol.calls import Calls
 from .protocol.commands import UNSET, Command, Commands
@@ -15,6 +15,7 @@ from .protocol.fields import CREATED, LOGIN, USER
 from .protocol.keys import Key, SessionKey, Values, field_name
 from .protocol.lifecycle import Renew, Touch
 from .protocol.state import Status
+from .protocol.steps import Steps
 from .protocol.token import new_verifier
 from .protocol.verbs import Everything, Get, Refused, Verb
 
@@ -22,34 +23,19 @@ T = TypeVar("T")
 D = TypeVar("D")
 E = TypeVar("E")
 
+AnyDriver = TypeVar("AnyDriver", bound=Carrier[Any])
+
 
 def _no_dict(call: str) -> TypeError:
     return TypeError(f"an AltSession is no dict: use {call}")
 
 
-class AltSession:
-    """The session of one request, key by key; nothing is loaded or saved otherwise.
-
-    A **read** costs one round trip whatever the session's size, and each key is read at most
-    once per request (``fresh=True`` asks again). Without a live session a read finds nothing,
-    and leaves the visitor's cookie alone.
-
-    A **write** costs one round trip and reaches the server at once, but only if the session is
-    still alive there and still answers to this cookie. The first write of a visitor without a
-    live session makes one and sets the cookie. Each value is one JSON value: ``str``, ``int``,
-    ``float``, ``bool``, ``None``, ``list`` (tuples come back as lists), ``dict`` with str keys.
-
-    Every call may raise :exc:`SessionGone` (409) when this request saw the session alive and it
-    ended since, or, for writes, when the cookie was replaced moments ago; and
-    :exc:`StoreUnavailable` (503). Keys are non-empty str of at most 512 bytes that do not begin
-    with ``@`` (:exc:`InvalidKey`), or a :class:`SessionKey`. All durations are seconds.
-
-    An AltSession belongs to one thread.
-    """
+class SessionView(Generic[AnyDriver]):
+    """What plain and awaitable sessions have in common: whatever asks no server."""
 
     __slots__ = ("_settings", "commands", "driver")
 
-    def __init__(self, driver: Driver, commands: Commands, settings: SessionSettings) -> None:
+    def __init__(self, driver: AnyDriver, commands: Commands, settings: SessionSettings) -> None:
         self.driver = driver
         self.commands = commands
         self._settings = settings
@@ -89,6 +75,46 @@ class AltSession:
     def new(self) -> bool:
         """Whether this request made the session. No round trip."""
         return self.driver.state.new
+
+    def _born(self) -> datetime | None:
+        """As far as it was fetched."""
+        raw = self.driver.state.cache.fields.get(CREATED)
+        return None if raw is None else datetime.fromtimestamp(int(raw) / 1000, UTC)
+
+    def _age_of_login(self) -> float | None:
+        """The same, in seconds."""
+        raw, now = self.driver.state.cache.fields.get(LOGIN), self.driver.state.now
+        return None if raw is None or now is None else (now - int(raw)) / 1000
+
+    def _steps_together(self, verbs: Sequence[Verb]) -> Steps[Sequence[Any]]:
+        """Those of a batch: one read, where it asks for nothing else."""
+        dialogue = self.driver.dialogue
+        if all(isinstance(verb, Get | Everything) for verb in verbs):
+            return dialogue.look_up(verbs)
+        return dialogue.write(*verbs)
+
+
+class AltSession(SessionView[Driver]):
+    """The session of one request, key by key; nothing is loaded or saved otherwise.
+
+    A **read** costs one round trip whatever the session's size, and each key is read at most
+    once per request (``fresh=True`` asks again). Without a live session a read finds nothing,
+    and leaves the visitor's cookie alone.
+
+    A **write** costs one round trip and reaches the server at once, but only if the session is
+    still alive there and still answers to this cookie. The first write of a visitor without a
+    live session makes one and sets the cookie. Each value is one JSON value: ``str``, ``int``,
+    ``float``, ``bool``, ``None``, ``list`` (tuples come back as lists), ``dict`` with str keys.
+
+    Every call may raise :exc:`SessionGone` (409) when this request saw the session alive and it
+    ended since, or, for writes, when the cookie was replaced moments ago; and
+    :exc:`StoreUnavailable` (503). Keys are non-empty str of at most 512 bytes that do not begin
+    with ``@`` (:exc:`InvalidKey`), or a :class:`SessionKey`. All durations are seconds.
+
+    An AltSession belongs to one thread.
+    """
+
+    __slots__ = ()
 
     # -- reads
 
@@ -144,8 +170,7 @@ class AltSession:
     def created(self) -> datetime | None:
         """When the session was made, by the server's clock (UTC); None without a session."""
         self.driver.fetch((CREATED,))
-        raw = self.driver.state.cache.fields.get(CREATED)
-        return None if raw is None else datetime.fromtimestamp(int(raw) / 1000, UTC)
+        return self._born()
 
     def ttl(self) -> float | None:
         """Seconds until the server forgets the session if nobody uses it; None without one.
@@ -283,8 +308,7 @@ class AltSession:
         """Seconds from the login to the last answer of the server, by its clock; None without a
         login. At most one round trip per request, none after any other read."""
         self.driver.fetch((LOGIN,))
-        raw, now = self.driver.state.cache.fields.get(LOGIN), self.driver.state.now
-        return None if raw is None or now is None else (now - int(raw)) / 1000
+        return self._age_of_login()
 
     def login(
         self,
@@ -335,10 +359,8 @@ class AltSession:
         self.driver.execute(self.driver.state.create(*self.commands.mset(values).verbs))
 
     def together(self, verbs: Sequence[Verb]) -> Sequence[Any]:
-        """Results of a batch: of one read, where it asks for nothing else."""
-        if all(isinstance(verb, Get | Everything) for verb in verbs):
-            return self.driver.run(self.driver.dialogue.look_up(verbs))
-        return self.driver.write(*verbs)
+        """Results of a batch."""
+        return self.driver.run(self._steps_together(verbs))
 
     def _look_up(self, call: Command[T], fresh: bool) -> T:
         return call.result(self.driver.run(self.driver.dialogue.look_up(call.verbs, fresh)))

@@ -51,9 +51,20 @@ def shared(item: pytest.Item) -> str:
     return "-".join(params.get("includes", ()))
 
 
+def left_to_the_original(item: pytest.Item) -> bool:
+    """Whether a test that tests/aio shares with the plain stores and sessions asks neither. A
+    prefetch is a task that waits there, and the name of a session is another one: test_async has
+    both."""
+    if not hasattr(item.module, "ORIGINAL"):  # type: ignore[attr-defined]
+        return False
+    own = "prefetch" in item.name or item.name.startswith("test_repr_")
+    return own or "store" not in item.fixturenames  # type: ignore[attr-defined]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``volume`` come first, so that no worker is left with one in the end. They
     repeat, thousands of times, what plain tests do once: their lines are not counted."""
+    items[:] = [item for item in items if not left_to_the_original(item)]
     for item in items:
         if own_process(item):
             item.add_marker("process")

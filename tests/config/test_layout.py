@@ -34,10 +34,11 @@ LAYERS = [
     }
     | {f"stores.redis.{path.stem}" for path in PACKAGE.glob("stores/redis/*.py")},
     {"driver", "batch", "session", "settings"},
-    {"web", "web.cookie", "web.ending", "web.requests", "web.visits", "api"},
+    {"web", "web.cookie", "web.ending", "web.requests", "web.visits", "api_base", "api"},
     {f"web.{path.stem}" for path in PACKAGE.glob("web/*.py")}
     - {"web.cookie", "web.ending", "web.requests", "web.visits"},
     {"security", "testing", "tween"},
+    {"aio"} | {f"aio.{path.stem}" for path in PACKAGE.glob("aio/*.py")},
     {"", "demo"},
     {"admin.views"},
     {"admin", "cli"} | {f"cli.{path.stem}" for path in PACKAGE.glob("cli/*.py")},

@@ -1,7 +1,9 @@
 """Sessions on a Redis or Valkey cluster."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 import redis
 
@@ -12,8 +14,54 @@ from .connections import Connect, connect
 from .failures import Trouble
 from .node import ServerNode
 from .pool import ConnectionPool
+from .slots import SlotMap
 from .steps import Address
 from .waiting import Node, WaitingStore, carry_out
+
+
+class Closable(Protocol):
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+
+
+Pool = TypeVar("Pool", bound=Closable)
+
+
+class Nodes(Generic[Pool]):
+    """The nodes that were asked: the connections to each, and whether it is in trouble."""
+
+    def __init__(self, map: SlotMap, name: str, build: Callable[[Address], Pool]) -> None:
+        self._map = map
+        self._name = name
+        self._build = build
+        self._nodes: dict[Address, tuple[Pool, Trouble]] = {}
+        self._primaries = map.primaries
+
+    def at(self, address: Address | None) -> tuple[Pool, Trouble]:
+        assert address is not None
+        if self._map.primaries is not self._primaries:
+            self._tidy()
+        found = self._nodes.get(address)
+        if found is None:
+            host, port = address
+            trouble = Trouble(f"{host}:{port}, a node of {self._name},")
+            found = self._nodes.setdefault(address, (self._build(address), trouble))
+        return found
+
+    def _tidy(self) -> None:
+        """Forget nodes that have nothing to do any more."""
+        self._primaries = self._map.primaries
+        for address, (pool, trouble) in list(self._nodes.items()):
+            if address not in self._primaries:
+                trouble.replaced()
+                if address not in self._map.seeds:
+                    pool.close()
+                    self._nodes.pop(address, None)  # somebody else may have been faster
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        for pool, _ in list(self._nodes.values()):
+            pool.close()
 
 
 class ClusterStore(WaitingStore):
@@ -24,11 +72,12 @@ class ClusterStore(WaitingStore):
         self, steps: ClusterSteps, connect: Connect, *, name: str, limit: int, wait: float
     ) -> None:
         super().__init__(name, steps, Trouble(name), wait=wait)
-        self._connect = connect
-        self._limit = limit
+
+        def build(address: Address) -> ConnectionPool:
+            return ConnectionPool(partial(connect, address), limit=limit, wait=wait)
+
         self._map = steps.map
-        self._nodes: dict[Address, Node] = {}
-        self._primaries = self._map.primaries
+        self._nodes = Nodes(steps.map, name, build)
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, prefix: str) -> "ClusterStore":
@@ -41,17 +90,7 @@ class ClusterStore(WaitingStore):
         )
 
     def node(self, address: Address | None) -> Node:
-        assert address is not None
-        if self._map.primaries is not self._primaries:
-            self._tidy()
-        found = self._nodes.get(address)
-        if found is None:
-            host, port = address
-            build = partial(self._connect, address)
-            pool = ConnectionPool(build, limit=self._limit, wait=self._wait)
-            node = Node(pool, Trouble(f"{host}:{port}, a node of {self._name},"))
-            found = self._nodes.setdefault(address, node)
-        return found
+        return Node(*self._nodes.at(address))
 
     def nodes(self) -> list[ServerNode]:
         """The primaries, to be asked about themselves; the configured nodes, where none of them
@@ -61,17 +100,6 @@ class ClusterStore(WaitingStore):
         addresses = self._map.primaries or self._map.seeds
         return [ServerNode(shown((each,)), self.node(each).pool) for each in addresses]
 
-    def _tidy(self) -> None:
-        """Forget nodes that have nothing to do any more."""
-        self._primaries = self._map.primaries
-        for address, node in list(self._nodes.items()):
-            if address not in self._primaries:
-                node.trouble.replaced()
-                if address not in self._map.seeds:
-                    node.pool.close()
-                    self._nodes.pop(address, None)  # somebody else may have been faster
-
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
-        for node in list(self._nodes.values()):
-            node.pool.close()
+        self._nodes.close()

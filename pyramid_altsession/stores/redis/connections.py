@@ -69,21 +69,25 @@ def _common(settings: RedisSettings) -> dict[str, Any]:
 def _connect(settings: RedisSettings, common: dict[str, Any]) -> Connect:
     if not settings.ssl:
         return lambda address: TCPConnection(host=address[0], port=address[1], **common)
-    context = cache(partial(_context, settings))
+    context = cache(partial(tls_context, settings))
     return lambda address: TLSConnection(context, host=address[0], port=address[1], **common)
 
 
-def _context(settings: RedisSettings) -> ssl.SSLContext:
+def tls_context(settings: RedisSettings) -> ssl.SSLContext:
     """To make one takes longer than to connect. With ``ssl_ca_certs`` only those authorities are
     trusted, not the system's."""
-    context = ssl.create_default_context(cafile=settings.ssl_ca_certs)
-    context.check_hostname = settings.ssl_check_hostname
-    context.minimum_version = {
-        "1.2": ssl.TLSVersion.TLSv1_2,
-        "1.3": ssl.TLSVersion.TLSv1_3,
-    }[settings.ssl_min_version]
-    if settings.ssl_certfile is not None:
-        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+    try:
+        context = ssl.create_default_context(cafile=settings.ssl_ca_certs)
+        context.check_hostname = settings.ssl_check_hostname
+        context.minimum_version = {
+            "1.2": ssl.TLSVersion.TLSv1_2,
+            "1.3": ssl.TLSVersion.TLSv1_3,
+        }[settings.ssl_min_version]
+        if settings.ssl_certfile is not None:
+            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+    except OSError as error:  # ssl.SSLError is one
+        wanted = f"{PREFIX}redis.ssl_ca_certs, ssl_certfile or ssl_keyfile cannot be used"
+        raise NotConnected(f"{wanted}: {error}") from error
     return context
 
 
@@ -115,12 +119,7 @@ class TLSConnection(Timed, SSLConnection):
         self.context = context
 
     def _wrap_socket_with_ssl(self, sock: Any) -> ssl.SSLSocket:
-        try:
-            context = self.context()
-        except OSError as error:  # ssl.SSLError is one
-            wanted = f"{PREFIX}redis.ssl_ca_certs, ssl_certfile or ssl_keyfile cannot be used"
-            raise NotConnected(f"{wanted}: {error}") from error
-        return context.wrap_socket(sock, server_hostname=self.host)
+        return self.context().wrap_socket(sock, server_hostname=self.host)
 
 
 class UnixConnection(Timed, UnixDomainSocketConnection):

@@ -1,0 +1,151 @@
+"""The utility for asyncio: sessions of tokens, and administration."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ..api_base import APIBase, Notify, OpenedView, SessionInfo
+from ..config.sources import from_ini, read_settings
+from ..config.table import Settings
+from ..interfaces import Codec, SealingCodec
+from ..protocol.administration import every_need, some_sessions
+from ..protocol.commands import UNSET, Unset
+from ..protocol.fields import Description
+from ..protocol.keys import Values
+from ..protocol.state import SessionState
+from ..protocol.steps import Steps
+from .driver import AsyncDriver
+from .session import AsyncAltSession
+from .steps import run
+from .store import AsyncSealedStore, AsyncStore, open_store
+
+T = TypeVar("T")
+
+
+class AsyncOpenSession(OpenedView[AsyncDriver], AsyncAltSession):
+    """A session without a request, from ``open`` or ``create``: it never makes another one,
+    and any call on a dead one is :exc:`SessionGone`."""
+
+    __slots__ = ()
+
+
+serving: ContextVar["Serving | None"] = ContextVar("pyramid_altsession.aio", default=None)
+
+
+class Serving:
+    """What this context serves: the session of a request, and whose API made it."""
+
+    def __init__(self, api: "AsyncSessionAPI", state: SessionState) -> None:
+        self.api = api
+        self.state = state
+
+
+class AsyncSessionAPI(APIBase):
+    """Sessions for asyncio: names, results and errors are those of
+    :class:`pyramid_altsession.SessionAPI`, where each call is told; here they are awaited.
+
+    One serves all tasks and event loops of a process. It connects when a session is first used.
+    ``async with`` closes it. ``notify`` is called with the events, and is not awaited.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: AsyncStore | None = None,
+        codec: Codec | None = None,
+        notify: Notify | None = None,
+    ) -> None:
+        super().__init__(settings, codec, notify)
+        codec = self.commands.codec
+        store = open_store(settings) if store is None else store
+        self._store = AsyncSealedStore(store, codec) if isinstance(codec, SealingCodec) else store
+
+    def __repr__(self) -> str:
+        return f"<AsyncSessionAPI {self._store!r}>"
+
+    @classmethod
+    def from_settings(cls, mapping: Mapping[str, object]) -> "AsyncSessionAPI":
+        """From what :meth:`pyramid_altsession.SessionAPI.from_settings` takes; a settings file
+        of the Pyramid application with ``{"config": "config/altsession.yaml"}``."""
+        return cls(read_settings(from_ini(mapping) or mapping))
+
+    async def __aenter__(self) -> "AsyncSessionAPI":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # -- sessions without a request
+
+    def open(self, token: str) -> AsyncOpenSession:
+        return self._detached(self._state_of(token))
+
+    async def create(self, values: Values | None = None) -> AsyncOpenSession:
+        session = self._detached(self._state_of_new())
+        await session.begin({} if values is None else values)
+        return session
+
+    def _detached(self, state: SessionState) -> AsyncOpenSession:
+        driver = AsyncDriver(self._store, state, self._tell)
+        return AsyncOpenSession(driver, self.commands, self.settings.session, self._cookie)
+
+    # -- sessions of users
+
+    async def sessions_of(self, userid: str, *, keys: bool = False) -> list[SessionInfo]:
+        return await self._run(self._sessions_of(userid, keys))
+
+    async def invalidate_user(self, userid: str, keep: str | None = None) -> int:
+        return await self._run(self._invalidate_user(userid, keep))
+
+    async def describe(self, id: str, *, keys: bool = False) -> SessionInfo | None:
+        return await self._run(self._describe(id, keys))
+
+    async def values_of(self, id: str) -> dict[str, Any] | None:
+        return await self._run(self._values_of(id))
+
+    async def invalidate_id(self, id: str, userid: str | Unset | None = UNSET) -> bool:
+        return await self._run(self._invalidate_id(id, userid))
+
+    async def invalidate_all(self, told: Callable[[int], object] | None = None) -> int:
+        number = 0
+        async for found in self._walk():
+            number += await self._run(self._invalidate(found))
+            if told is not None:
+                told(number)
+        return number
+
+    async def scan(self, *, keys: bool = False) -> AsyncIterator[SessionInfo]:
+        async for found in self._walk():
+            for info in await self._run(self._infos(found, keys)):
+                yield info
+
+    async def _walk(self) -> AsyncIterator[list[Description]]:
+        cursor, more = 0, True
+        while more:
+            cursor, found = await self._run(some_sessions(cursor))
+            more = cursor != 0
+            yield found
+
+    async def _run(self, steps: Steps[T]) -> T:
+        return await run(self._store.execute, steps)
+
+    def _request(self) -> None:
+        """Pyramid's; there is none."""
+
+    def _current(self, found: Iterable[Description]) -> str | None:
+        around = serving.get()
+        return around.state.among(found) if around and around.api is self else None
+
+    # -- the server
+
+    async def check(self) -> None:
+        await self._run(every_need(self._timing))
+
+    async def close(self) -> None:
+        await self._store.close()

@@ -1,0 +1,221 @@
+"""One connection to a server, awaited: whatever it does is over at one moment."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import cache, partial
+from typing import Any
+
+import hiredis
+import redis
+from redis.connection import DefaultParser
+
+from ..config.table import RedisSettings
+from ..stores.embedded import EmbeddedServer
+from ..stores.redis.connections import PasswordFile, tls_context
+from ..stores.redis.steps import Address
+from ..stores.redis.timed import PLAIN, left
+from ..stores.redis.wire import no_errors, pack_command
+
+Open = Callable[[float], Awaitable["Connection"]]
+"""Opens a connection, by this end (in the seconds of time.monotonic()), or raises a RedisError."""
+
+LAST_LOOK = 0.001
+"""Seconds for what has arrived already: this process may have been held up, not the server."""
+
+
+class Connection(asyncio.Protocol):
+    """Sends one packet at a time and gives the replies to it. It serves no more once something
+    went wrong in between: then nobody can tell whose the next reply would be."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(
+            protocolError=redis.exceptions.InvalidResponse, replyError=DefaultParser.parse_error
+        )
+        self._transport: asyncio.Transport
+        self._replies: list[Any] = []
+        self._expected = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self.failure: redis.RedisError | None = None
+        """Why it serves no more."""
+
+    async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
+        """The replies to the packet, error replies among them. What is raised, a cancellation
+        too, leaves the connection closed."""
+        loop = self._loop
+        waiter = self._waiter = loop.create_future()
+        self._expected = replies
+        timer = loop.call_later(end - time.monotonic(), self._late)
+        try:
+            self._transport.write(packet)
+            await waiter
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            timer.cancel()
+            self._waiter = None
+        answers, self._replies = self._replies, []
+        for answer in answers:
+            if answer.__class__ not in PLAIN and not isinstance(answer, redis.ResponseError):
+                self.close()
+                raise answer  # about the connection
+        return answers
+
+    def close(self) -> None:
+        """Close it at once."""
+        self._fail(redis.ConnectionError("the connection was closed"))
+
+    # -- what asyncio says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        reader, replies = self._reader, self._replies
+        reader.feed(data)
+        try:
+            while (reply := reader.gets()) is not False:
+                replies.append(reply)
+        except redis.RedisError as error:
+            self._fail(error)
+            return
+        waiter = self._waiter
+        if waiter is None or len(replies) > self._expected:
+            self._fail(redis.ConnectionError("the server said something that nobody asked for"))
+        elif len(replies) == self._expected and not waiter.done():
+            waiter.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None:
+            self._fail(redis.ConnectionError("the server closed the connection"))
+        else:
+            self._fail(redis.ConnectionError(f"the connection broke: {exc}"))
+
+    def _late(self) -> None:
+        self._loop.call_later(LAST_LOOK, self._too_late, self._waiter)
+
+    def _too_late(self, waiter: "asyncio.Future[None] | None") -> None:
+        if waiter is self._waiter:
+            self._fail(redis.TimeoutError("the replies did not come in time"))
+
+    def _fail(self, error: redis.RedisError) -> None:
+        if self.failure is None:
+            said = [reply for reply in self._replies if isinstance(reply, redis.RedisError)]
+            if said and isinstance(error, redis.ConnectionError):
+                error = redis.ConnectionError(str(said[0]))  # why the server hung up
+            self.failure = error
+            self._transport.abort()
+            waiter = self._waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(error)
+
+
+# -- how connections are opened
+
+
+def open_at(settings: RedisSettings) -> Callable[[Address], Open]:
+    """What opens connections to servers, over TCP or TLS."""
+    context = cache(partial(tls_context, settings))
+
+    def at(address: Address) -> Open:
+        host, port = address
+
+        async def connect() -> Connection:
+            tls: dict[str, Any] = {}
+            if settings.ssl:
+                tls = {"ssl": context(), "server_hostname": host}
+            loop = asyncio.get_running_loop()
+            return (await loop.create_connection(Connection, host, port, **tls))[1]
+
+        return lambda end: opened(connect, settings, end)
+
+    return at
+
+
+def open_server(settings: RedisSettings, embedded: EmbeddedServer | None = None) -> Open:
+    """What opens connections to the one server of the settings."""
+    if embedded is not None:
+        return partial(_open_embedded, settings, embedded)
+    if settings.socket is not None:
+        return lambda end: opened(partial(_connect_unix, settings.socket), settings, end)
+    return open_at(settings)((settings.host, settings.port))
+
+
+async def _connect_unix(path: str | None) -> Connection:
+    return (await asyncio.get_running_loop().create_unix_connection(Connection, path))[1]
+
+
+async def _open_embedded(
+    settings: RedisSettings, embedded: EmbeddedServer, end: float
+) -> Connection:
+    """The time that it takes to start the server is not counted."""
+    try:
+        return await _open_started(settings, embedded, end)
+    except Gone:
+        return await _open_started(settings, embedded, end)  # another one may be there
+
+
+async def _open_started(
+    settings: RedisSettings, embedded: EmbeddedServer, end: float
+) -> Connection:
+    began = time.monotonic()
+    path = await asyncio.get_running_loop().run_in_executor(None, _started, embedded)
+    end += time.monotonic() - began
+    return await opened(partial(_connect_unix, path), settings, end)
+
+
+class Gone(redis.ConnectionError):
+    """Nobody listens there."""
+
+
+def _started(embedded: EmbeddedServer) -> str:
+    try:
+        return embedded.socket()
+    except OSError as error:
+        raise redis.ConnectionError(str(error)) from error
+
+
+async def opened(
+    connect: Callable[[], Awaitable[Connection]], settings: RedisSettings, end: float
+) -> Connection:
+    """A connection that may be used: the server knows who speaks, and of which database."""
+    connection = None
+    try:
+        async with asyncio.timeout(left(end)):
+            connection = await connect()
+        packet, replies = greeting(settings)
+        if replies:
+            no_errors(await connection.exchange(packet, replies, end))
+    except TimeoutError as error:
+        raise redis.TimeoutError("no connection in time") from error
+    except (ConnectionRefusedError, FileNotFoundError) as error:
+        raise Gone(f"no connection: {error}") from error
+    except OSError as error:
+        raise redis.ConnectionError(f"no connection: {error}") from error
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
+    if connection.failure is not None:
+        raise connection.failure
+    return connection
+
+
+def greeting(settings: RedisSettings) -> tuple[bytes, int]:
+    """What is said first on a connection, and how many replies it gets."""
+    packet, replies = b"", 0
+    credentials: tuple[str, ...] = ()
+    if settings.password_file is not None:
+        credentials = PasswordFile(settings.username, settings.password_file).get_credentials()
+    elif settings.username is not None or settings.password is not None:
+        said = (settings.username, settings.password or "")
+        credentials = tuple([each for each in said if each is not None])
+    if credentials:
+        packet += pack_command((b"AUTH", *[each.encode() for each in credentials]))
+        replies += 1
+    if settings.db:
+        packet += pack_command((b"SELECT", b"%d" % settings.db))
+        replies += 1
+    return packet, replies

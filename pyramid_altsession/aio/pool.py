@@ -1,0 +1,202 @@
+"""Connections to one server, leased one packet at a time: those of each event loop apart.
+
+The rules are those of ``stores/redis/pool.py``: a connection whose replies were not all read is
+closed before anybody can get it again, and a process never speaks on another one's.
+"""
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from ..config.table import RedisSettings
+from ..stores.redis.failures import NotConnected
+from ..stores.redis.pool import PAUSE, TOO_LATE, TURNED_AWAY
+from ..stores.redis.timed import left
+from .connection import Connection, Open
+
+
+class LoopPool:
+    """At most ``limit`` connections of one event loop; the last one used is the first one taken.
+    Calls that wait for one get it in the order in which they came.
+
+    A call has until its ``end`` for all that it does, from waiting for a connection to the last
+    reply. One that has to connect has ``connect_wait`` seconds, where that is longer.
+    """
+
+    def __init__(self, open: Open, *, limit: int, wait: float, connect_wait: float) -> None:
+        self._open = open
+        self._limit = limit
+        self._wait = wait
+        self._connect_wait = connect_wait
+        self._free = limit
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._idle: list[Connection] = []
+        self._used = 0
+        self._away: tuple[float, str] | None = None
+        self._late = 0
+
+    async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
+        """Send one packet, read so many replies. Error replies are returned, not raised.
+
+        Raises NotConnected when nothing was sent, redis.ConnectionError or redis.TimeoutError when
+        it is not known what was carried out.
+        """
+        if self._free and not self._queue:
+            self._free -= 1
+        else:
+            await self._place(end)
+        try:
+            while True:
+                connection, last = await self._take(end)
+                self._used += 1
+                try:
+                    answers = await connection.exchange(packet, replies, last)
+                except redis.RedisError as error:
+                    if not self._broken(error) or time.monotonic() > end:
+                        raise
+                    continue  # nothing was carried out, and another connection may come free
+                finally:
+                    self._used -= 1
+                self._idle.append(connection)
+                self._late, self._away = 0, None
+                return answers
+        finally:
+            self._give_back()
+
+    def close(self) -> None:
+        """Close every connection that is not in use at this moment."""
+        while self._idle:
+            self._idle.pop().close()
+
+    # -- places
+
+    async def _place(self, end: float) -> None:
+        """A place among those that may have a connection. NotConnected when none comes free."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._queue.append(turn)
+        timer = loop.call_later(left(end), self._refuse, turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._give_back()  # it was given and nobody takes it
+            raise
+        finally:
+            timer.cancel()
+
+    def _refuse(self, turn: "asyncio.Future[None]") -> None:
+        if not turn.done():
+            turn.set_exception(NotConnected(self._reason()))
+
+    def _give_back(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    # -- connections
+
+    async def _take(self, end: float) -> tuple[Connection, float]:
+        """A connection with nothing unread in it, and when its exchange has to be over."""
+        while True:
+            while self._idle:
+                connection = self._idle.pop()
+                if connection.failure is None:
+                    return connection, end
+            opened = await self._connect(end)
+            if opened is not None:
+                return opened
+            if time.monotonic() > end:
+                raise NotConnected(self._reason())
+            await asyncio.sleep(0.001)
+
+    async def _connect(self, end: float) -> tuple[Connection, float] | None:
+        """A new connection; None where there is none to be had, but one in use may come free."""
+        away, cause = self._away, None
+        if away is None or time.monotonic() >= away[0]:
+            if away is not None:  # one call finds out whether the trouble is over, not all
+                self._away = time.monotonic() + PAUSE, away[1]
+            last = max(end, end - self._wait + self._connect_wait)
+            try:
+                opened = await self._open(min(last, time.monotonic() + self._connect_wait))
+            except redis.RedisError as error:
+                cause = error
+                self._away = time.monotonic() + PAUSE, str(error)
+            else:
+                if self._late < TOO_LATE:  # else only an answer tells that it is over
+                    self._away = None
+                return opened, last
+        if self._late < TOO_LATE and (self._used or self._idle):
+            return None
+        raise NotConnected(self._reason()) from cause
+
+    def _broken(self, error: redis.RedisError) -> bool:
+        """Whether the server turned the connection away: it counts as one that was not made."""
+        turned_away = isinstance(error, redis.ConnectionError) and TURNED_AWAY in str(error)
+        if turned_away:
+            self._away = time.monotonic() + PAUSE, str(error)
+        if isinstance(error, redis.TimeoutError):
+            self.close()  # they lead to the same server: each would cost somebody the same time
+            self._late += 1
+            if self._late >= TOO_LATE:
+                self._away = time.monotonic() + PAUSE, str(error)
+        return turned_away
+
+    def _reason(self) -> str:
+        """Why there is no connection to be had."""
+        if self._away is not None:
+            return self._away[1]
+        return f"all {self._limit} connections (redis.max_connections) are in use"
+
+
+class ConnectionPool:
+    """The connections of a process to one server. Connections cannot leave their event loop: each
+    has a pool of its own, which is forgotten when the loop is closed."""
+
+    def __init__(self, open: Open, *, limit: int, wait: float, connect_wait: float) -> None:
+        self._new: Callable[[], LoopPool] = lambda: LoopPool(
+            open, limit=limit, wait=wait, connect_wait=connect_wait
+        )
+        self._pools: dict[asyncio.AbstractEventLoop, LoopPool] = {}
+        self._pid = os.getpid()
+
+    async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
+        """As :meth:`LoopPool.exchange`."""
+        pool = self._pools.get(asyncio.get_running_loop())
+        if pool is None or self._pid != os.getpid():
+            pool = self._begin()
+        return await pool.exchange(packet, replies, end)
+
+    def _begin(self) -> LoopPool:
+        if self._pid != os.getpid():
+            self._pools, self._pid = {}, os.getpid()
+        for loop in list(self._pools):
+            if loop.is_closed():
+                self._pools.pop(loop, None)
+        return self._pools.setdefault(asyncio.get_running_loop(), self._new())
+
+    def close(self) -> None:
+        """Close every connection that is not in use; those of other loops, when they next run."""
+        here = asyncio.get_running_loop()
+        for loop, pool in list(self._pools.items()):
+            if loop is here:
+                pool.close()
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(pool.close)
+
+
+def pool_of(open: Open, settings: RedisSettings) -> ConnectionPool:
+    return ConnectionPool(
+        open,
+        limit=settings.max_connections,
+        wait=settings.timeout,
+        connect_wait=settings.connect_timeout,
+    )

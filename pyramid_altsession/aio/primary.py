@@ -1,0 +1,62 @@
+"""The primary that sentinels name: asked for whenever a connection is opened, and checked."""
+
+from dataclasses import replace
+from typing import Any
+
+from ..config.table import RedisSettings
+from ..stores.redis.failures import NotConnected
+from ..stores.redis.sentinel import HELLO, Discovery, check_role
+from ..stores.redis.steps import Ask
+from ..stores.redis.waiting import part
+from .connection import Connection, open_at
+from .pool import ConnectionPool
+from .steps import carry_out
+
+
+class Primary:
+    """Opens connections to whatever is the primary then."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._discovery = Discovery(settings.sentinels, settings.master or "")
+        self._open_at = open_at(settings)
+        sentinel_at = open_at(
+            replace(
+                settings,
+                username=settings.sentinel_username,
+                password=settings.sentinel_password,
+                password_file=None,
+                db=0,
+            )
+        )
+        wait = settings.connect_timeout
+        self._sentinels = {
+            sentinel: ConnectionPool(
+                sentinel_at(sentinel),
+                limit=settings.max_connections,
+                wait=wait,
+                connect_wait=wait,
+            )
+            for sentinel in settings.sentinels
+        }
+
+    async def open(self, end: float) -> Connection:
+        async def exchange(ask: Ask) -> list[Any]:
+            assert ask.address is not None
+            pool = self._sentinels[ask.address]
+            return await pool.exchange(ask.packet, ask.replies, part(ask, end))
+
+        address = await carry_out(self._discovery.find(), exchange)
+        connection = await self._open_at(address)(end)
+        said = await connection.exchange(HELLO, 1, end)
+        try:
+            check_role(said)
+        except NotConnected:
+            self._discovery.distrust()
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Close the connections to sentinels; a later call opens new ones."""
+        for pool in self._sentinels.values():
+            pool.close()

@@ -1,0 +1,210 @@
+"""The session for asyncio: every call is the plain one's, awaited."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, TypeVar, overload
+
+from ..errors import SessionGone, StoreUnavailable
+from ..protocol.commands import UNSET, Command
+from ..protocol.fields import CREATED, LOGIN, USER
+from ..protocol.keys import Key, SessionKey, Values, field_name
+from ..protocol.lifecycle import Renew, Touch
+from ..protocol.state import Status
+from ..protocol.token import new_verifier
+from ..protocol.verbs import Refused, Verb
+from ..session import SessionView
+from .batch import AsyncBatch
+from .driver import AsyncDriver
+
+T = TypeVar("T")
+D = TypeVar("D")
+E = TypeVar("E")
+
+
+class AsyncAltSession(SessionView[AsyncDriver]):
+    """A session for asyncio: names, results and errors are those of
+    :class:`pyramid_altsession.AltSession`, where each call is told; here they are awaited.
+
+    Tasks of one event loop may share it: their calls are carried out one after the other. A call
+    that is cancelled may or may not have been carried out.
+    """
+
+    __slots__ = ()
+
+    # -- reads
+
+    @overload
+    async def get(self, key: SessionKey[T, D], *, fresh: bool = False) -> T | D: ...
+
+    @overload
+    async def get(self, key: SessionKey[T, Any], default: E, *, fresh: bool = False) -> T | E: ...
+
+    @overload
+    async def get(self, key: str, default: Any = None, *, fresh: bool = False) -> Any: ...
+
+    async def get(self, key: Key, default: Any = UNSET, *, fresh: bool = False) -> Any:
+        name, driver = field_name(key), self.driver
+        await driver.fetch((name,), fresh)
+        return self.commands.value(key, driver.state.cache.fields.get(name), default)
+
+    @overload
+    async def mget(
+        self, keys: Iterable[str], default: Any = None, *, fresh: bool = False
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def mget(
+        self, keys: Iterable[Key], default: Any = None, *, fresh: bool = False
+    ) -> dict[Key, Any]: ...
+
+    async def mget(self, keys: Iterable[Key], default: Any = UNSET, *, fresh: bool = False) -> Any:
+        return await self._look_up(self.commands.mget(keys, default), fresh)
+
+    async def all(self, *, fresh: bool = False) -> dict[str, Any]:
+        return await self._look_up(self.commands.all(), fresh)
+
+    async def keys(self, *, fresh: bool = False) -> list[str]:
+        return await self._look_up(self.commands.keys(), fresh)
+
+    async def exists(self, key: Key | None = None, *, fresh: bool = False) -> bool:
+        if key is not None:
+            return await self._look_up(self.commands.exists(key), fresh)
+        return await self.driver.run(self._calls.alive(fresh))
+
+    async def created(self) -> datetime | None:
+        await self.driver.fetch((CREATED,))
+        return self._born()
+
+    async def ttl(self) -> float | None:
+        return await self.driver.run(self._calls.ttl())
+
+    # -- writes
+
+    @overload
+    async def set(self, key: SessionKey[T, Any], value: T, *, ttl: float | None = None) -> None: ...
+
+    @overload
+    async def set(self, key: str, value: Any, *, ttl: float | None = None) -> None: ...
+
+    async def set(self, key: Key, value: Any, *, ttl: float | None = None) -> None:
+        await self._do(self.commands.set(key, value, ttl))
+
+    async def mset(self, values: Values) -> None:
+        if values:
+            await self._do(self.commands.mset(values))
+
+    async def remove(self, keys: Key | Iterable[Key]) -> int:
+        call = self.commands.remove(keys)
+        return await self._do(call) if call.verbs else 0
+
+    @overload
+    async def pop(self, key: SessionKey[T, D]) -> T | D: ...
+
+    @overload
+    async def pop(self, key: SessionKey[T, Any], default: E) -> T | E: ...
+
+    @overload
+    async def pop(self, key: str, default: Any = None) -> Any: ...
+
+    async def pop(self, key: Key, default: Any = UNSET) -> Any:
+        return await self._do(self.commands.pop(key, default))
+
+    @overload
+    async def setdefault(self, key: SessionKey[T, Any], value: T) -> T: ...
+
+    @overload
+    async def setdefault(self, key: str, value: Any) -> Any: ...
+
+    async def setdefault(self, key: Key, value: Any) -> Any:
+        return await self._do(self.commands.setdefault(key, value))
+
+    async def increment(self, key: Key, by: int = 1) -> int:
+        return await self._do(self.commands.increment(key, by))
+
+    async def compare_and_set(self, key: Key, expected: Any, value: Any) -> bool:
+        return await self.driver.run(self._calls.compare_and_set(key, expected, value))
+
+    @overload
+    async def modify(self, key: SessionKey[T, T], function: Callable[[T], T]) -> T: ...
+
+    @overload
+    async def modify(self, key: SessionKey[T, None], function: Callable[[T | None], T]) -> T: ...
+
+    @overload
+    async def modify(
+        self, key: SessionKey[T, Any], function: Callable[[Any], T], default: Any
+    ) -> T: ...
+
+    @overload
+    async def modify(
+        self, key: str, function: Callable[[Any], Any], default: Any = None
+    ) -> Any: ...
+
+    async def modify(self, key: Key, function: Callable[[Any], Any], default: Any = UNSET) -> Any:
+        return await self.driver.run(self._calls.modify(key, function, default))
+
+    async def touch(self) -> bool:
+        return await self.driver.step(Touch())
+
+    async def renew(self) -> bool:
+        return await self.driver.step(Renew(new_verifier()))
+
+    # -- more in one round trip
+
+    def batch(self) -> AsyncBatch:
+        return AsyncBatch(self)
+
+    async def prefetch(self, *keys: Key) -> None:
+        names = tuple([field_name(key) for key in keys])
+        if self.driver.state.status is Status.GONE or not names:
+            return
+        with suppress(SessionGone, StoreUnavailable):  # the call that uses a key raises it
+            await self.driver.prefetch(names)
+
+    # -- who is signed in
+
+    async def userid(self) -> str | None:
+        await self.driver.fetch((USER,))
+        return self.driver.state.user
+
+    async def login_age(self) -> float | None:
+        await self.driver.fetch((LOGIN,))
+        return self._age_of_login()
+
+    async def login(
+        self,
+        userid: str,
+        *,
+        remember: float | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        await self.driver.run(self._calls.login(userid, remember, info))
+
+    async def logout(self) -> bool:
+        return await self.invalidate()
+
+    async def end_others(self) -> int:
+        return await self.driver.run(self._calls.end_others())
+
+    # -- the end
+
+    async def invalidate(self) -> bool:
+        return await self.driver.run(self._calls.invalidate())
+
+    # -- inside
+
+    async def begin(self, values: Values) -> None:
+        await self.driver.execute(self.driver.state.create(*self.commands.mset(values).verbs))
+
+    async def together(self, verbs: Sequence[Verb]) -> Sequence[Any]:
+        return await self.driver.run(self._steps_together(verbs))
+
+    async def _look_up(self, call: Command[T], fresh: bool) -> T:
+        return call.result(await self.driver.run(self.driver.dialogue.look_up(call.verbs, fresh)))
+
+    async def _do(self, call: Command[T]) -> T:
+        try:
+            return call.result(await self.driver.write(*call.verbs))
+        except Refused:
+            raise TypeError(call.refused) from None

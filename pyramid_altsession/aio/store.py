@@ -1,0 +1,188 @@
+"""Where awaitable sessions live: the steps of the plain stores, awaited."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import redis
+
+from ..config.table import RedisSettings, Settings
+from ..interfaces import SealingCodec, Store
+from ..protocol.messages import Operation, Reply
+from ..stores.embedded import EmbeddedServer
+from ..stores.memory import MemoryStore
+from ..stores.redis.cluster import ClusterSteps
+from ..stores.redis.cluster_store import Nodes
+from ..stores.redis.failures import HINT, Trouble
+from ..stores.redis.steps import Address, Ask, OneServer
+from ..stores.redis.waiting import Dialogue, part
+from ..stores.sealed import Sealing
+from .connection import Open, open_at, open_server
+from .pool import ConnectionPool, pool_of
+from .primary import Primary
+from .steps import carry_out, run
+
+T = TypeVar("T")
+
+
+class AsyncStore(Protocol):
+    """Where sessions live, as :class:`~pyramid_altsession.interfaces.Store`, awaited."""
+
+    async def execute(self, operation: Operation) -> Reply:
+        """Do what the operation asks, whole or not at all, or raise StoreUnavailable. Cancelled,
+        it may or may not have been done, and nobody else gets the reply."""
+
+    async def close(self) -> None:
+        """Give connections back. Sessions stay."""
+
+
+class DirectStore:
+    """The awaitable contract on a plain store that never waits for a server: the one in memory."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __repr__(self) -> str:
+        return repr(self._store)
+
+    async def execute(self, operation: Operation) -> Reply:
+        return self._store.execute(operation)
+
+    async def close(self) -> None:
+        self._store.close()
+
+
+class AsyncSealedStore:
+    """The awaitable contract, on another store, whose values are sealed."""
+
+    def __init__(self, store: AsyncStore, codec: SealingCodec) -> None:
+        self._store = store
+        self._sealing = Sealing(codec)
+
+    def __repr__(self) -> str:
+        return f"<AsyncSealedStore {self._store!r}>"
+
+    async def execute(self, operation: Operation) -> Reply:
+        return await run(self._store.execute, self._sealing.steps(operation))
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+# -- on servers
+
+
+class Node(NamedTuple):
+    """One server: its connections, and whether it is in trouble."""
+
+    pool: ConnectionPool
+    trouble: Trouble
+
+
+class Call:
+    """One call of an application: all that it says to servers is over by ``end``."""
+
+    __slots__ = ("_end", "_node", "trouble")
+
+    def __init__(
+        self, node: Callable[[Address | None], Node], trouble: Trouble, wait: float
+    ) -> None:
+        self._node = node
+        self._end = time.monotonic() + wait
+        self.trouble = trouble
+        """Of the server that was asked last about a session."""
+
+    async def exchange(self, ask: Ask) -> list[Any]:
+        pool, trouble = self._node(ask.address)
+        if not ask.lookup:
+            self.trouble = trouble
+        if ask.anew:
+            pool.close()
+        return await pool.exchange(ask.packet, ask.replies, part(ask, self._end))
+
+
+class AwaitingStore:
+    """The awaitable contract by way of steps. It serves several event loops, and after a fork;
+    connects when first used."""
+
+    def __init__(self, name: str, steps: Dialogue, trouble: Trouble, *, wait: float) -> None:
+        self._name = name
+        self._steps = steps
+        self._trouble = trouble
+        self._wait = wait
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
+    def node(self, address: Address | None) -> Node:
+        """The server at this address."""
+        raise NotImplementedError
+
+    async def execute(self, operation: Operation) -> Reply:
+        call = Call(self.node, self._trouble, self._wait)
+        try:
+            reply = await carry_out(self._steps.execute(operation), call.exchange)
+        except redis.RedisError as error:
+            raise call.trouble.failure(operation, error) from error
+        if call.trouble.need is not None:
+            call.trouble.served(operation)
+        return reply
+
+
+class AsyncRedisStore(AwaitingStore):
+    """Sessions on one server, or on the primary that sentinels name."""
+
+    def __init__(
+        self, open: Open, settings: RedisSettings, prefix: str, release: Callable[[], None]
+    ) -> None:
+        self._release = release
+        trouble = Trouble(settings.place, "" if settings.configured else HINT)
+        pool = pool_of(open, settings)
+        self._node = Node(pool, trouble)
+        steps = OneServer(prefix.encode() + b":")
+        super().__init__(settings.place, steps, trouble, wait=settings.timeout)
+
+    @classmethod
+    def from_settings(cls, settings: RedisSettings, prefix: str) -> "AsyncRedisStore":
+        if settings.scheme == "embedded":
+            embedded = EmbeddedServer(urlsplit(settings.url or "").path or None)
+            return cls(open_server(settings, embedded), settings, prefix, embedded.release)
+        if settings.sentinels:
+            primary = Primary(settings)
+            return cls(primary.open, settings, prefix, primary.close)
+        return cls(open_server(settings), settings, prefix, lambda: None)
+
+    def node(self, address: Address | None) -> Node:
+        return self._node
+
+    async def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._node.pool.close()
+        self._release()
+
+
+class AsyncClusterStore(AwaitingStore):
+    """Sessions on a cluster."""
+
+    def __init__(self, settings: RedisSettings, prefix: str) -> None:
+        steps = ClusterSteps(settings.cluster, prefix.encode() + b":")
+        at = open_at(settings)
+        self._nodes = Nodes(steps.map, settings.place, lambda a: pool_of(at(a), settings))
+        super().__init__(settings.place, steps, Trouble(settings.place), wait=settings.timeout)
+
+    def node(self, address: Address | None) -> Node:
+        return Node(*self._nodes.at(address))
+
+    async def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._nodes.close()
+
+
+def open_store(settings: Settings) -> AsyncStore:
+    """The store that ``redis.url`` names. No network I/O."""
+    if settings.redis.scheme == "memory":
+        return DirectStore(MemoryStore())
+    if settings.redis.cluster:
+        return AsyncClusterStore(settings.redis, settings.session.prefix)
+    return AsyncRedisStore.from_settings(settings.redis, settings.session.prefix)
