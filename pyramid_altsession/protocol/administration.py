@@ -50,14 +50,16 @@ def live_sessions(user: str) -> Steps[list[Description]]:
 
 def survey(user: str) -> Steps[tuple[list[Description], int]]:
     """The live sessions, and how many entries of ended ones are left."""
-    entries = (yield Listing(user)).values
+    listing = yield Listing(user)
+    entries = listing.values
     known = yield from described([id for id, _ in entries])
     # The hash decides: a login under way has an entry and no session yet, and a session that
     # another user has taken over may have one too.
     found = [each for each in known if each is not None and each.user == user]
     ended = [entry for entry, each in zip(entries, known, strict=True) if each is None]
     pruned = yield from prune(user, ended)
-    return found, len(entries) - len(found) - pruned
+    entering = listing.entering.difference([each.id for each in found])
+    return found, len(entries) - len(found) - len(entering) - pruned
 
 
 def prune(user: str, ended: list[tuple[str, int]]) -> Steps[int]:

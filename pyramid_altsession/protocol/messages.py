@@ -162,6 +162,8 @@ class Reply(NamedTuple):
     ``remembered``: milliseconds until the end of a session with a tti of its own, else None.
     ``user``: whom the session was bound to before a Write. ``since``: when a signed-in session
     got its verifier, ms. ``done``: the result of a Write's ``life``, 0 where it has none.
+    ``entering``: of a Listing, the ids whose login may still be under way; only where an entry and
+    its session are on two servers.
     """
 
     state: State
@@ -174,6 +176,7 @@ class Reply(NamedTuple):
     user: Raw = None
     since: int | None = None
     done: int = 0
+    entering: frozenset[str] = frozenset()
 
     @property
     def tti(self) -> int | None:

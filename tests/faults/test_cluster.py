@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from workers import eventually, token_of
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.config.sources import read_settings
-from pyramid_altsession.errors import StoreUnavailable
+from pyramid_altsession.errors import StoreUnavailable, TooManySessions
+from pyramid_altsession.protocol.administration import survey
+from pyramid_altsession.protocol.contract import PendingRead
 from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Login, Touch
 from pyramid_altsession.protocol.messages import (
@@ -26,6 +29,7 @@ from pyramid_altsession.protocol.messages import (
     Scan,
     Write,
 )
+from pyramid_altsession.protocol.steps import run
 from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Set
 from pyramid_altsession.stores import open_store
@@ -235,6 +239,49 @@ def test_a_limit_holds_for_logins_at_once(nodes: OneForAll) -> None:
         assert states == ["LIVE", "SESSION_LIMIT"]
 
     in_every_order(nodes, prepare, check)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize("signed_out", [True, False])
+def test_a_login_under_way_counts_as_a_session(
+    nodes: OneForAll, after: int, signed_out: bool
+) -> None:
+    """The other sign-in, at the limit, is refused: whether the first one begins a session, or signs
+    in on one that is there. Its entry counts for ten seconds; then it is that of a dead login."""
+    token = nodes.session() if signed_out else Token.new()
+    first = replace(signing_in(token, "ann", limit=1), create=not signed_out)
+    turn = Turn(nodes, first)
+    for _ in range(after):
+        turn.step()
+    api = SessionAPI(LIMITED, store=Plain(nodes))
+    with pytest.raises(TooManySessions, match="the user has 1 sessions"):
+        api.create().login("ann")
+    for _ in range(STEPS):
+        turn.step()
+    assert turn.reply is not None
+    assert turn.reply.state is State.LIVE
+    assert run(nodes.run, survey("ann"))[1] == 0
+    nodes.run(End(None, (token.id,), b"e" * 16, TIMING))
+    entered = nodes.books.index("ann")[token.id]
+    nodes.books.put_entry("ann", token.id, entered - cluster_module.ENTERING)
+    api.create().login("ann")
+    assert len(api.sessions_of("ann")) == 1
+
+
+LIMITED = read_settings({"session": {"max_sessions_per_user": 1, "on_max_sessions": "deny"}})
+
+
+class Plain:
+    """The store contract, as far as a login needs it."""
+
+    def __init__(self, nodes: OneForAll) -> None:
+        self.execute = nodes.run
+
+    def send(self, operation: Read) -> PendingRead:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The fixture does it."""
 
 
 def test_a_login_that_was_held_up_gives_up(

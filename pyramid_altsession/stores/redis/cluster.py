@@ -16,6 +16,7 @@ from ...protocol.messages import (
     Describe,
     End,
     Inspect,
+    Listing,
     Operation,
     Read,
     Reply,
@@ -42,6 +43,8 @@ OVER = (State.DEAD, State.ENDED, State.OWED, State.OTHER_USER, State.REUSED)
 """States after which a session's id is nobody's any more."""
 FROZEN = 30.0
 """Seconds after which a login that was held up gives up: its entry might be pruned."""
+ENTERING = 10_000
+"""Milliseconds in which an entry without a session may be that of a login under way."""
 MOST_CHECKED = 10_000
 """Sessions of which it is remembered when their index was looked at."""
 
@@ -80,6 +83,8 @@ class ClusterSteps:
                 return (yield from self._described(operation))
             case Scan():
                 return (yield from self._scan(operation))
+            case Listing(sample=0):
+                return (yield from self._listing(operation))
             case _:
                 say = self._say_at(index_key(self._prefix, operation.user))
                 return (yield from steps.many(operation, self._prefix, say))
@@ -182,6 +187,16 @@ class ClusterSteps:
             yield from self.map.say(index, packet, 1, True)
         except redis.RedisError:
             return
+
+    def _listing(self, operation: Listing) -> Steps[Reply]:
+        """Entries come before their sessions: which of them are that young?"""
+        packet, count = pack_many(operation, self._prefix)
+        packet += pack_command((b"TIME",))
+        index = index_key(self._prefix, operation.user)
+        *replies, clock = no_errors((yield from self.map.say(index, packet, count + 1, True)))
+        reply, now = unpack_many(operation, self._prefix, replies), milliseconds(clock)
+        young = [id for id, entered in reply.values if now - entered < ENTERING]
+        return reply._replace(entering=frozenset(young))
 
     # -- many sessions
 
