@@ -64,8 +64,10 @@ class Driver(Carrier[Store]):
         try:
             try:
                 reply = self.store.execute(operation)
-            except BaseException:
+            except BaseException as error:
                 state.unsure(operation)
+                if state.does_without(operation, error):
+                    return state.results
                 raise
             following = state.learn(operation, reply)
             if following is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Literal, NamedTuple
 
-from ..errors import SessionGone
+from ..errors import SessionGone, StoreUnavailable
 from .changes import PendingChanges
 from .field_cache import FieldCache
 from .fields import USER, Description, State, Timing
@@ -69,6 +69,8 @@ class Asking:
     changes: PendingChanges | None = None  # what request.session has not written yet
     wanted: tuple[str, ...] = ()  # keys to fetch together with the first read
     sent: Prefetch | None = None  # under way
+    optional = False  # the view under way does without the session where the server is away
+    away: StoreUnavailable | None = None  # why it does
     several = False  # more than one token may be the right one: see choice()
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()
@@ -132,6 +134,7 @@ class Asking:
         self.root = root
         self.answered = answered
         self.reported = False
+        self.away = None
         self.cache.clear()
         self.changes = None
         self.abandon()
@@ -150,6 +153,8 @@ class Asking:
         self.used = True
         if self.status is Status.GONE:
             raise SessionGone()
+        if self.away is not None:
+            return None
         if fresh:
             self.cache.forget(*(names or self.cache.fields.copy()))
         claims = self._claims()
@@ -168,13 +173,17 @@ class Asking:
         """The Read that has to come before a Write where more than one token may be the right one:
         the first live one serves, and no other is judged by a script that may end its session."""
         claims = self._claims()
-        return Read(claims, (), self._timing, touch=False) if len(claims) > 1 else None
+        if len(claims) < 2 or self.away is not None:
+            return None
+        return Read(claims, (), self._timing, touch=False)
 
     def write(self, *verbs: Verb, life: Life | None = None) -> Write | None:
         """The Write for these; None when without a session there is nothing to do."""
         self.used = True
         if self.status is Status.GONE:
             raise SessionGone()
+        if self.away is not None:
+            raise self.away
         self._met = frozenset()
         if self.status is Status.ALIVE and self.token is not None:
             return self._guarded(self.token, verbs, life)
@@ -198,6 +207,17 @@ class Asking:
         if not self.renewal_due or self.status is not Status.ALIVE or self.cookie is not None:
             return None
         return self.write(life=Rotate(new_verifier(), self._timing.renew_after))
+
+    def does_without(self, operation: Read | Write, error: BaseException) -> bool:
+        """Whether this error is none, because the view does without what the read did not bring.
+        For the rest of the request reads find nothing more and writes raise the error: what was
+        made of a default must not replace what is stored."""
+        if not self.optional or not isinstance(operation, Read):
+            return False
+        if not isinstance(error, StoreUnavailable):
+            return False
+        self.away = error
+        return True
 
     @property
     def tells_browser(self) -> bool:

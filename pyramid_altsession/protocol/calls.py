@@ -147,6 +147,8 @@ class Calls:
 
     def end_others(self) -> Steps[int]:
         yield from self._dialogue.fetch((USER,), True)
+        if self._state.away is not None:
+            raise self._state.away
         user = self._state.user
         if user is None:
             return 0

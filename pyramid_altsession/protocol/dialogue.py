@@ -44,6 +44,8 @@ class Dialogue:
                 state.unsure(operation)
                 if operation.optional and isinstance(error, StoreUnavailable):
                     return
+                if state.does_without(operation, error):
+                    return
                 raise
             sent = None
             operation = state.learn(operation, reply)

@@ -119,12 +119,17 @@ class SessionCookie:
             **self._attributes,
         )
         response.headers.add("Set-Cookie", cookie + self._partitioned)
-        if not _PRIVATE & directives(response.headers.getall("Cache-Control")):
-            response.headers["Cache-Control"] = "no-store"
-            response.headers.pop("Expires", None)
+        keep_from_caches(response)
 
 
 _PRIVATE = frozenset({"private", "no-store", "no-cache"})
+
+
+def keep_from_caches(response: Response) -> None:
+    """Say no-store, unless the answer says that it is for one visitor only."""
+    if not _PRIVATE & directives(response.headers.getall("Cache-Control")):
+        response.headers["Cache-Control"] = "no-store"
+        response.headers.pop("Expires", None)
 
 
 def directives(lines: Iterable[str]) -> set[str]:

@@ -15,7 +15,7 @@ from ..errors import AltSessionError, SessionGone, StoreUnavailable
 from ..protocol.state import SessionState
 from ..session import AltSession
 from ..stores.memory import warn_of_processes
-from .cookie import SessionCookie
+from .cookie import SessionCookie, keep_from_caches
 
 log = logging.getLogger("pyramid_altsession")
 
@@ -81,6 +81,8 @@ class Ending:
                 state.answered = True
                 if state.used:
                     vary_on_cookie(response)
+                if state.away is not None:
+                    keep_from_caches(response)  # it shows defaults
                 if state.cookie is not None:
                     self._warn(request)
                     self._cookie.send(response, state.cookie or None, age=state.cookie_age)

@@ -33,6 +33,26 @@ def fetch_keys(view: Any, info: Any) -> Any:
 fetch_keys.options = ("altsession",)  # type: ignore[attr-defined]
 
 
+def do_without(view: Any, info: Any) -> Any:
+    """View option ``altsession_optional=True``: while the server is away, reads of the session
+    find nothing, so that the page renders; writes raise StoreUnavailable all the same."""
+    if not info.options.get("altsession_optional"):
+        return view
+
+    def lenient(context: Any, request: Request) -> Any:
+        state = request.altsession.driver.state
+        before, state.optional = state.optional, True
+        try:
+            return view(context, request)
+        finally:
+            state.optional = before
+
+    return lenient
+
+
+do_without.options = ("altsession_optional",)  # type: ignore[attr-defined]
+
+
 def not_enabled(request: Request) -> SyncSession:
     """In place of Pyramid's own message, which does not know that we could serve it."""
     raise AttributeError(
@@ -51,4 +71,5 @@ def add_sync_layer(config: Configurator) -> None:
             config.registry.registerUtility(factory, ISessionFactory)
 
     config.action("altsession sync", register, order=PHASE3_CONFIG + 10)
-    config.add_view_deriver(fetch_keys, under=INGRESS, over=("csrf_view", "secured_view", VIEW))
+    for option in (fetch_keys, do_without):
+        config.add_view_deriver(option, under=INGRESS, over=("csrf_view", "secured_view", VIEW))
