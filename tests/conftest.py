@@ -25,6 +25,7 @@ from pyramid_altsession.config.table import RedisSettings, Settings
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.sealed import SealedStore
+from pyramid_altsession.stores.traffic import Traffic
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis_settings.register_profile(
@@ -143,6 +144,13 @@ def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setitem(defaults, "timeout", 30.0)
         monkeypatch.setitem(defaults, "connect_timeout", 30.0)
         monkeypatch.setitem(Settings.__init__.__kwdefaults__, "redis", RedisSettings())
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections count what they carry as soon as one store of the process is observed: no test is
+    about that because an earlier one was."""
+    monkeypatch.setattr(Traffic, "measured", False)
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def builder(url: str, **options: object) -> Callable[[], Timed]:
 
 
 def pool_at(
-    url: str, *, limit: int = LIMIT, wait: float = 1.0, **options: object
+    url: str, *, limit: int = LIMIT, wait: float = 30.0, **options: object
 ) -> ConnectionPool:
     return ConnectionPool(builder(url, **options), limit=limit, wait=wait)
 
@@ -235,7 +235,7 @@ def test_when_all_connections_are_in_use_the_call_fails_in_time(
 
 def test_who_waits_for_a_connection_gets_the_one_that_is_put_back(server: Server) -> None:
     """Nobody is turned away while there is time left."""
-    pool = pool_at(server.url, limit=1, wait=30.0)
+    pool = pool_at(server.url, limit=1)
     answers: queue.Queue[list[Any]] = queue.Queue()
     waiting = threading.Thread(target=lambda: answers.put(pool.exchange(PING, 1)))
     with all_taken(pool):
@@ -247,7 +247,7 @@ def test_who_waits_for_a_connection_gets_the_one_that_is_put_back(server: Server
 
 def test_threads_share_no_more_connections_than_the_limit(server: Server, way: str) -> None:
     """16 threads, 4 connections, and every reply is its caller's."""
-    pool = pool_at(url_of(server, way), wait=30.0)
+    pool = pool_at(url_of(server, way))
     before = server.client.info("stats")["total_connections_received"]
 
     def echo(number: int) -> int:
@@ -350,7 +350,7 @@ def test_connected_ones_go_on_while_another_cannot_connect(server: Server, clock
 
 def test_close_closes_what_is_idle_and_the_next_call_connects(server: Server, way: str) -> None:
     """Nothing stays open on the server; the pool can be used again."""
-    pool = pool_at(url_of(server, way), wait=30.0)
+    pool = pool_at(url_of(server, way))
     in_threads(8, lambda _: pool.exchange(PING, 1))
     pool.close()
     assert eventually(lambda: connections_of_ours(server) == 0)
