@@ -1,13 +1,17 @@
 """The utility for asyncio: sessions of tokens, and administration."""
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar
 
+from pyramid.response import Response
+
 from ..api_base import APIBase, Notify, OpenedView, SessionInfo
 from ..config.sources import from_ini, read_settings
 from ..config.table import Settings
+from ..errors import AltSessionError
 from ..interfaces import Codec, SealingCodec
 from ..protocol.administration import every_need, some_sessions
 from ..protocol.commands import UNSET, Unset
@@ -15,6 +19,7 @@ from ..protocol.fields import Description
 from ..protocol.keys import Values
 from ..protocol.state import SessionState
 from ..protocol.steps import Steps
+from ..web.ending import send_off
 from .driver import AsyncDriver
 from .session import AsyncAltSession
 from .steps import run
@@ -30,15 +35,35 @@ class AsyncOpenSession(OpenedView[AsyncDriver], AsyncAltSession):
     __slots__ = ()
 
 
-serving: ContextVar["Serving | None"] = ContextVar("pyramid_altsession.aio", default=None)
+class AsyncRequestSession(AsyncAltSession):
+    """The session of a request. The cookie is looked at when it is first used."""
+
+    __slots__ = ("_api", "_begin", "_begun")
+
+    def __init__(self, api: "AsyncSessionAPI", begin: Callable[[], SessionState]) -> None:
+        self.commands = api.commands
+        self._settings = api.settings.session
+        self._api = api
+        self._begin = begin
+        self._begun: AsyncDriver | None = None
+
+    @property
+    def driver(self) -> AsyncDriver:  # type: ignore[override]
+        if self._begun is None:
+            self._begun = self._api.driver(self._begin())
+        return self._begun
+
+    @property
+    def begun(self) -> AsyncDriver | None:
+        """The driver, where it was used."""
+        return self._begun
+
+    def belongs_to(self, api: "AsyncSessionAPI") -> bool:
+        return self._api is api
 
 
-class Serving:
-    """What this context serves: the session of a request, and whose API made it."""
-
-    def __init__(self, api: "AsyncSessionAPI", state: SessionState) -> None:
-        self.api = api
-        self.state = state
+serving: ContextVar[AsyncRequestSession | None] = ContextVar("pyramid_altsession.aio", default=None)
+"""The session of the request that this context serves."""
 
 
 class AsyncSessionAPI(APIBase):
@@ -92,8 +117,43 @@ class AsyncSessionAPI(APIBase):
         return session
 
     def _detached(self, state: SessionState) -> AsyncOpenSession:
-        driver = AsyncDriver(self._store, state, self._tell)
-        return AsyncOpenSession(driver, self.commands, self.settings.session, self._cookie)
+        return AsyncOpenSession(
+            self.driver(state), self.commands, self.settings.session, self._cookie
+        )
+
+    def driver(self, state: SessionState) -> AsyncDriver:
+        """What carries out the calls of one session."""
+        return AsyncDriver(self._store, state, self._tell)
+
+    # -- sessions of requests
+
+    def session(self, cookies: str) -> AsyncRequestSession:
+        """The session of a request that came just now with this ``Cookie`` header, for middleware:
+        an answer has to follow that sends its cookie. No round trip."""
+        began = time.monotonic()
+
+        def begin() -> SessionState:
+            tokens = self._cookie.candidates({"HTTP_COOKIE": cookies})
+            state = SessionState(tokens, self._timing, began=began)
+            state.wanted = self.settings.session.prefetch
+            return state
+
+        return AsyncRequestSession(self, begin)
+
+    async def finish(self, session: AsyncRequestSession, response: Response) -> None:
+        """The last thing before the answer leaves: renew the session where that is due, and put
+        its cookie into the headers."""
+        driver = session.begun
+        if driver is None:
+            return
+        state = driver.state
+        state.abandon()
+        if state.renewal_due:
+            try:
+                await driver.execute(state.renewal())
+            except AltSessionError:
+                state.cookie = None  # the page is made: it goes out, and a later request renews
+        send_off(response, state, self._cookie)
 
     # -- sessions of users
 
@@ -140,7 +200,8 @@ class AsyncSessionAPI(APIBase):
 
     def _current(self, found: Iterable[Description]) -> str | None:
         around = serving.get()
-        return around.state.among(found) if around and around.api is self else None
+        ours = around is not None and around.belongs_to(self)
+        return around.driver.state.among(found) if around and ours else None
 
     # -- the server
 

@@ -78,14 +78,9 @@ class Ending:
                     self._write_back_late(request, response, state)
                 if state.renewal_due:
                     self._renew(request, state)
-                state.answered = True
-                if state.used:
-                    vary_on_cookie(response)
-                if state.away is not None:
-                    keep_from_caches(response)  # it shows defaults
                 if state.cookie is not None:
                     self._warn(request)
-                    self._cookie.send(response, state.cookie or None, age=state.cookie_age)
+                send_off(response, state, self._cookie)
         return response
 
     def _write_back(self, request: Request, response: Response, state: SessionState) -> None:
@@ -130,15 +125,30 @@ class Ending:
         plain = settings.session.secure and environ.get("wsgi.url_scheme") == "http"
         if plain and not self._warned:
             self._warned = True
-            log.warning(
-                "sessions: the cookie is Secure and this request came over plain http, so the"
-                " browser may never send it back; behind a proxy let the server know the scheme,"
-                " for development set altsession.session.secure = false"
-            )
+            warn_of_plain_http()
         several = environ.get("wsgi.multiprocess") and settings.redis.scheme == "memory"
         if several and not self._warned_of_memory:  # each process has a store of its own
             self._warned_of_memory = True
             warn_of_processes()
+
+
+def warn_of_plain_http() -> None:
+    log.warning(
+        "sessions: the cookie is Secure and this request came over plain http, so the"
+        " browser may never send it back; behind a proxy let the server know the scheme,"
+        " for development set altsession.session.secure = false"
+    )
+
+
+def send_off(response: Response, state: SessionState, cookie: SessionCookie) -> None:
+    """What the session has to say in the headers of the answer; after that it makes no other."""
+    state.answered = True
+    if state.used:
+        vary_on_cookie(response)
+    if state.away is not None:
+        keep_from_caches(response)  # it shows defaults
+    if state.cookie is not None:
+        cookie.send(response, state.cookie or None, age=state.cookie_age)
 
 
 def render(request: Request) -> Response:

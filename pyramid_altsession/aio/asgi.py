@@ -1,0 +1,148 @@
+"""Sessions of ASGI applications: Starlette, FastAPI, or any other."""
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from pyramid.httpexceptions import HTTPException
+from pyramid.response import Response
+
+from ..errors import AltSessionError, SessionGone
+from ..web.ending import warn_of_plain_http
+from .api import AsyncRequestSession, AsyncSessionAPI, serving
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+HEADERS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+"""Messages that carry the headers of an answer."""
+POLICY, TRY_LATER = 1008, 1013
+"""Codes that close a websocket (RFC 6455, 7.4.1, and the registry of IANA)."""
+
+
+class AltSessionMiddleware:
+    """Gives each HTTP request and websocket its session, as ``request.altsession`` in Pyramid:
+    ``scope["altsession"]``, in Starlette and FastAPI ``request.state.altsession``.
+
+    The cookie, ``Cache-Control`` and ``Vary`` are those that Pyramid's side sends, and so are the
+    pages of :exc:`SessionGone` (409) and :exc:`StoreUnavailable` (503) that the application does
+    not handle. A websocket's cookie goes with its handshake: a session has to begin before that.
+    An error afterwards closes it: 1008 when the session is gone, 1013 when the server is away.
+
+    ``api``: an :class:`AsyncSessionAPI`, which is closed when the server says that it shuts down.
+    """
+
+    def __init__(self, app: App, api: AsyncSessionAPI) -> None:
+        self._app = app
+        self._api = api
+        self._warned = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, self._closing(send))
+            return
+        outer = scope.get("altsession")
+        mounted = isinstance(outer, AsyncRequestSession) and outer.belongs_to(self._api)
+        if scope["type"] not in ("http", "websocket") or mounted:
+            await self._app(scope, receive, send)
+            return
+        cookies = [value for name, value in scope["headers"] if name == b"cookie"]
+        session = self._api.session(b"; ".join(cookies).decode("latin-1"))
+        state = {**scope.get("state", {}), "altsession": session}
+        scope = {**scope, "altsession": session, "state": state}
+        before = serving.set(session)
+        try:
+            await Answer(self._api, session, scope, send, self._warn).of(self._app, receive)
+        finally:
+            serving.reset(before)
+            if session.begun is not None:
+                session.begun.state.abandon()
+
+    def _closing(self, send: Send) -> Send:
+        async def closing(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):
+                await self._api.close()
+            await send(message)
+
+        return closing
+
+    def _warn(self, scope: Scope) -> None:
+        """Warn once of a cookie that browsers may not send back."""
+        plain = scope.get("scheme") in ("http", "ws") and self._api.settings.session.secure
+        if plain and not self._warned:
+            self._warned = True
+            warn_of_plain_http()
+
+
+class Answer:
+    """The answer to one request, on its way."""
+
+    def __init__(
+        self,
+        api: AsyncSessionAPI,
+        session: AsyncRequestSession,
+        scope: Scope,
+        send: Send,
+        warn: Callable[[Scope], None],
+    ) -> None:
+        self._api = api
+        self._session = session
+        self._scope = scope
+        self._send = send
+        self._warn = warn
+        self._begun = False
+
+    async def of(self, app: App, receive: Receive) -> None:
+        try:
+            await app(self._scope, receive, self.send)
+        except AltSessionError as error:
+            if self._begun and self._scope["type"] == "websocket":
+                code = POLICY if isinstance(error, SessionGone) else TRY_LATER
+                await self._send({"type": "websocket.close", "code": code})
+            elif self._begun or not isinstance(error, HTTPException):
+                raise
+            else:
+                await self._show(error)
+
+    async def send(self, message: Message) -> None:
+        """What the application sends; the session's headers go with its own."""
+        if message["type"] in HEADERS:
+            self._begun = True
+            if self._session.begun is not None:
+                headers = [*message.get("headers", ())]
+                message = {**message, "headers": await self._finished(headers)}
+        await self._send(message)
+
+    async def _finished(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        response = Response(headerlist=pairs, app_iter=())
+        await self._api.finish(self._session, response)
+        if self._session.driver.state.cookie is not None:
+            self._warn(self._scope)
+        return encoded(response.headerlist)
+
+    async def _show(self, error: HTTPException) -> None:
+        """The error's own page; before a websocket's handshake, where the server can send one."""
+        kind, scope = "http.response", self._scope
+        if scope["type"] == "websocket":
+            kind = "websocket.http.response"
+            if kind not in (scope.get("extensions") or {}):
+                await self._send({"type": "websocket.close", "code": POLICY})
+                return
+        error.prepare(environ_of(scope))
+        body = b"" if scope.get("method") == "HEAD" else b"".join(error.app_iter)
+        start = {"type": f"{kind}.start", "status": error.status_int}
+        await self.send({**start, "headers": encoded(error.headerlist)})
+        await self.send({"type": f"{kind}.body", "body": body})
+
+
+def environ_of(scope: Scope) -> Mapping[str, str]:
+    """What an error's page looks at."""
+    accepted = [value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"]
+    return {"HTTP_ACCEPT": ", ".join(accepted)} if accepted else {}
+
+
+def encoded(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
