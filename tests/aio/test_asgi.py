@@ -1,0 +1,220 @@
+"""The ASGI middleware: the answers' headers are those of Pyramid's side in the same situation."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from apps import Site, site
+from pyramid.request import Request
+from pyramid.response import Response
+from servers import Server
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from pyramid_altsession import SessionGone, StoreUnavailable
+from pyramid_altsession.aio import AsyncSessionAPI
+from pyramid_altsession.aio.asgi import AltSessionMiddleware
+
+SETTINGS = {"altsession.session.renew_after": 1, "altsession.session.renew_grace": 60}
+HEADERS = ("set-cookie", "cache-control", "vary", "retry-after", "content-type")
+
+# What a request does with its session, in the words that both kinds of session share.
+ACTS: dict[str, list[tuple[str, tuple[Any, ...]]]] = {
+    "nothing": [],
+    "read": [("get", ("cart",))],
+    "write": [("set", ("cart", 1))],
+    "login": [("login", ("ann",))],
+    "renew": [("renew", ())],
+    "invalidate": [("invalidate", ())],
+    "write_and_end": [("set", ("cart", 1)), ("invalidate", ())],
+}
+
+
+def pyramid_site(server: Server) -> Site:
+    def view(name: str) -> Callable[[Request], Response]:
+        def act(request: Request) -> Response:
+            for call, arguments in ACTS[name]:
+                getattr(request.altsession, call)(*arguments)
+            return Response("ok", content_type="text/plain", charset="utf-8")
+
+        return act
+
+    def gone(request: Request) -> Response:
+        raise SessionGone
+
+    def away(request: Request) -> Response:
+        request.altsession.get("cart")
+        raise StoreUnavailable("away")
+
+    views = {**{name: view(name) for name in ACTS}, "gone": gone, "away": away}
+    return site(server.url, views, settings=SETTINGS)
+
+
+def starlette_app(api: AsyncSessionAPI) -> Starlette:
+    def endpoint(name: str) -> Any:
+        async def act(request: StarletteRequest) -> PlainTextResponse:
+            for call, arguments in ACTS[name]:
+                await getattr(request.state.altsession, call)(*arguments)
+            return PlainTextResponse("ok")
+
+        return act
+
+    async def gone(request: StarletteRequest) -> PlainTextResponse:
+        raise SessionGone
+
+    async def away(request: StarletteRequest) -> PlainTextResponse:
+        await request.state.altsession.get("cart")
+        raise StoreUnavailable("away")
+
+    async def socket(websocket: WebSocket) -> None:
+        session = websocket.state.altsession
+        await session.set("cart", 1)
+        await websocket.accept()
+        await websocket.send_json(await session.get("cart"))
+        await session.get("cart", fresh=True)
+        raise SessionGone
+
+    async def refused(websocket: WebSocket) -> None:
+        raise SessionGone
+
+    routes = [Route(f"/{name}", endpoint(name)) for name in ACTS]
+    routes += [Route("/gone", gone), Route("/away", away)]
+    sockets = [WebSocketRoute("/socket", socket), WebSocketRoute("/refused", refused)]
+    middleware = [Middleware(AltSessionMiddleware, api=api)]
+    return Starlette(routes=[*routes, *sockets], middleware=middleware)
+
+
+def ask(app: Any, path: str, cookie: str | None = None, **more: Any) -> list[dict[str, Any]]:
+    """What the application sends."""
+    sent: list[Any] = []
+    headers = [] if cookie is None else [(b"cookie", f"sid={cookie}".encode())]
+    scope = {
+        **{"type": "http", "method": "GET", "path": path, "raw_path": path.encode()},
+        **{"query_string": b"", "headers": headers, "scheme": "https", **more},
+    }
+    received = iter(
+        [
+            {"type": "websocket.connect"}
+            if scope["type"] == "websocket"
+            else {"type": "http.request", "body": b""}
+        ]
+    )
+
+    async def receive() -> Any:
+        return next(received)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def shown(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The headers that are compared, without what is drawn at random."""
+    token = re.compile(r"[\w-]{22}\.[\w-]{43}")
+    kept = [(name.lower(), token.sub("TOKEN", value)) for name, value in headers]
+    return sorted((name, value) for name, value in kept if name in HEADERS)
+
+
+def of_asgi(message: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name.decode(), value.decode()) for name, value in message["headers"]]
+
+
+@pytest.fixture
+def pyramid(server: Server) -> Site:
+    return pyramid_site(server)
+
+
+@pytest.fixture
+def app(server: Server) -> Any:
+    mapping = {"altsession.redis.url": server.url, **SETTINGS}
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        async with AsyncSessionAPI.from_settings(mapping) as api:
+            await starlette_app(api)(scope, receive, send)
+
+    return served
+
+
+def token_of(site: Site, case: str) -> str | None:
+    """A cookie as it comes in this case."""
+    if case == "no cookie":
+        return None
+    if case == "forged":
+        return f"{'a' * 22}.{'b' * 43}"
+    session = site.api.create({"cart": 0})
+    if case == "signed in":
+        session.login("ann")
+    token = session.token
+    if case == "renewed":
+        session.renew()
+    if case == "ended":
+        session.invalidate()
+    return token
+
+
+CASES = ["no cookie", "forged", "alive", "signed in", "renewed", "ended"]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", [*ACTS, "gone", "away"])
+def test_headers_are_those_of_pyramid(name: str, case: str, pyramid: Site, app: Any) -> None:
+    """Status, cookie, Cache-Control, Vary and the page are equal on both sides."""
+    token = token_of(pyramid, case)
+    if token is not None:
+        pyramid.token = token
+    theirs = pyramid.get(f"/{name}", status="*")
+    start, body = ask(app, f"/{name}", token_of(pyramid, case))
+    assert start["status"] == theirs.status_int
+    assert shown(of_asgi(start)) == shown(theirs.headerlist)
+    assert body["body"] == theirs.body
+
+
+def test_one_session_for_both(pyramid: Site, app: Any) -> None:
+    """What Pyramid's side stored is there for the ASGI side, and the cookie that the one renews
+    is good for the other."""
+    pyramid.get("/write")
+    start, _ = ask(app, "/login", pyramid.token)
+    renewed = dict(of_asgi(start))["set-cookie"].partition(";")[0].removeprefix("sid=")
+    assert renewed != pyramid.token
+    assert pyramid.api.open(renewed).mget(["cart"]) == {"cart": 1}
+    assert pyramid.api.open(renewed).userid() == "ann"
+
+
+def test_current_session(server: Server) -> None:
+    """sessions_of marks the session of the request that asks."""
+    api = AsyncSessionAPI.from_settings({"redis.url": server.url})
+    marks: list[bool] = []
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        await scope["altsession"].login("ann")
+        marks.extend([each.current for each in await api.sessions_of("ann")])
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+        await api.close()
+
+    ask(AltSessionMiddleware(AltSessionMiddleware(plain, api), api), "/")
+    assert marks == [True]
+
+
+def test_websocket(app: Any) -> None:
+    """The cookie goes with the handshake, and a session that is gone closes the socket."""
+    accept, message, close = ask(app, "/socket", type="websocket", scheme="wss")
+    assert [name for name, _ in of_asgi(accept)] == ["vary", "set-cookie", "cache-control"]
+    assert message["text"] == "1"
+    assert close == {"type": "websocket.close", "code": 1008}
+
+
+def test_websocket_that_is_refused(app: Any) -> None:
+    """Before the handshake it is the page, where the server can send one."""
+    extensions = {"websocket.http.response": {}}
+    start, _ = ask(app, "/refused", type="websocket", extensions=extensions)
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 409)
+    assert ask(app, "/refused", type="websocket") == [{"type": "websocket.close", "code": 1008}]
