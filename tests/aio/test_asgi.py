@@ -95,8 +95,14 @@ def ask(app: Any, path: str, cookie: str | None = None, **more: Any) -> list[dic
     sent: list[Any] = []
     headers = [] if cookie is None else [(b"cookie", f"sid={cookie}".encode())]
     scope = {
-        **{"type": "http", "method": "GET", "path": path, "raw_path": path.encode()},
-        **{"query_string": b"", "headers": headers, "scheme": "https", **more},
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": headers,
+        "scheme": "https",
+        **more,
     }
     received = iter(
         [
