@@ -104,7 +104,16 @@ class TwinAPI(SessionAPI):
         store = open_store(settings) if store is None else store
         super().__init__(settings, store, **more)
         self._twin = Waited(AsyncSessionAPI(settings, DirectStore(store), **more))
-        for name in ("open", "create", "invalidate_user", "invalidate_id", "check", "close"):
+        for name in (
+            "open",
+            "create",
+            "invalidate_user",
+            "invalidate_id",
+            "values_of",
+            "invalidate_all",
+            "check",
+            "close",
+        ):
             setattr(self, name, getattr(self._twin, name))
 
     def session(self, request: Request) -> Any:
