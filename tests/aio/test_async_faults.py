@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -35,9 +36,14 @@ async def with_double(
     """Connections to a server that says what the test wants it to."""
 
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await says(reader, writer)
+        served_by.append(asyncio.current_task())
+        with suppress(OSError):
+            await says(reader, writer)
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
+    served_by: list[Any] = []
     server = await asyncio.start_server(served, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     settings = read_settings({"redis": {"url": f"redis://127.0.0.1:{port}"}}).redis
@@ -45,6 +51,8 @@ async def with_double(
     async with server:
         await act(pool)
         pool.close()
+        await asyncio.sleep(0.01)
+        await asyncio.gather(*served_by)
 
 
 def later() -> float:
