@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from inside import store_in
 from pyramid.response import Response
 from servers import Server
 
@@ -244,7 +245,7 @@ def test_periodic_renewal(server: Server, away: bool) -> None:
         {"redis": {"url": server.url}, "session": {"renew_after": 1, "renew_grace": 60}}
     )
     first = AsyncSessionAPI(settings)
-    store = Away(first._store)
+    store = Away(store_in(first))
     api = AsyncSessionAPI(settings, store=store)
 
     async def renewed() -> Response:

@@ -5,6 +5,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 import pytest
+from inside import store_in
 from pyramid.request import Request
 from zope.interface import implementer
 
@@ -120,7 +121,9 @@ class TwinAPI(SessionAPI):
         known = request.__dict__.get("waited")
         if known is None:
             plain = super().session(request)
-            driver = AsyncDriver(self._twin.awaited._store, plain.driver.state, plain.driver.notify)
+            driver = AsyncDriver(
+                store_in(self._twin.awaited), plain.driver.state, plain.driver.notify
+            )
             session = AsyncAltSession(driver, self.commands, self.settings.session)
             known = request.__dict__["waited"] = WaitedSession(session)
         return known
