@@ -1,8 +1,10 @@
 """One connection to a server, awaited: whatever it does is over at one moment."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -91,7 +93,17 @@ class Connection(asyncio.Protocol):
         if exc is None:
             self._fail(redis.ConnectionError("the server closed the connection"))
         else:
+            self._hear_out()
             self._fail(redis.ConnectionError(f"the connection broke: {exc}"))
+
+    def _hear_out(self) -> None:
+        """A write that fails leaves unread what the server said before it hung up."""
+        if self._transport.get_extra_info("sslcontext") is None:
+            with suppress(OSError, redis.RedisError):
+                socket = self._transport.get_extra_info("socket")
+                self._reader.feed(os.read(socket.fileno(), 65536))
+                while (reply := self._reader.gets()) is not False:
+                    self._replies.append(reply)
 
     def _late(self) -> None:
         self._loop.call_later(LAST_LOOK, self._too_late, self._waiter)

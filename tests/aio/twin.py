@@ -5,6 +5,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 import pytest
+from inside import store_in
 from pyramid.request import Request
 from zope.interface import implementer
 
@@ -104,14 +105,25 @@ class TwinAPI(SessionAPI):
         store = open_store(settings) if store is None else store
         super().__init__(settings, store, **more)
         self._twin = Waited(AsyncSessionAPI(settings, DirectStore(store), **more))
-        for name in ("open", "create", "invalidate_user", "invalidate_id", "check", "close"):
+        for name in (
+            "open",
+            "create",
+            "invalidate_user",
+            "invalidate_id",
+            "values_of",
+            "invalidate_all",
+            "check",
+            "close",
+        ):
             setattr(self, name, getattr(self._twin, name))
 
     def session(self, request: Request) -> Any:
         known = request.__dict__.get("waited")
         if known is None:
             plain = super().session(request)
-            driver = AsyncDriver(self._twin.awaited._store, plain.driver.state, plain.driver.notify)
+            driver = AsyncDriver(
+                store_in(self._twin.awaited), plain.driver.state, plain.driver.notify
+            )
             session = AsyncAltSession(driver, self.commands, self.settings.session)
             known = request.__dict__["waited"] = WaitedSession(session)
         return known
