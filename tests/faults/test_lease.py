@@ -92,10 +92,10 @@ def all_taken(pool: ConnectionPool) -> Iterator[None]:
 def test_exceptions_from_outside_mix_up_no_values_and_leak_no_connections(
     server: Server, kind: str
 ) -> None:
-    """40,000 ``get`` with signal handlers that raise, or gevent.Timeout, at random points: every
+    """100,000 ``get`` with signal handlers that raise, or gevent.Timeout, at random points: every
     value that is returned is the right one, nothing else is raised, and afterwards as many
     connections are to be had as before."""
-    calls = 20_000
+    calls = 50_000
     for seen, left in storm(kind, calls, server.url, server.tcp_url):
         assert seen["right"] + seen["interrupted"] == calls, seen
         assert min(seen["right"], seen["interrupted"]) > calls / 20, "this was no storm"

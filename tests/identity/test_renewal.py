@@ -829,8 +829,8 @@ def test_login_renewal_logout_write(left_out: str) -> None:
 def test_all_four(beginning: dict[str, Any]) -> None:
     """All four at once, the write a slow one, with one answer lost at most: some of all orders."""
     bodies = [*[CALLS[name] for name in ALL_FOUR[:3]], SLOW["set"]]
-    runs = sample(lambda: Logins(bodies, **beginning), 400, Random(4), ticks=[WINDOW / 2])
-    assert len(list(runs)) == 400
+    runs = sample(lambda: Logins(bodies, **beginning), 1000, Random(4), ticks=[WINDOW / 2])
+    assert len(list(runs)) == 1000
 
 
 @pytest.mark.volume

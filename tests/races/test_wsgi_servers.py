@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 VISITORS = 50
-ROUNDS = 2
+ROUNDS = 5
 REQUESTS = 8  # of one visitor in a round
 PATIENCE = 120.0  # seconds: that nothing hangs is all that is asked of time
 
@@ -290,7 +290,7 @@ async def crowd(port: int) -> Counter[str]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_crowd(server: Server, name: str) -> None:
-    """800 overlapping requests of 50 visitors: each finds its own values and user, counts
+    """2,000 overlapping requests of 50 visitors: each finds its own values and user, counts
     without a gap, and is never answered by a failure; the server ends and leaves no process."""
     case = CASES[name]
     with served(case, "embedded://" if case.embedded else server.url) as port:

@@ -433,9 +433,9 @@ def ask(event: Any) -> None:
 
 @pytest.mark.volume
 def test_prefetches_in_a_storm(server: Server) -> None:
-    """40,000 prefetches, taken, dropped or forgotten, under signal handlers that raise: every
+    """100,000 prefetches, taken, dropped or forgotten, under signal handlers that raise: every
     value is the right one, and as many connections are to be had as before."""
-    calls = 20_000
+    calls = 50_000
     for seen, left in storm("prefetches", calls, server.url, server.tcp_url):
         assert seen["right"] + seen["interrupted"] == calls, seen
         assert min(seen["right"], seen["interrupted"]) > calls / 20, "this was no storm"
