@@ -72,7 +72,8 @@ class Ending:
                 self._note_error(request, state)
             case Moment.FAILED, _:
                 state.abandon()
-            case Moment.LEAVING, Response():
+            case _:  # LEAVING
+                assert response is not None
                 state.abandon()
                 if state.changes is not None:  # the application left the tween out
                     self._write_back_late(request, response, state)

@@ -414,6 +414,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("session.max_value_bytes", "64k",
      "session.max_value_bytes: must be a whole number from 1 to 536870912, not '64k'"),
     # flags and choices
+    ("log_events", "xml", "log_events: must be true, false or json, not 'xml'"),
     ("session.secure", "maybe", "session.secure: must be true or false, not 'maybe'"),
     ("session.secure", 1, "session.secure: must be true or false, not 1"),
     ("redis.ssl", "required", "redis.ssl: must be true or false, not 'required'"),

@@ -15,6 +15,7 @@ import redis
 from inside import build_with, builder_in, lease_in
 from parts import Part, in_a_row, write_of
 from redis.connection import Connection, SSLConnection
+from redis.exceptions import NoScriptError
 from servers import Server, free_port
 from workers import CLIENT_ID
 
@@ -22,7 +23,7 @@ from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.errors import AltSessionError, CorruptValue, StoreFull, StoreUnavailable
 from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.lifecycle import Invalidate, Renew, Touch
-from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
+from pyramid_altsession.protocol.messages import End, Operation, Read, Reply, Write
 from pyramid_altsession.protocol.token import Token
 from pyramid_altsession.protocol.verbs import (
     CompareAndSet,
@@ -42,6 +43,7 @@ from pyramid_altsession.stores.redis import store as module
 from pyramid_altsession.stores.redis import wire as packets_module
 from pyramid_altsession.stores.redis.connections import UnixConnection, connections
 from pyramid_altsession.stores.redis.scripts import SCRIPT
+from pyramid_altsession.stores.redis.steps import OneServer
 from pyramid_altsession.stores.redis.store import RedisStore
 
 TIMING = Timing(tti=60_000, interval=6_000, lifetime=3_600_000, window=10_000)
@@ -945,3 +947,16 @@ def test_packed_names_are_kept() -> None:
     read = Read((Token.new().claim,), ("cart", "user"), TIMING)
     packets = {packets_module.pack_read(read, b"sess:") for _ in range(3)}
     assert (len(packets), packets_module.cached_names.cache_info().hits) == (1, 2)
+
+
+def test_scripts_forgotten_within_a_packet() -> None:
+    """When the server forgets the script between two of one packet's calls, the packet is sent once
+    more: what its first half ended is told as ended."""
+    operation = End("ann", ("a" * 22, "b" * 22), b"n" * 16, TIMING)
+    steps = OneServer(b"sess:").execute(operation)
+    asked = next(steps)
+    ended = [State.LIVE.value, 1, -1, -1, None, None, 1, []]
+    assert steps.send([ended, NoScriptError("NOSCRIPT")]) == asked
+    with pytest.raises(StopIteration) as caught:
+        steps.send([ended, ended])
+    assert caught.value.value.values == [True, True]
