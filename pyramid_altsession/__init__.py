@@ -27,6 +27,7 @@ from .interfaces import IAltSession, ISessionAPI
 from .protocol.keys import SessionKey
 from .session import AltSession
 from .stores.observed import Observation
+from .stores.redis.node import Health
 from .web.security import add_view_options
 from .web.tween import add_tween
 from .web.view_options import add_sync_layer
@@ -39,6 +40,7 @@ __all__ = [
     "CorruptValue",
     "FreshLoginRequired",
     "Handle",
+    "Health",
     "IAltSession",
     "ISessionAPI",
     "InvalidKey",
@@ -85,6 +87,9 @@ def _include(config: Configurator) -> None:
     config.action("altsession", register, introspectables=(introspectable,), order=PHASE1_CONFIG)
     config.add_request_method(altsession, "altsession", reify=True)
     config.add_directive("testing_altsession", "pyramid_altsession.testing.testing_altsession")
+    config.add_directive(
+        "add_altsession_health_view", "pyramid_altsession.web.health.add_altsession_health_view"
+    )
     add_view_options(config)
     add_sync_layer(config)
     add_tween(config)

@@ -1,6 +1,6 @@
 """The utility: makes the session of a request, and of code without one."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pyramid.registry import Registry
@@ -24,6 +24,7 @@ from .protocol.steps import Steps, run
 from .session import AltSession
 from .stores import open_store
 from .stores.observed import ObservedStore, Observer
+from .stores.redis.node import Health, ServerNode, health_of
 from .stores.sealed import SealedStore
 from .web.requests import RequestLife
 from .web.visits import under_way
@@ -58,6 +59,7 @@ class SessionAPI(APIBase):
         super().__init__(settings, codec, notify)
         codec = self.commands.codec
         store = open_store(settings) if store is None else store
+        self._nodes: Callable[[], Sequence[ServerNode]] = getattr(store, "nodes", tuple)
         self._store: Store = SealedStore(store, codec) if isinstance(codec, SealingCodec) else store
         self.requests = RequestLife(settings, self.commands, self._cookie, self._driver, self._tell)
 
@@ -207,6 +209,11 @@ class SessionAPI(APIBase):
         ends. No list of sessions shows it, and it is gone by itself after five seconds at most.
         """
         self._run(every_need(self._timing))
+
+    def health(self) -> Health:
+        """What the servers tell of themselves; see :class:`Health`. One round trip to each.
+        StoreUnavailable when one cannot be reached. :meth:`check` finds out whether they serve."""
+        return health_of(self._nodes())
 
     def close(self) -> None:
         """Give the connections back. The sessions stay; a later use connects again."""

@@ -78,6 +78,9 @@ class ISessionAPI(Interface):
     def invalidate_id(id, userid=...):
         """End one session by its public handle; with userid, only if it is this user's."""
 
+    def health():
+        """What the servers tell of themselves, as Health."""
+
     def invalidate_all(told=None):
         """End every session; how many."""
 

@@ -1,6 +1,8 @@
 """One server of those that hold the sessions, asked about itself."""
 
-from typing import Any
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import redis
 
@@ -27,3 +29,38 @@ class ServerNode:
         except redis.RedisError as error:
             raise StoreUnavailable(f"{self.name} does not serve: {error}") from error
         return no_errors(replies)[0]
+
+
+class Health(NamedTuple):
+    """What the servers tell of themselves.
+
+    ``latency``: seconds that the slowest one took to answer. ``role``: ``master``, or what another
+    one of them is. ``memory_free``: the part of ``maxmemory`` that is free, 0 to 1, of the fullest
+    one. None where no server tells, or where its user lacks the right ``+info``; ``memory_free``
+    also without a ``maxmemory``.
+    """
+
+    latency: float | None = None
+    role: str | None = None
+    memory_free: float | None = None
+
+
+def health_of(nodes: Iterable[ServerNode]) -> Health:
+    """One round trip to each; StoreUnavailable when one cannot be reached."""
+    latencies, roles, free = [], [], []
+    for node in nodes:
+        began = time.monotonic()
+        try:
+            lines: list[str] = node.ask("INFO").decode().splitlines()
+        except redis.ResponseError:
+            lines = []
+        latencies.append(time.monotonic() - began)
+        said = dict([line.split(":", 1) for line in lines if ":" in line])
+        if "role" in said:
+            roles.append(said["role"])
+        most = int(said.get("maxmemory", 0))
+        if most:
+            free.append(max(1 - int(said["used_memory"]) / most, 0.0))
+    others = [role for role in roles if role != "master"]
+    role = next(iter(others + roles), None)
+    return Health(max(latencies, default=None), role, min(free, default=None))
