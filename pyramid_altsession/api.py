@@ -124,7 +124,9 @@ class SessionAPI(APIBase):
         """
         return self._run(self._sessions_of(userid, keys))
 
-    def invalidate_user(self, userid: str, keep: str | None = None) -> int:
+    def invalidate_user(
+        self, userid: str, keep: str | None = None, *, durable: bool = False
+    ) -> int:
         """End every session of the user, but the one with the id ``keep``; returns how many.
 
         None keeps none, and ``request.altsession.id`` is None until the session was used: a view
@@ -133,8 +135,9 @@ class SessionAPI(APIBase):
 
         Every session that existed when the call began is dead when it returns; a login that
         comes later stays. So after a change of password: change it first, then call this.
+        ``durable``: wait until a replica has it; :exc:`NotDurable` if none confirms in time.
         """
-        return self._run(self._invalidate_user(userid, keep))
+        return self._run(self._invalidate_user(userid, keep, durable))
 
     def describe(self, id: str, *, keys: bool = False) -> SessionInfo | None:
         """What is known of one session, None when there is none. One round trip, two with

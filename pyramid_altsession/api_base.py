@@ -12,7 +12,7 @@ from pyramid.request import Request
 
 from .codecs import JSONCodec
 from .config.table import SessionSettings, Settings
-from .errors import CorruptValue
+from .errors import UNCONFIRMED, CorruptValue, NotDurable
 from .events import ADMINISTRATION, BY_KIND, event_line
 from .interfaces import Codec
 from .protocol.administration import (
@@ -137,12 +137,14 @@ class APIBase(ABC):
         found = yield from live_sessions(userid)
         return (yield from self._infos(found, keys))
 
-    def _invalidate_user(self, userid: str, keep: str | None) -> Steps[int]:
+    def _invalidate_user(self, userid: str, keep: str | None, durable: bool = False) -> Steps[int]:
         encodable("invalidate_user", userid)
         if keep is not None:
             encodable("invalidate_user", keep)
-        ended = yield from end_all_sessions(userid, self._timing, keep=keep)
+        ended = yield from end_all_sessions(userid, self._timing, keep=keep, durable=durable)
         self._tell_ended(dict.fromkeys(ended, userid))
+        if not ended.confirmed:
+            raise NotDurable(UNCONFIRMED)
         return len(ended)
 
     def _describe(self, id: str, keys: bool) -> Steps[SessionInfo | None]:

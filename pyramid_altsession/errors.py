@@ -59,6 +59,23 @@ class StoreFull(StoreUnavailable):
     """
 
 
+UNCONFIRMED = "it was carried out, and no replica confirmed in time: it may be undone by a failover"
+
+
+class NotDurable(StoreUnavailable):
+    """No replica confirmed a ``durable=True`` call in time.
+
+    The call was carried out, and its cookie is sent or dropped. But if the server is lost now, the
+    replica that follows it may not know: an ended session, or a replaced cookie, may come back. The
+    same call again asks again.
+    """
+
+    explanation = (
+        "What you asked for was done, but it is not yet certain that it lasts. Please sign out"
+        " again in a moment."
+    )
+
+
 class TooManySessions(AltSessionError, HTTPForbidden):
     """The user already has ``session.max_sessions_per_user`` sessions, so nobody was signed in. It
     renders as 403."""

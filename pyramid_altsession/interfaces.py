@@ -66,7 +66,7 @@ class ISessionAPI(Interface):
     def sessions_of(userid, *, keys=False):
         """A user's sessions as SessionInfo, newest login first; with keys and sizes."""
 
-    def invalidate_user(userid, keep=None):
+    def invalidate_user(userid, keep=None, *, durable=False):
         """End all sessions of a user, but ``keep``; how many."""
 
     def describe(id, *, keys=False):
@@ -157,10 +157,10 @@ class IAltSession(Interface):
     def touch():
         """Restart the time to idle."""
 
-    def login(userid, *, remember=None, info=None):
+    def login(userid, *, remember=None, info=None, durable=False):
         """Bind the session to a user under a new cookie; the data stays."""
 
-    def logout():
+    def logout(*, durable=False):
         """End the session."""
 
     def end_others():
@@ -172,10 +172,10 @@ class IAltSession(Interface):
     def login_age():
         """Seconds since the login."""
 
-    def renew():
+    def renew(*, durable=False):
         """New cookie, same session."""
 
-    def invalidate():
+    def invalidate(*, durable=False):
         """End the session."""
 
 

@@ -13,10 +13,9 @@ from .protocol.calls import Calls
 from .protocol.commands import UNSET, Command, Commands
 from .protocol.fields import CREATED, LOGIN, USER
 from .protocol.keys import Key, SessionKey, Values, field_name
-from .protocol.lifecycle import Renew, Touch
+from .protocol.lifecycle import Touch
 from .protocol.state import Status
 from .protocol.steps import Steps
-from .protocol.token import new_verifier
 from .protocol.verbs import Everything, Get, Refused, Verb
 
 T = TypeVar("T")
@@ -271,12 +270,12 @@ class AltSession(SessionView[Driver]):
         """Restart the time to idle; False without a live session. Uses do that by themselves."""
         return self.driver.step(Touch())
 
-    def renew(self) -> bool:
+    def renew(self, *, durable: bool = False) -> bool:
         """New verifier and cookie for the same session and data; the old cookie is dead at once.
 
-        False without a live session.
+        False without a live session. ``durable``: as for :meth:`invalidate`.
         """
-        return self.driver.step(Renew(new_verifier()))
+        return self._end(self._calls.renew(), durable)
 
     # -- more in one round trip
 
@@ -316,22 +315,24 @@ class AltSession(SessionView[Driver]):
         *,
         remember: float | None = None,
         info: Mapping[str, Any] | None = None,
+        durable: bool = False,
     ) -> None:
         """Sign a user in: new verifier and cookie, same data, and a new lifetime.
 
         The old cookie is dead at once, and so is the CSRF token: who planted the session knows
         both. Another user's session is ended, and nothing of it is kept. ``remember``: seconds
         for which this session and its cookie last, used or not. ``info``: what
-        ``sessions_of(userid)`` shows of this session, at most 512 bytes of JSON.
+        ``sessions_of(userid)`` shows of this session, at most 512 bytes of JSON. ``durable``: as
+        for :meth:`invalidate`.
 
         One round trip on a live session. It works on a full server, and after
         :exc:`SessionGone`. :exc:`TooManySessions` as ``session.on_max_sessions`` says.
         """
-        self.driver.run(self._calls.login(userid, remember, info))
+        self._end(self._calls.login(userid, remember, info), durable)
 
-    def logout(self) -> bool:
+    def logout(self, *, durable: bool = False) -> bool:
         """The same as :meth:`invalidate`."""
-        return self.invalidate()
+        return self.invalidate(durable=durable)
 
     def end_others(self) -> int:
         """End all other sessions of the user who is signed in here; returns how many. This one
@@ -344,14 +345,17 @@ class AltSession(SessionView[Driver]):
 
     # -- the end
 
-    def invalidate(self) -> bool:
+    def invalidate(self, *, durable: bool = False) -> bool:
         """End the session: data and id are forgotten, the cookie is dropped.
 
         False, and no error, when there was no live session. A later write of the same request
         starts a new session. :exc:`SessionGone` when another request has just renewed the
         session: it is still alive under its newer cookie, and was not ended.
+
+        ``durable``: wait until a replica has it, so that no failover brings the session back;
+        :exc:`NotDurable` if none confirms within a third of ``redis.timeout``.
         """
-        return self.driver.run(self._calls.invalidate())
+        return self._end(self._calls.invalidate(), durable)
 
     # -- inside
 
@@ -364,6 +368,10 @@ class AltSession(SessionView[Driver]):
 
     def _look_up(self, call: Command[T], fresh: bool) -> T:
         return call.result(self.driver.run(self.driver.dialogue.look_up(call.verbs, fresh)))
+
+    def _end(self, steps: Steps[T], durable: bool) -> T:
+        """Of a session, or of its cookie."""
+        return self.driver.run(self._calls.durably(steps) if durable else steps)
 
     def _do(self, call: Command[T]) -> T:
         try:

@@ -160,8 +160,10 @@ class AsyncSessionAPI(APIBase):
     async def sessions_of(self, userid: str, *, keys: bool = False) -> list[SessionInfo]:
         return await self._run(self._sessions_of(userid, keys))
 
-    async def invalidate_user(self, userid: str, keep: str | None = None) -> int:
-        return await self._run(self._invalidate_user(userid, keep))
+    async def invalidate_user(
+        self, userid: str, keep: str | None = None, *, durable: bool = False
+    ) -> int:
+        return await self._run(self._invalidate_user(userid, keep, durable))
 
     async def describe(self, id: str, *, keys: bool = False) -> SessionInfo | None:
         return await self._run(self._describe(id, keys))

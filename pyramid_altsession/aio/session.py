@@ -9,9 +9,9 @@ from ..errors import SessionGone, StoreUnavailable
 from ..protocol.commands import UNSET, Command
 from ..protocol.fields import CREATED, LOGIN, USER
 from ..protocol.keys import Key, SessionKey, Values, field_name
-from ..protocol.lifecycle import Renew, Touch
+from ..protocol.lifecycle import Touch
 from ..protocol.state import Status
-from ..protocol.token import new_verifier
+from ..protocol.steps import Steps
 from ..protocol.verbs import Refused, Verb
 from ..session import SessionView
 from .batch import AsyncBatch
@@ -147,8 +147,8 @@ class AsyncAltSession(SessionView[AsyncDriver]):
     async def touch(self) -> bool:
         return await self.driver.step(Touch())
 
-    async def renew(self) -> bool:
-        return await self.driver.step(Renew(new_verifier()))
+    async def renew(self, *, durable: bool = False) -> bool:
+        return await self._end(self._calls.renew(), durable)
 
     # -- more in one round trip
 
@@ -178,19 +178,20 @@ class AsyncAltSession(SessionView[AsyncDriver]):
         *,
         remember: float | None = None,
         info: Mapping[str, Any] | None = None,
+        durable: bool = False,
     ) -> None:
-        await self.driver.run(self._calls.login(userid, remember, info))
+        await self._end(self._calls.login(userid, remember, info), durable)
 
-    async def logout(self) -> bool:
-        return await self.invalidate()
+    async def logout(self, *, durable: bool = False) -> bool:
+        return await self.invalidate(durable=durable)
 
     async def end_others(self) -> int:
         return await self.driver.run(self._calls.end_others())
 
     # -- the end
 
-    async def invalidate(self) -> bool:
-        return await self.driver.run(self._calls.invalidate())
+    async def invalidate(self, *, durable: bool = False) -> bool:
+        return await self._end(self._calls.invalidate(), durable)
 
     # -- inside
 
@@ -202,6 +203,9 @@ class AsyncAltSession(SessionView[AsyncDriver]):
 
     async def _look_up(self, call: Command[T], fresh: bool) -> T:
         return call.result(await self.driver.run(self.driver.dialogue.look_up(call.verbs, fresh)))
+
+    async def _end(self, steps: Steps[T], durable: bool) -> T:
+        return await self.driver.run(self._calls.durably(steps) if durable else steps)
 
     async def _do(self, call: Command[T]) -> T:
         try:

@@ -15,7 +15,7 @@ from ..stores.memory import MemoryStore
 from ..stores.redis.cluster import ClusterSteps
 from ..stores.redis.cluster_store import Nodes
 from ..stores.redis.failures import HINT, Trouble
-from ..stores.redis.steps import Address, Ask, OneServer
+from ..stores.redis.steps import Address, Ask, OneServer, confirmation
 from ..stores.redis.waiting import Dialogue, part
 from ..stores.sealed import Sealing
 from .connection import Open, open_at, open_server
@@ -140,7 +140,7 @@ class AsyncRedisStore(AwaitingStore):
         trouble = Trouble(settings.place, "" if settings.configured else HINT)
         pool = pool_of(open, settings)
         self._node = Node(pool, trouble)
-        steps = OneServer(prefix.encode() + b":")
+        steps = OneServer(prefix.encode() + b":", confirmation(settings))
         super().__init__(settings.place, steps, trouble, wait=settings.timeout)
 
     @classmethod
@@ -166,7 +166,7 @@ class AsyncClusterStore(AwaitingStore):
     """Sessions on a cluster."""
 
     def __init__(self, settings: RedisSettings, prefix: str) -> None:
-        steps = ClusterSteps(settings.cluster, prefix.encode() + b":")
+        steps = ClusterSteps(settings.cluster, prefix.encode() + b":", confirmation(settings))
         at = open_at(settings)
         self._nodes = Nodes(steps.map, settings.place, lambda a: pool_of(at(a), settings))
         super().__init__(settings.place, steps, Trouble(settings.place), wait=settings.timeout)

@@ -88,23 +88,38 @@ def some_sessions(cursor: int) -> Steps[tuple[int, list[Description]]]:
     return following, [each for each in known if each is not None]
 
 
-def end_sessions(user: str | None, ids: list[str], timing: Timing) -> Steps[list[str]]:
+class Ended(list[str]):
+    """Ids of the sessions that were ended. ``confirmed``: False where a replica should have
+    confirmed that, and none did."""
+
+    confirmed = True
+
+
+def end_sessions(
+    user: str | None, ids: list[str], timing: Timing, *, durable: bool = False
+) -> Steps[Ended]:
     """End sessions of one user (None: of whomever) whatever their verifiers are, many to a
     packet; those that were ended."""
     nonce = secrets.token_bytes(16)
-    ended: list[str] = []
+    ended = Ended()
     for part in _packets(ids):
-        done = (yield End(user, part, nonce, timing)).values
-        ended += [id for id, over in zip(part, done, strict=True) if over]
+        reply = yield End(user, part, nonce, timing, durable)
+        ended += [id for id, over in zip(part, reply.values, strict=True) if over]
+        ended.confirmed = ended.confirmed and reply.confirmed
     return ended
 
 
-def end_all_sessions(user: str, timing: Timing, *, keep: str | None) -> Steps[list[str]]:
+def end_all_sessions(
+    user: str, timing: Timing, *, keep: str | None, durable: bool = False
+) -> Steps[Ended]:
     """End all sessions of a user but the one with the id ``keep``; those that were ended."""
-    entries = (yield Revoke(user, keep)).values
-    ended = yield from end_sessions(user, [id for id, _ in entries], timing)
+    revoked = yield Revoke(user, keep, durable)
+    entries = revoked.values
+    ended = yield from end_sessions(user, [id for id, _ in entries], timing, durable=durable)
+    ended.confirmed = ended.confirmed and revoked.confirmed
     over = set(ended)
-    yield from prune(user, [entry for entry in entries if entry[0] not in over])
+    if ended.confirmed:  # else another call has to find them
+        yield from prune(user, [entry for entry in entries if entry[0] not in over])
     return ended
 
 

@@ -71,6 +71,9 @@ class Asking:
     sent: Prefetch | None = None  # under way
     optional = False  # the view under way does without the session where the server is away
     away: StoreUnavailable | None = None  # why it does
+    durable = False  # of the call under way: a replica has to confirm what it writes
+    confirmed = True  # whether one did, at the last reply
+    unconfirmed: Write | None = None  # by what the session was ended, where none has confirmed it
     several = False  # more than one token may be the right one: see choice()
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()
@@ -261,7 +264,19 @@ class Asking:
         starts = self.status is not Status.ALIVE or isinstance(life, Login)
         mark = self.mark if starts and not self._detached and creates(verbs, life) else b""
         timing = self._times(user)
-        return Write(token.claim, verbs, timing, window, False, optional, user, False, mark, life)
+        return Write(
+            token.claim,
+            verbs,
+            timing,
+            window,
+            False,
+            optional,
+            user,
+            False,
+            mark,
+            life,
+            self.durable,
+        )
 
     def _times(self, user: str | None) -> Timing:
         """Until its cookie has come back, an anonymous session may live for a shorter time."""
@@ -289,7 +304,9 @@ class Asking:
             life = None
         user = life.user if isinstance(life, Login) else None
         timing = self._timing if self._detached or user else self._timing.newborn()
-        return Write(token.claim, verbs, timing, create=True, user=user, life=life)
+        return Write(
+            token.claim, verbs, timing, create=True, user=user, life=life, durable=self.durable
+        )
 
     def create(self, *verbs: Verb) -> Write:
         """A new session that no request asked for."""

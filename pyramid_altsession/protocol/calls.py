@@ -4,21 +4,30 @@ without I/O, for every driver."""
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config.table import SessionSettings
-from ..errors import SessionGone, StoreUnavailable, TooManySessions, ValueTooLarge
+from ..errors import (
+    UNCONFIRMED,
+    NotDurable,
+    SessionGone,
+    StoreUnavailable,
+    TooManySessions,
+    ValueTooLarge,
+)
 from .administration import end_all_sessions, end_sessions, live_sessions, prune_some, survey
 from .commands import UNSET, Commands
 from .dialogue import Dialogue
 from .envelope import framed
 from .fields import USER, Raw, Timing
 from .keys import LONGEST, MAX_KEY_BYTES, Key, encodable, field_name
-from .lifecycle import Invalidate, Login
+from .lifecycle import Invalidate, Login, Renew
 from .messages import SessionLimit
 from .state import Status
 from .steps import Steps
 from .token import new_verifier
+
+T = TypeVar("T")
 
 MAX_INFO_BYTES = 512
 TRIES = 100
@@ -83,6 +92,23 @@ class Calls:
             if done:
                 return value
         raise RuntimeError(f"modify({name!r}): somebody else was faster {TRIES} times")
+
+    # -- what a replica has to confirm
+
+    def durably(self, steps: Steps[T]) -> Steps[T]:
+        """The same call; NotDurable where it was carried out and no replica confirmed that."""
+        state = self._state
+        state.durable = state.confirmed = True
+        try:
+            value = yield from steps
+        finally:
+            state.durable = False
+        if not state.confirmed:
+            raise NotDurable(UNCONFIRMED)
+        return value
+
+    def renew(self) -> Steps[bool]:
+        return (yield from self._dialogue.step(Renew(new_verifier())))
 
     # -- who is signed in
 
@@ -161,6 +187,13 @@ class Calls:
 
     def invalidate(self) -> Steps[bool]:
         state = self._state
+        again = state.unconfirmed
+        if state.durable and again is not None and state.status is Status.ENDED:
+            again = replace(again, durable=True)  # it finds its own end, and the replicas are asked
+            reply = yield again
+            state.confirmed = reply.confirmed
+            state.unconfirmed = None if reply.confirmed else again
+            return True
         life = Invalidate(state.mark, told=state.tells_browser)
         ended = yield from self._dialogue.step(life)
         if state.changes is not None:

@@ -50,6 +50,8 @@ class Write:
     """Names the request that may start a new session where the old one owes its browser one."""
     life: Life | None = None
     """What becomes of the session itself."""
+    durable: bool = False
+    """Whether a replica has to confirm it."""
 
     @property
     def repeatable(self) -> bool:
@@ -79,6 +81,7 @@ class Revoke:
 
     user: str
     keep: str | None
+    durable: bool = False
     repeatable: ClassVar[bool] = True
 
 
@@ -92,6 +95,7 @@ class End:
     ids: tuple[str, ...]
     nonce: bytes
     timing: Timing
+    durable: bool = False
     repeatable: ClassVar[bool] = True
 
     def writes(self) -> tuple[Write, ...]:
@@ -163,7 +167,8 @@ class Reply(NamedTuple):
     ``user``: whom the session was bound to before a Write. ``since``: when a signed-in session
     got its verifier, ms. ``done``: the result of a Write's ``life``, 0 where it has none.
     ``entering``: of a Listing, the ids whose login may still be under way; only where an entry and
-    its session are on two servers.
+    its session are on two servers. ``confirmed``: False where a durable operation was carried out,
+    and no replica confirmed in time.
     """
 
     state: State
@@ -177,6 +182,7 @@ class Reply(NamedTuple):
     since: int | None = None
     done: int = 0
     entering: frozenset[str] = frozenset()
+    confirmed: bool = True
 
     @property
     def tti(self) -> int | None:

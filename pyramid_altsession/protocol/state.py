@@ -30,6 +30,8 @@ class SessionState(Asking):
         Raises SessionGone where the promises say so. Read this beside docs/semantics.
         """
         state = reply.state
+        if not reply.confirmed:
+            self.confirmed = False
         if state is State.LIVE or state is State.REFUSED:
             self.left, self.now = reply.left, reply.now
             if isinstance(operation, Read):
@@ -137,6 +139,8 @@ class SessionState(Asking):
             case Invalidate():
                 self._leave()
                 self.status = Status.ENDED
+                confirmed = operation.durable and reply.confirmed
+                self.unconfirmed = None if confirmed else operation
                 self.cookie = False if self._tokens else None
 
     def _adopt(self, verifier: str, operation: Write) -> None:

@@ -18,7 +18,7 @@ from pyramid_altsession.errors import StoreUnavailable, TooManySessions
 from pyramid_altsession.protocol.administration import survey
 from pyramid_altsession.protocol.contract import PendingRead
 from pyramid_altsession.protocol.fields import State, Timing
-from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Login, Touch
+from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Login, Renew, Touch
 from pyramid_altsession.protocol.messages import (
     Describe,
     End,
@@ -358,6 +358,24 @@ def test_the_node_of_the_index_is_away(nodes: OneForAll) -> None:
     nodes.lost = lambda ask: False
     assert set(nodes.books.index("ann")) == {token.id}
     assert nodes.run(Read((other.claim,), ("k",), TIMING)).values == [b"1"]
+
+
+def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
+    """It was carried out, and may come back: another call has to find it."""
+    nodes.steps = ClusterSteps([NODE], b"sess:", 1)
+    one, other = nodes.session("ann"), nodes.session("ann")
+    renew = Write(one.claim, (), TIMING, user="ann", life=Renew(new_verifier()), durable=True)
+    assert not nodes.run(renew).confirmed
+    ends = replace(with_life(other, "ann", Invalidate(b"n" * 16)), verbs=(), durable=True)
+    assert (nodes.run(ends).done, nodes.run(ends).confirmed) == (1, False)
+    for done in ([True, False], [False, False]):
+        revoked = nodes.run(Revoke("ann", None, durable=True))
+        assert {id for id, _ in revoked.values} == {one.claim.id, other.claim.id}
+        assert not revoked.confirmed
+        ids = (one.claim.id, other.claim.id)
+        reply = nodes.run(End("ann", ids, b"e%d" % done[0] * 8, TIMING, durable=True))
+        assert (reply.values, reply.confirmed) == (done, False)
+    assert set(nodes.books.index("ann")) == {one.claim.id, other.claim.id}
 
 
 def test_many_sessions_where_a_packet_fails(nodes: OneForAll) -> None:

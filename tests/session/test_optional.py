@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from apps import Site, Watched, site
+from apps import Site, site
 from pyramid.authorization import Authenticated
 from pyramid.config import Configurator
 from pyramid.request import Request
@@ -25,20 +25,19 @@ class Outage:
     def __init__(self, shop: Site) -> None:
         self.on = False
         self.tried: list[Operation] = []
-        self._watched: Watched = shop.watched
-        self._execute, self._send = shop.watched.execute, shop.watched.send
+        self.answered, self.sent = shop.watched.execute, shop.watched.send
         shop.watched.execute = self.execute  # type: ignore[method-assign]
         shop.watched.send = self.send  # type: ignore[method-assign]
 
     def execute(self, operation: Operation) -> Any:
-        self._try(operation)
-        return self._execute(operation)
+        self.ask(operation)
+        return self.answered(operation)
 
     def send(self, operation: Read) -> Any:
-        self._try(operation)
-        return self._send(operation)
+        self.ask(operation)
+        return self.sent(operation)
 
-    def _try(self, operation: Operation) -> None:
+    def ask(self, operation: Operation) -> None:
         self.tried.append(operation)
         if self.on:
             raise StoreUnavailable("away")

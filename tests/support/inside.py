@@ -86,3 +86,11 @@ def directory_in(server: Any) -> str:
 
 
 locked, is_open, clients = embedded._locked, embedded._open, embedded._clients
+
+
+# -- replicas
+
+
+def confirm_within(api: Any, milliseconds: int) -> None:
+    """How long replicas have to confirm, whatever time a call has."""
+    store_in(api)._steps.wait = milliseconds

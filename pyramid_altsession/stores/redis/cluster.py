@@ -20,6 +20,7 @@ from ...protocol.messages import (
     Operation,
     Read,
     Reply,
+    Revoke,
     Scan,
     Write,
 )
@@ -60,9 +61,12 @@ class ClusterSteps:
     find, whatever fails in between. An entry too many is harmless: the session decides.
     """
 
-    def __init__(self, seeds: Iterable[Address], prefix: bytes) -> None:
+    def __init__(
+        self, seeds: Iterable[Address], prefix: bytes, wait: steps.Milliseconds = 500
+    ) -> None:
         self.map = SlotMap(tuple(seeds))
         self._prefix = prefix
+        self.wait = wait
         self._checked: dict[str, Seconds] = {}
 
     def execute(self, operation: Operation) -> Steps[Reply]:
@@ -83,6 +87,10 @@ class ClusterSteps:
                 return (yield from self._described(operation))
             case Scan():
                 return (yield from self._scan(operation))
+            case Revoke(durable=True):
+                durably = self._durably(index_key(self._prefix, operation.user))
+                reply = yield from steps.many(operation, self._prefix, durably)
+                return reply._replace(confirmed=durably.done)
             case Listing(sample=0):
                 return (yield from self._listing(operation))
             case _:
@@ -109,8 +117,16 @@ class ClusterSteps:
         return Reply(State.DEAD, states)
 
     def _write(self, operation: Write) -> Steps[Reply]:
-        say = self._say_at(self._key(operation.claim.id))
-        return steps.write(replace(operation, user=None), self._prefix, say)
+        key = self._key(operation.claim.id)
+        alone = replace(operation, user=None)
+        if not operation.durable:
+            return (yield from steps.write(alone, self._prefix, self._say_at(key)))
+        say = self._durably(key)
+        reply = yield from steps.write(alone, self._prefix, say)
+        return reply._replace(confirmed=say.done)
+
+    def _durably(self, key: bytes) -> steps.Durably:
+        return steps.Durably(self._say_at(key), key, self._prefix, self.wait)
 
     # -- the index of a user
 
@@ -129,7 +145,7 @@ class ClusterSteps:
 
     def _invalidate(self, operation: Write, user: str) -> Steps[Reply]:
         reply = yield from self._write(operation)
-        if reply.state is State.LIVE and reply.done:
+        if reply.state is State.LIVE and reply.done and reply.confirmed:  # else it may come back
             yield from self._leave(user, [operation.claim.id])
         return reply
 
@@ -209,6 +225,8 @@ class ClusterSteps:
 
     def _end(self, operation: End) -> Steps[Reply]:
         """A packet to each node; where one was sent on or failed, one session after the other."""
+        if operation.durable:
+            return (yield from self._end_durably(operation))
         writes = {write.claim.id: replace(write, user=None) for write in operation.writes()}
         ended: dict[str, bool] = {}
         for address, ids in (yield from self._by_node(operation.ids)).items():
@@ -226,6 +244,19 @@ class ClusterSteps:
         if over and operation.user is not None:  # else entries are pruned with the next logins
             yield from self._leave(operation.user, over)
         return Reply(State.LIVE, [ended[id] for id in operation.ids])
+
+    def _end_durably(self, operation: End) -> Steps[Reply]:
+        """One session after the other. What is not confirmed stays in the index, so that another
+        call finds it."""
+        done, confirmed = [], True
+        for write in operation.writes():
+            reply = yield from self._write(replace(write, durable=True))
+            done.append(reply.state is State.LIVE and reply.done == 1)
+            confirmed = confirmed and reply.confirmed
+        over = [id for id, ended in zip(operation.ids, done, strict=True) if ended]
+        if over and confirmed and operation.user is not None:
+            yield from self._leave(operation.user, over)
+        return Reply(State.LIVE, done, confirmed=confirmed)
 
     def _described(self, operation: Describe | Inspect) -> Steps[Reply]:
         """The same for what is known of sessions."""

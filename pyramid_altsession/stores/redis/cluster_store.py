@@ -15,7 +15,7 @@ from .failures import Trouble
 from .node import ServerNode
 from .pool import ConnectionPool
 from .slots import SlotMap
-from .steps import Address
+from .steps import Address, confirmation
 from .waiting import Node, WaitingStore, carry_out
 
 
@@ -82,7 +82,7 @@ class ClusterStore(WaitingStore):
     @classmethod
     def from_settings(cls, settings: RedisSettings, prefix: str) -> "ClusterStore":
         return cls(
-            ClusterSteps(settings.cluster, prefix.encode() + b":"),
+            ClusterSteps(settings.cluster, prefix.encode() + b":", confirmation(settings)),
             connect(settings),
             name=settings.place,
             limit=settings.max_connections,

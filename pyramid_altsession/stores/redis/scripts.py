@@ -11,6 +11,7 @@ SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 PRUNE_SCRIPT = resources.files(__package__).joinpath("prune.lua").read_bytes()
 REVOKE_SCRIPT = resources.files(__package__).joinpath("revoke.lua").read_bytes()
 ENTER_SCRIPT = resources.files(__package__).joinpath("enter.lua").read_bytes()
+CONFIRM_SCRIPT = resources.files(__package__).joinpath("confirm.lua").read_bytes()
 _FORBIDDEN = re.compile(r"The user executing the script can't .* on @user_script:(\d+)")
 _CALL = re.compile(rb"redis\.call\('(\w+)'")
 

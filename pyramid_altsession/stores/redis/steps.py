@@ -12,11 +12,13 @@ import redis
 from redis.exceptions import MovedError, NoScriptError, ReadOnlyError
 
 from ...config.converters import PREFIX
+from ...config.table import RedisSettings
 from ...protocol.fields import State
-from ...protocol.messages import End, Operation, Read, Reply, Write
+from ...protocol.messages import End, Operation, Read, Reply, Revoke, Write
 from .failures import NotConnected
 from .wire import (
     no_errors,
+    pack_confirmation,
     pack_many,
     pack_read,
     pack_write,
@@ -76,17 +78,48 @@ def many(operation: Operation, prefix: bytes, say: Say) -> Steps[Reply]:
     return unpack_many(operation, prefix, no_errors(replies))
 
 
-class OneServer:
-    """All keys are on one server."""
+Milliseconds = int
 
-    def __init__(self, prefix: bytes) -> None:
+
+def confirmation(settings: RedisSettings) -> Milliseconds:
+    """How long replicas have to confirm a durable write: a third of a call's time. 0: there are
+    none, and a server that is lost brings no session back."""
+    return 0 if settings.scheme == "embedded" else round(settings.timeout * 1000 / 3)
+
+
+class Durably:
+    """Says something about a key, and in the same packet, so to the same server, asks whether a
+    replica has it. ``done``: whether one has."""
+
+    def __init__(self, say: Say, key: bytes, prefix: bytes, wait: Milliseconds) -> None:
+        self._say = say
+        self._packet = pack_confirmation(key, prefix, wait)
+        self.done = False
+
+    def __call__(self, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
+        *answers, written, replicas = yield from self._say(
+            packet + self._packet, replies + 2, repeatable
+        )
+        if not any(isinstance(answer, Exception) for answer in answers):
+            self.done = no_errors((written, replicas))[1] > 0
+        return answers
+
+
+class OneServer:
+    """All keys are on one server. ``wait``: how long replicas have to confirm a durable write; 0:
+    there are none."""
+
+    def __init__(self, prefix: bytes, wait: Milliseconds = 500) -> None:
         self._prefix = prefix
+        self.wait = wait
 
     def execute(self, operation: Operation) -> Steps[Reply]:
         match operation:
             case Read():
                 packet, count = pack_read(operation, self._prefix)
                 return unpack_read(operation, (yield from self._say(packet, count, True)))
+            case Write(durable=True) | End(durable=True) | Revoke(durable=True) if self.wait:
+                return (yield from self._durably(operation))
             case Write():
                 return (yield from write(operation, self._prefix, self._say))
             case End():
@@ -94,6 +127,18 @@ class OneServer:
                 return Reply(State.LIVE, ended)
             case _:
                 return (yield from many(operation, self._prefix, self._say))
+
+    def _durably(self, operation: Write | End | Revoke) -> Steps[Reply]:
+        # One server: whatever was written before is confirmed with it.
+        say = Durably(self._say, self._prefix, self._prefix, self.wait)
+        match operation:
+            case Write():
+                reply = yield from write(operation, self._prefix, say)
+            case End():
+                reply = Reply(State.LIVE, (yield from end(operation.writes(), self._prefix, say)))
+            case Revoke():
+                reply = yield from many(operation, self._prefix, say)
+        return reply._replace(confirmed=say.done)
 
     def _say(self, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
         try:

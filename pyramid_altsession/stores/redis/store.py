@@ -14,7 +14,7 @@ from .failures import HINT, Trouble
 from .node import ServerNode
 from .pool import ConnectionPool
 from .sentinel import Sentinels
-from .steps import Address, OneServer
+from .steps import Address, OneServer, confirmation
 from .timed import Timed
 from .waiting import Node, WaitingStore
 from .wire import pack_read, pack_write, unpack_read, unpack_write
@@ -26,12 +26,15 @@ class RedisStore(WaitingStore):
 
     def __init__(
         self, build: Callable[[], Timed], *, prefix: str, name: str, limit: int,
-        wait: float, hint: str = "", release: Callable[[], None] | None = None,
+        wait: float, confirmation: int = 500, hint: str = "",
+        release: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         self._release = release
         self._prefix = prefix.encode() + b":"
         self._pool = ConnectionPool(build, limit=limit, wait=wait)
-        super().__init__(name, OneServer(self._prefix), Trouble(name, hint), wait=wait)
+        super().__init__(
+            name, OneServer(self._prefix, confirmation), Trouble(name, hint), wait=wait
+        )
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, prefix: str) -> "RedisStore":
@@ -51,6 +54,7 @@ class RedisStore(WaitingStore):
             name=settings.place,
             limit=settings.max_connections,
             wait=settings.timeout,
+            confirmation=confirmation(settings),
             hint="" if settings.configured else HINT,
         )
 
@@ -74,7 +78,7 @@ class RedisStore(WaitingStore):
                 case Read():
                     packet, count = pack_read(operation, self._prefix)
                     reply = unpack_read(operation, self._pool.exchange(packet, count, end))
-                case Write():
+                case Write() if not operation.durable:
                     outcome = self._pool.exchange(pack_write(operation, self._prefix), 1, end)
                     if outcome[0].__class__ is not list:
                         return self._go_on(operation, outcome, end)

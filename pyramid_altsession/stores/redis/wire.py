@@ -40,7 +40,7 @@ from ...protocol.messages import (
     Write,
 )
 from ...protocol.token import ID_LENGTH
-from .scripts import PRUNE_SCRIPT, REVOKE_SCRIPT, SCRIPT, SCRIPT_SHA
+from .scripts import CONFIRM_SCRIPT, PRUNE_SCRIPT, REVOKE_SCRIPT, SCRIPT, SCRIPT_SHA
 
 _OURS = tuple(name.encode() for name in FACTS)
 _BEHIND_OURS = len(_OURS)
@@ -248,6 +248,14 @@ def _keys(held: Sequence[bytes], now: int) -> dict[str, bytes] | None:
     if PROOF.encode() not in fields:
         return None
     return keys_of({name.decode(errors="replace"): raw for name, raw in fields.items()}, now)
+
+
+def pack_confirmation(key: bytes, prefix: bytes, ms: int) -> bytes:
+    """What follows a write about this key, on its node: how many replicas have all of it. Two
+    replies. The key between braces is what a cluster chooses the node by."""
+    written = prefix + b"durable:{" + key + b"}"
+    script = pack_command((b"EVAL", CONFIRM_SCRIPT, b"1", written))
+    return script + pack_command((b"WAIT", b"1", b"%d" % ms))
 
 
 def no_errors(replies: Sequence[Any]) -> Sequence[Any]:

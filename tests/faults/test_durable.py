@@ -1,0 +1,240 @@
+"""``durable=True``: what was ended, or replaced, survives the loss of the server, or the call says
+that it may not."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from apps import site
+from inside import confirm_within, put_store
+from pyramid.request import Request
+from servers import Server, valkey
+from topologies import Cluster, link_is_up, until
+from workers import token_of
+
+from pyramid_altsession import NotDurable, SessionAPI, SessionGone, StoreUnavailable
+from pyramid_altsession.api import OpenSession
+from pyramid_altsession.errors import UNCONFIRMED
+
+MANY = 10
+
+
+class Pair:
+    """A primary and its replica."""
+
+    def __init__(self) -> None:
+        quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+        self.primary = valkey(*quick)
+        self.replica = valkey(*quick, "--replicaof", f"127.0.0.1 {self.primary.port}")
+        until(lambda: link_is_up(self.replica))
+        self.api = api_at(self.primary)
+
+    def sessions(self) -> list[OpenSession]:
+        """The replica has them, and has time to confirm what becomes of them."""
+        confirm_within(self.api, 10_000)
+        found = [self.api.create({"n": n}) for n in range(MANY)]
+        for each in found:
+            each.login("ann")
+        self.settle()
+        return found
+
+    def settle(self) -> None:
+        def same() -> bool:
+            offsets = {
+                server.client.info("replication")["master_repl_offset"]
+                for server in (self.primary, self.replica)
+            }
+            return len(offsets) == 1
+
+        until(same)
+
+    def cut(self) -> None:
+        """From now on the replica hears nothing, and nobody waits long for it."""
+        confirm_within(self.api, 50)
+        self.replica.client.replicaof("127.0.0.1", "1")
+        until(lambda: self.primary.client.info("replication")["connected_slaves"] == 0)
+
+    def heal(self) -> None:
+        confirm_within(self.api, 10_000)
+        self.replica.client.replicaof("127.0.0.1", str(self.primary.port))
+        until(lambda: link_is_up(self.replica))
+
+    def fail_over(self) -> SessionAPI:
+        """The primary is lost, and the replica takes its place."""
+        self.primary.kill()
+        self.replica.client.replicaof("NO", "ONE")
+        self.api.close()
+        self.api = api_at(self.replica)
+        return self.api
+
+    def stop(self) -> None:
+        self.api.close()
+        self.replica.stop()
+        self.primary.stop()
+
+
+def api_at(server: Server | Cluster) -> SessionAPI:
+    return SessionAPI.from_settings({"redis.url": server.url})
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.stop()
+
+
+def test_what_is_lost(pair: Pair) -> None:
+    """Replication is cut, the primary killed, the replica promoted. Without ``durable`` every
+    acknowledged end comes back; with it, each call has said so."""
+    plain, durable = pair.sessions(), pair.sessions()
+    tokens = [token_of(each) for each in plain]
+    pair.cut()
+    assert [each.invalidate() for each in plain] == [True] * MANY
+
+    def end(session: OpenSession) -> str:
+        with pytest.raises(NotDurable) as told:
+            session.invalidate(durable=True)
+        assert session.token is None  # it was carried out
+        return str(told.value)
+
+    with ThreadPoolExecutor(MANY) as threads:
+        told = set(threads.map(end, durable))
+    api = pair.fail_over()
+    assert told == {UNCONFIRMED}
+    assert [api.open(token).get("n") for token in tokens] == list(range(MANY))
+
+
+def test_what_is_kept(pair: Pair) -> None:
+    """Each call that returns is kept; old cookies stay dead, new ones are good."""
+    ended, renewed, signed_in, several = (pair.sessions() for _ in range(4))
+    old = [token_of(each) for each in (*renewed, *signed_in)]
+    gone = [token_of(each) for each in (*ended, *several)]
+    assert [each.invalidate(durable=True) for each in ended] == [True] * MANY
+    assert [each.renew(durable=True) for each in renewed] == [True] * MANY
+    for each in signed_in:
+        each.login("ann", durable=True)
+    for each in several[1:]:
+        each.logout(durable=True)
+    new = [token_of(each) for each in (*renewed, *signed_in)]
+    kept = several[0].id
+    assert pair.api.invalidate_user("ann", keep=kept, durable=True) == 2 * MANY
+    api = pair.fail_over()
+    for token in (*old, *gone[:MANY], *gone[MANY + 1 :], *new):
+        with pytest.raises(SessionGone):
+            api.open(token).get("n")
+    assert api.open(gone[MANY]).get("n") == 0
+
+
+CALLS: dict[str, Callable[[SessionAPI, OpenSession], object]] = {
+    "invalidate": lambda api, session: session.invalidate(durable=True),
+    "renew": lambda api, session: session.renew(durable=True),
+    "login": lambda api, session: session.login("ann", durable=True),
+    "invalidate_user": lambda api, session: api.invalidate_user("ann", durable=True),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_repeat_asks_again(pair: Pair, name: str) -> None:
+    """It does not take what was not written for what was confirmed; when replicas follow again, it
+    succeeds."""
+    call, session = CALLS[name], pair.sessions()[0]
+    pair.cut()
+    for _ in range(2):
+        with pytest.raises(NotDurable):
+            call(pair.api, session)
+    pair.heal()
+    call(pair.api, session)
+
+
+def test_an_end_that_was_not_durable_is_made_so(pair: Pair) -> None:
+    """In the same request, and from a dead cookie."""
+    session = pair.sessions()[0]
+    other = pair.api.open(token_of(session))
+    pair.cut()
+    session.invalidate()
+    with pytest.raises(NotDurable):
+        session.invalidate(durable=True)
+    with pytest.raises(SessionGone):
+        other.invalidate(durable=True)
+    pair.heal()
+    assert session.invalidate(durable=True)
+    with pytest.raises(SessionGone):
+        session.invalidate(durable=True)
+
+
+def test_a_script_sent_again(pair: Pair) -> None:
+    """The server has forgotten the script: the text is sent, and replicas are asked."""
+    session = pair.sessions()[0]
+    pair.primary.client.script_flush()
+    assert session.renew(durable=True)
+    pair.primary.client.script_flush()
+    assert pair.api.invalidate_user("ann", durable=True) == MANY
+
+
+def test_on_a_full_server(pair: Pair) -> None:
+    """An end works there, durable or not; what is written for the replicas has an end."""
+    session = pair.sessions()[0]
+    pair.primary.client.config_set("maxmemory", "1")
+    assert session.invalidate(durable=True)
+    pair.primary.client.config_set("maxmemory", "0")
+    assert all(pair.primary.client.pttl(key) > 0 for key in pair.primary.client.keys("*"))
+
+
+def test_without_the_right_to_wait(pair: Pair) -> None:
+    """StoreUnavailable names the command."""
+    pair.primary.client.acl_setuser(
+        "web", enabled=True, nopass=True, keys="*", commands=["+@all", "-wait"]
+    )
+    url = f"redis://web@127.0.0.1:{pair.primary.port}"
+    api = SessionAPI.from_settings({"redis.url": url})
+    with pytest.raises(StoreUnavailable, match="wait"):
+        api.create({"k": 1}).renew(durable=True)
+    api.close()
+
+
+@pytest.mark.parametrize("url", ["memory://", "embedded://"])
+def test_without_replicas_to_ask(url: str) -> None:
+    """Nothing is waited for: a server that is lost brings nothing back."""
+    api = SessionAPI.from_settings({"redis.url": url})
+    session = api.create({"k": 1})
+    session.login("ann", durable=True)
+    assert session.renew(durable=True)
+    assert session.invalidate(durable=True)
+    assert api.invalidate_user("ann", durable=True) == 0
+    api.close()
+
+
+def test_a_visitor_is_signed_out_all_the_same(pair: Pair) -> None:
+    """503, and the cookie is dropped."""
+
+    def start(request: Request) -> None:
+        request.altsession.login("ann")
+
+    def leave(request: Request) -> None:
+        request.altsession.logout(durable=True)
+
+    shop = site(pair.primary.url, {"start": start, "leave": leave})
+    shop.get("/start")
+    put_store(shop.api, shop.watched.store)
+    pair.cut()
+    confirm_within(shop.api, 50)
+    answer = shop.get("/leave", status=503)
+    assert "Max-Age=0" in answer.headers["Set-Cookie"]
+    assert shop.token is None
+
+
+# -- on a cluster
+
+
+def test_on_a_cluster(cluster_server: Cluster) -> None:
+    """Sessions of one user on several nodes."""
+    api = api_at(cluster_server)
+    sessions = [api.create({"n": n}) for n in range(6)]
+    for each in sessions:
+        each.login("ann", durable=True)
+    assert sessions[0].renew(durable=True)
+    assert sessions[0].invalidate(durable=True)
+    assert api.invalidate_user("ann", durable=True) == 5
+    assert api.sessions_of("ann") == []
+    api.close()
