@@ -1,6 +1,7 @@
 """Where awaitable sessions live: the steps of the plain stores, awaited."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -102,7 +103,7 @@ class Call:
         return await pool.exchange(ask.packet, ask.replies, part(ask, self._end))
 
 
-class AwaitingStore:
+class AwaitingStore(ABC):
     """The awaitable contract by way of steps. It serves several event loops, and after a fork;
     connects when first used."""
 
@@ -115,9 +116,9 @@ class AwaitingStore:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
 
+    @abstractmethod
     def node(self, address: Address | None) -> Node:
         """The server at this address."""
-        raise NotImplementedError
 
     async def execute(self, operation: Operation) -> Reply:
         call = Call(self.node, self._trouble, self._wait)
