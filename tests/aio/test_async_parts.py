@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 import redis
+from inside import store_in
 from pyramid.response import Response
 from sealed import CODEC
 from servers import Server
 
-from pyramid_altsession import SessionGone, StoreUnavailable
+from pyramid_altsession import CorruptValue, SessionGone, StoreUnavailable
 from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.aio import pool as pool_module
 from pyramid_altsession.aio.connection import Connection, open_server, opened
 from pyramid_altsession.aio.pool import ConnectionPool, LoopPool
 from pyramid_altsession.aio.primary import Primary
+from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import RedisSettings
 from pyramid_altsession.stores.redis.failures import NotConnected
@@ -385,7 +387,7 @@ def test_times_of_a_session() -> None:
         session = await api.create({"text": "a"})
         left = await session.ttl()
         assert left is not None
-        assert 0 < left <= api.settings.session.tti
+        assert 0 < left <= 600
         assert await session.created() is not None
         assert await session.login_age() is None
         await session.login("ann")
@@ -395,7 +397,7 @@ def test_times_of_a_session() -> None:
         with pytest.raises(TypeError, match="text"):
             await session.increment("text")
 
-    in_memory(act)
+    in_memory(act, session={"tti": 600, "touch_interval": 0})
 
 
 def test_the_other_sessions_of_a_user() -> None:
@@ -437,6 +439,27 @@ def test_a_session_that_nobody_used() -> None:
         before = response.headerlist[:]
         await api.finish(api.session("sid=x"), response)
         assert response.headerlist == before
+
+    in_memory(act)
+
+
+class Unreadable(JSONCodec):
+    """Values of an application that nobody can read any more."""
+
+    def decode(self, key: str, raw: bytes) -> Any:
+        raise CorruptValue("unreadable")
+
+
+def test_a_login_whose_notes_cannot_be_read() -> None:
+    """It hides no session: its user may be looking for it to end it."""
+
+    async def act(api: AsyncSessionAPI) -> None:
+        await (await api.create()).login("ann", info={"from": "here"})
+        (info,) = await api.sessions_of("ann")
+        assert info.info == {"from": "here"}
+        unreadable = AsyncSessionAPI(api.settings, store_in(api), codec=Unreadable())
+        (found,) = await unreadable.sessions_of("ann")
+        assert (found.id, found.info) == (info.id, {})
 
     in_memory(act)
 
