@@ -8,6 +8,7 @@ from servers import Server
 from pyramid_altsession import Observation, SessionAPI, StoreUnavailable
 from pyramid_altsession.protocol.messages import Listing, Read, Write
 from pyramid_altsession.protocol.verbs import Set
+from pyramid_altsession.stores.traffic import Traffic, received, sent
 
 
 @pytest.fixture
@@ -104,3 +105,13 @@ def test_several_observers(api: SessionAPI, caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages == ["sessions: an observer failed"]
     assert repr(api).startswith("<SessionAPI <ObservedStore <RedisStore")
     api.close()
+
+
+def test_nobody_asked() -> None:
+    """Packets that no observed operation sent, as those of another utility, are not counted."""
+    before = Traffic()
+    with before.counting():
+        sent(3)
+    sent(5)
+    received(5)
+    assert (before.packets, before.sent, before.received) == (1, 3, 0)

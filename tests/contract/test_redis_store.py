@@ -23,7 +23,7 @@ from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.errors import AltSessionError, CorruptValue, StoreFull, StoreUnavailable
 from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.lifecycle import Invalidate, Renew, Touch
-from pyramid_altsession.protocol.messages import End, Operation, Read, Reply, Write
+from pyramid_altsession.protocol.messages import End, Listing, Operation, Prune, Read, Reply, Write
 from pyramid_altsession.protocol.token import Token
 from pyramid_altsession.protocol.verbs import (
     CompareAndSet,
@@ -42,7 +42,7 @@ from pyramid_altsession.stores.redis import failures
 from pyramid_altsession.stores.redis import store as module
 from pyramid_altsession.stores.redis import wire as packets_module
 from pyramid_altsession.stores.redis.connections import UnixConnection, connections
-from pyramid_altsession.stores.redis.scripts import SCRIPT
+from pyramid_altsession.stores.redis.scripts import PRUNE_SCRIPT, SCRIPT, command_of
 from pyramid_altsession.stores.redis.steps import OneServer
 from pyramid_altsession.stores.redis.store import RedisStore
 
@@ -960,3 +960,21 @@ def test_scripts_forgotten_within_a_packet() -> None:
     with pytest.raises(StopIteration) as caught:
         steps.send([ended, ended])
     assert caught.value.value.values == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("operation", "script", "command"),
+    [(Listing("ann"), SCRIPT, b"HMGET"), (Prune("ann", ()), PRUNE_SCRIPT, b"ZREM")],
+)
+def test_forbidden_line(operation: Any, script: bytes, command: bytes) -> None:
+    """Redis 7.0 tells only the script's line; the message names the command that stands there."""
+    lines = script.splitlines()
+    call = b"redis.call('%b'" % command
+    at = next(number for number, line in enumerate(lines, 1) if call in line)
+    said = (
+        f"The user executing the script can't run this command or subcommand on @user_script:{at}"
+    )
+    assert command_of(said, operation) == f" ({command.decode()})"
+    blank = lines.index(b"") + 1 if b"" in lines else 1
+    assert command_of(said.replace(f":{at}", f":{blank}"), operation) in ("", " ()")
+    assert command_of("ERR other", operation) == ""
