@@ -136,7 +136,7 @@ class OneServer:
                 reply = yield from write(operation, self._prefix, say)
             case End():
                 reply = Reply(State.LIVE, (yield from end(operation.writes(), self._prefix, say)))
-            case Revoke():
+            case _:
                 reply = yield from many(operation, self._prefix, say)
         return reply._replace(confirmed=say.done)
 
