@@ -15,6 +15,10 @@ from workers import token_of
 from pyramid_altsession import NotDurable, SessionAPI, SessionGone, StoreUnavailable
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.errors import UNCONFIRMED
+from pyramid_altsession.protocol.administration import end_all_sessions
+from pyramid_altsession.protocol.fields import State, Timing
+from pyramid_altsession.protocol.messages import End, Operation, Reply, Revoke
+from pyramid_altsession.protocol.steps import run
 
 MANY = 10
 
@@ -136,15 +140,37 @@ CALLS: dict[str, Callable[[SessionAPI, OpenSession], object]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_repeat_asks_again(pair: Pair, name: str) -> None:
-    """It does not take what was not written for what was confirmed; when replicas follow again, it
-    succeeds."""
+    """Also on another connection, where the server would say at once that replicas have all of
+    what was written on it; when the replica hears again, it succeeds."""
     call, session = CALLS[name], pair.sessions()[0]
-    pair.cut()
+    confirm_within(pair.api, 50)
+    pair.replica.pause()
     for _ in range(2):
         with pytest.raises(NotDurable):
             call(pair.api, session)
-    pair.heal()
+        pair.api.close()
+    pair.replica.resume()
+    confirm_within(pair.api, 10_000)
     call(pair.api, session)
+
+
+@pytest.mark.parametrize("unconfirmed", [Revoke, End])
+def test_each_part_of_an_end_has_to_be_confirmed(unconfirmed: type[Operation]) -> None:
+    """Of all sessions of a user. Until then no entry is forgotten: another call has to find it."""
+    asked = []
+
+    def execute(operation: Operation) -> Reply:
+        asked.append(type(operation))
+        values: list[object] = [("id", 1), ("dead", 1)]
+        if isinstance(operation, End):
+            assert operation.durable
+            values = [True, False]
+        return Reply(State.LIVE, values, confirmed=not isinstance(operation, unconfirmed))
+
+    timing = Timing(60_000, 6_000, 0, 10_000)
+    ended = run(execute, end_all_sessions("ann", timing, keep=None, durable=True))
+    assert (ended, ended.confirmed) == (["id"], False)
+    assert asked == [Revoke, End]
 
 
 def test_an_end_that_was_not_durable_is_made_so(pair: Pair) -> None:
