@@ -1,6 +1,7 @@
 """``durable=True``: what was ended, or replaced, survives the loss of the server, or the call says
 that it may not."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from topologies import Cluster, link_is_up, until
 from workers import token_of
 
 from pyramid_altsession import NotDurable, SessionAPI, SessionGone, StoreUnavailable
+from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.errors import UNCONFIRMED
 from pyramid_altsession.protocol.administration import end_all_sessions
@@ -264,3 +266,23 @@ def test_on_a_cluster(cluster_server: Cluster) -> None:
     assert api.invalidate_user("ann", durable=True) == 5
     assert api.sessions_of("ann") == []
     api.close()
+
+
+def test_awaited_calls(pair: Pair) -> None:
+    """The same, awaited."""
+
+    async def calls() -> None:
+        async with AsyncSessionAPI.from_settings({"redis.url": pair.primary.url}) as api:
+            session = await api.create({"k": 1})
+            await session.login("ann", durable=True)
+            assert await session.renew(durable=True)
+            assert await session.invalidate(durable=True)
+            assert await api.invalidate_user("ann", durable=True) == 0
+            other = await api.create({"k": 1})
+            confirm_within(api, 50)
+            pair.replica.pause()
+            with pytest.raises(NotDurable):
+                await other.logout(durable=True)
+            pair.replica.resume()
+
+    asyncio.run(calls())
