@@ -50,30 +50,29 @@ class Ending:
         moment: Moment,
         request: Request,
         state: SessionState | None,
-        response: Response | None = None,
-    ) -> Response | None:
-        """The answer as it stands after this moment. ``state``: what is known of the session,
-        None where it was not used. A request that shares the session of another one leaves it to
-        that one."""
+        response: Any = None,
+    ) -> Any:
+        """The answer as it stands after this moment: whatever provides IResponse, as views need not
+        return Pyramid's class. ``state``: what is known of the session, None where it was not
+        used. A request that shares the session of another one leaves it to that one."""
         if moment is Moment.RAISED:
             response = render(request)
         if state is None or state.root != id(request):
             return response
-        match moment, response:
-            case Moment.VOTE, Response():
+        match moment:
+            case Moment.RAISED:
+                self._note_error(request, state)
+            case Moment.FAILED:
+                state.abandon()
+            case Moment.VOTE:
                 self._write_back(request, response, state)
-            case Moment.ANSWERED, Response():
+            case Moment.ANSWERED:
                 try:
                     self._write_back(request, response, state)
                 except TypeError:  # a value that JSON cannot carry
                     response = render(request)
                 self._note_error(request, state)
-            case Moment.RAISED, _:
-                self._note_error(request, state)
-            case Moment.FAILED, _:
-                state.abandon()
             case _:  # LEAVING
-                assert response is not None
                 state.abandon()
                 if state.changes is not None:  # the application left the tween out
                     self._write_back_late(request, response, state)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import webob
 from apps import Behind, Browser, Site
 from inside import idle_in, lease_in, places_in, put_store
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
 from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPForbidden, HTTPFound
-from pyramid.interfaces import ISession
+from pyramid.interfaces import IResponse, ISession
 from pyramid.paster import bootstrap
 from pyramid.request import Request
 from pyramid.response import Response
@@ -31,6 +32,7 @@ from pyramid.tweens import EXCVIEW, MAIN
 from pyramid_retry import RetryableException, mark_error_retryable
 from servers import Server, free_port, valkey
 from workers import in_threads
+from zope.interface import implementer
 
 from pyramid_altsession import SessionGone, StoreUnavailable
 from pyramid_altsession.protocol.messages import Read, Write
@@ -812,6 +814,33 @@ def ended(app: Site) -> None:
     """Signed out by another request of the same browser."""
     browser = Browser(app.api, app.token)
     in_threads(1, lambda number: browser.does(lambda session: session.invalidate()))
+
+
+@implementer(IResponse)
+class OwnResponse(webob.Response):
+    """What a view may return in place of Pyramid's class."""
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_response_of_another_class(server: Server, status: int) -> None:
+    """The end of a request is the same whatever class provides the answer: changes are written
+    before the answer, or not at all with a failure, and response callbacks may still use the
+    session."""
+    late: list[Any] = []
+
+    def view(request: Request) -> Any:
+        change(request)
+        request.add_response_callback(lambda request, response: late.append(use(request)))
+        return OwnResponse("page", status=status)
+
+    def use(request: Request) -> Any:
+        request.session["late"] = True
+        return request.altsession.get("a")
+
+    app = make(server.url, view)
+    response = app.get("/", status=status)
+    assert (response.text, response.headers["Vary"], late) == ("page", "Cookie", [1])
+    assert stored(app) == (CHANGED | {"late": True} if status == 200 else UNCHANGED)
 
 
 @pytest.mark.parametrize("order", OURS_FIRST_AND_LAST, ids="-".join)
