@@ -8,7 +8,7 @@ from .protocol.dialogue import Dialogue
 from .protocol.lifecycle import Life
 from .protocol.messages import Read, Write
 from .protocol.state import PendingEvent, SessionState
-from .protocol.steps import Prefetch, Steps, run
+from .protocol.steps import Steps, run
 from .protocol.verbs import Verb
 
 T = TypeVar("T")
@@ -105,7 +105,4 @@ class Driver(Carrier[Store]):
 
     def prefetch(self, names: tuple[str, ...]) -> None:
         """Send the read for these fields; the first call that uses one takes its reply."""
-        self.run(self.dialogue.settle(needed=False))
-        operation = self.state.read(names)
-        if operation is not None:
-            self.state.sent = Prefetch(operation, self.store.send(operation))
+        self.run(self.dialogue.prefetch(names, self.store.send))

@@ -14,7 +14,6 @@ from .protocol.commands import UNSET, Command, Commands
 from .protocol.fields import CREATED, LOGIN, USER
 from .protocol.keys import Key, SessionKey, Values, field_name
 from .protocol.lifecycle import Touch
-from .protocol.state import Status
 from .protocol.steps import Steps
 from .protocol.verbs import Everything, Get, Refused, Verb
 
@@ -290,8 +289,6 @@ class AltSession(SessionView[Driver]):
         did not come asks again. Values that are not used by the end of the request are dropped.
         """
         names = tuple([field_name(key) for key in keys])
-        if self.driver.state.status is Status.GONE or not names:
-            return
         with suppress(SessionGone, StoreUnavailable):  # the call that uses a key raises it
             self.driver.prefetch(names)
 

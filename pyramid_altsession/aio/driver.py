@@ -8,7 +8,7 @@ from ..driver import Carrier
 from ..protocol.lifecycle import Life
 from ..protocol.messages import Read, Reply, Write
 from ..protocol.state import PendingEvent, SessionState
-from ..protocol.steps import Prefetch, Steps
+from ..protocol.steps import Steps
 from ..protocol.verbs import Verb
 from .steps import run
 from .store import AsyncStore
@@ -57,15 +57,11 @@ class AsyncDriver(Carrier[AsyncStore]):
         return await self.run(self.dialogue.step(life))
 
     async def prefetch(self, names: tuple[str, ...]) -> None:
-        """Begin the read for these fields; whoever uses them first takes its reply."""
-        await self.run(self._begin(names))
+        """Begin the read for these fields; the first call that uses one takes its reply."""
+        await self.run(self.dialogue.prefetch(names, self._send))
 
-    def _begin(self, names: tuple[str, ...]) -> Steps[None]:
-        yield from self.dialogue.settle(needed=False)
-        operation = self.state.read(names)
-        if operation is not None:
-            sent = cast("PendingRead", ReadUnderWay(self.store, operation))
-            self.state.sent = Prefetch(operation, sent)
+    def _send(self, operation: Read) -> "PendingRead":
+        return cast("PendingRead", ReadUnderWay(self.store, operation))
 
 
 class ReadUnderWay:
@@ -83,6 +79,6 @@ class ReadUnderWay:
 
 
 def _noticed(task: "asyncio.Future[Reply]") -> None:
-    """A failure that nobody asks for is no news: who uses a key asks again."""
+    """Have asyncio not report a failure that nobody asks for: a call that uses a key asks again."""
     if not task.cancelled():
         task.exception()

@@ -1,6 +1,5 @@
 """The primary that sentinels name: asked for whenever a connection is opened, and checked."""
 
-from dataclasses import replace
 from typing import Any
 
 from ..config.table import RedisSettings
@@ -19,15 +18,7 @@ class Primary:
     def __init__(self, settings: RedisSettings) -> None:
         self._discovery = Discovery(settings.sentinels, settings.master or "")
         self._open_at = open_at(settings)
-        sentinel_at = open_at(
-            replace(
-                settings,
-                username=settings.sentinel_username,
-                password=settings.sentinel_password,
-                password_file=None,
-                db=0,
-            )
-        )
+        sentinel_at = open_at(settings.of_sentinels())
         wait = settings.connect_timeout
         self._sentinels = {
             sentinel: ConnectionPool(

@@ -10,7 +10,6 @@ from ..protocol.commands import UNSET, Command
 from ..protocol.fields import CREATED, LOGIN, USER
 from ..protocol.keys import Key, SessionKey, Values, field_name
 from ..protocol.lifecycle import Touch
-from ..protocol.state import Status
 from ..protocol.steps import Steps
 from ..protocol.verbs import Refused, Verb
 from ..session import SessionView
@@ -157,8 +156,6 @@ class AsyncAltSession(SessionView[AsyncDriver]):
 
     async def prefetch(self, *keys: Key) -> None:
         names = tuple([field_name(key) for key in keys])
-        if self.driver.state.status is Status.GONE or not names:
-            return
         with suppress(SessionGone, StoreUnavailable):  # the call that uses a key raises it
             await self.driver.prefetch(names)
 

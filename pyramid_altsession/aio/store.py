@@ -1,9 +1,7 @@
 """Where awaitable sessions live: the steps of the plain stores, awaited."""
 
-import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -16,8 +14,8 @@ from ..stores.memory import MemoryStore
 from ..stores.redis.cluster import ClusterSteps
 from ..stores.redis.cluster_store import Nodes
 from ..stores.redis.failures import HINT, Trouble
-from ..stores.redis.steps import Address, Ask, OneServer, confirmation
-from ..stores.redis.waiting import Dialogue, part
+from ..stores.redis.steps import Address, OneServer, confirmation
+from ..stores.redis.waiting import Node, SteppedStore
 from ..stores.sealed import Sealing
 from .connection import Open, open_at, open_server
 from .pool import ConnectionPool, pool_of
@@ -74,54 +72,12 @@ class AsyncSealedStore:
 # -- on servers
 
 
-class Node(NamedTuple):
-    """One server: its connections, and whether it is in trouble."""
-
-    pool: ConnectionPool
-    trouble: Trouble
-
-
-class Call:
-    """One call of an application: all that it says to servers is over by ``end``."""
-
-    __slots__ = ("_end", "_node", "trouble")
-
-    def __init__(
-        self, node: Callable[[Address | None], Node], trouble: Trouble, wait: float
-    ) -> None:
-        self._node = node
-        self._end = time.monotonic() + wait
-        self.trouble = trouble
-        """Of the server that was asked last about a session."""
-
-    async def exchange(self, ask: Ask) -> list[Any]:
-        pool, trouble = self._node(ask.address)
-        if not ask.lookup:
-            self.trouble = trouble
-        if ask.anew:
-            pool.close()
-        return await pool.exchange(ask.packet, ask.replies, part(ask, self._end))
-
-
-class AwaitingStore(ABC):
+class AwaitingStore(SteppedStore[ConnectionPool]):
     """The awaitable contract by way of steps. It serves several event loops, and after a fork;
     connects when first used."""
 
-    def __init__(self, name: str, steps: Dialogue, trouble: Trouble, *, wait: float) -> None:
-        self._name = name
-        self._steps = steps
-        self._trouble = trouble
-        self._wait = wait
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._name}>"
-
-    @abstractmethod
-    def node(self, address: Address | None) -> Node:
-        """The server at this address."""
-
     async def execute(self, operation: Operation) -> Reply:
-        call = Call(self.node, self._trouble, self._wait)
+        call = self._call()
         try:
             reply = await carry_out(self._steps.execute(operation), call.exchange)
         except redis.RedisError as error:
@@ -154,7 +110,7 @@ class AsyncRedisStore(AwaitingStore):
             return cls(primary.open, settings, prefix, primary.close)
         return cls(open_server(settings), settings, prefix, lambda: None)
 
-    def node(self, address: Address | None) -> Node:
+    def node(self, address: Address | None) -> Node[ConnectionPool]:
         return self._node
 
     async def close(self) -> None:
@@ -172,8 +128,8 @@ class AsyncClusterStore(AwaitingStore):
         self._nodes = Nodes(steps.map, settings.place, lambda a: pool_of(at(a), settings))
         super().__init__(settings.place, steps, Trouble(settings.place), wait=settings.timeout)
 
-    def node(self, address: Address | None) -> Node:
-        return Node(*self._nodes.at(address))
+    def node(self, address: Address | None) -> Node[ConnectionPool]:
+        return self._nodes.at(address)
 
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -82,6 +82,16 @@ class RedisSettings:
     max_connections: int = setting(
         64, as_whole(1, 10**5), "connections of one process to one server at most"
     )
+
+    def of_sentinels(self) -> "RedisSettings":
+        """The same for connections to sentinels, which have users of their own and no databases."""
+        return replace(
+            self,
+            username=self.sentinel_username,
+            password=self.sentinel_password,
+            password_file=None,
+            db=0,
+        )
 
     @property
     def scheme(self) -> str:

@@ -115,11 +115,8 @@ class Calls:
     def login(
         self, userid: str, remember: float | None, info: Mapping[str, Any] | None
     ) -> Steps[None]:
-        life, state, follow = (
-            self.step_of_login(userid, remember, info),
-            self._state,
-            self._dialogue.follow,
-        )
+        life = self.step_of_login(userid, remember, info)
+        state, follow = self._state, self._dialogue.follow
         with suppress(SessionGone):  # a login works all the same
             yield from self._dialogue.prepare()
         try:

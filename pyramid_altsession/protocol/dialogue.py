@@ -4,11 +4,12 @@
 this, so that neither overwrites what the other has not written yet.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import StoreUnavailable
 from .changes import PendingChanges
+from .contract import PendingRead
 from .fields import Raw, is_key
 from .lifecycle import Life
 from .messages import Read, Write
@@ -94,6 +95,16 @@ class Dialogue:
         shown = self.shown()
         flat = [part for name, raw in present.items() for part in (name.encode(), raw)]
         return [shown.get(v.name) if isinstance(v, Get) else flat for v in verbs]
+
+    def prefetch(self, names: tuple[str, ...], send: Callable[[Read], PendingRead]) -> Steps[None]:
+        """Send the read for these fields; the first call that uses one takes its reply."""
+        state = self.state
+        if state.status is Status.GONE or not names:
+            return
+        yield from self.settle(needed=False)
+        operation = state.read(names)
+        if operation is not None:
+            state.sent = Prefetch(operation, send(operation))
 
     def settle(self, *, needed: bool = True) -> Steps[None]:
         """Take the answer of a prefetch before anything else is asked, so that it does not

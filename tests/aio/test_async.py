@@ -33,7 +33,7 @@ def clients(server: Server) -> int:
 
 
 def test_nothing_of_it_is_imported_unasked() -> None:
-    """``import pyramid_altsession`` imports neither this package nor, in a module of ours,
+    """``import pyramid_altsession`` imports neither this package nor, in a module of the package,
     asyncio."""
     said = "import sys, pyramid_altsession; print('pyramid_altsession.aio' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", said], text=True) == "False\n"

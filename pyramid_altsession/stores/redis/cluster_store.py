@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 import redis
 
@@ -16,15 +16,7 @@ from .node import ServerNode
 from .pool import ConnectionPool
 from .slots import SlotMap
 from .steps import Address, confirmation
-from .waiting import Node, WaitingStore, carry_out
-
-
-class Closable(Protocol):
-    def close(self) -> None:
-        """Close the connections; a later call opens new ones."""
-
-
-Pool = TypeVar("Pool", bound=Closable)
+from .waiting import Node, Pool, WaitingStore, carry_out
 
 
 class Nodes(Generic[Pool]):
@@ -34,10 +26,10 @@ class Nodes(Generic[Pool]):
         self._map = map
         self._name = name
         self._build = build
-        self._nodes: dict[Address, tuple[Pool, Trouble]] = {}
+        self._nodes: dict[Address, Node[Pool]] = {}
         self._primaries = map.primaries
 
-    def at(self, address: Address | None) -> tuple[Pool, Trouble]:
+    def at(self, address: Address | None) -> Node[Pool]:
         assert address is not None
         if self._map.primaries is not self._primaries:
             self._tidy()
@@ -45,7 +37,7 @@ class Nodes(Generic[Pool]):
         if found is None:
             host, port = address
             trouble = Trouble(f"{host}:{port}, a node of {self._name},")
-            found = self._nodes.setdefault(address, (self._build(address), trouble))
+            found = self._nodes.setdefault(address, Node(self._build(address), trouble))
         return found
 
     def _tidy(self) -> None:
@@ -89,8 +81,8 @@ class ClusterStore(WaitingStore):
             wait=settings.timeout,
         )
 
-    def node(self, address: Address | None) -> Node:
-        return Node(*self._nodes.at(address))
+    def node(self, address: Address | None) -> Node[ConnectionPool]:
+        return self._nodes.at(address)
 
     def nodes(self) -> list[ServerNode]:
         """The primaries, to be asked about themselves; the configured nodes, where none of them

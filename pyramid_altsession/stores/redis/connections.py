@@ -37,14 +37,11 @@ def connections(
 
 def connect(settings: RedisSettings) -> Connect:
     """What builds connections to servers, over TCP or TLS."""
-    return _connect(settings, _common(settings))
-
-
-def connect_to_sentinels(settings: RedisSettings) -> Connect:
-    """The same for sentinels, which have users of their own and no databases."""
-    own = {"username": settings.sentinel_username, "password": settings.sentinel_password}
-    common = {**_common(settings), "db": 0, "credential_provider": None, **own}
-    return _connect(settings, common)
+    common = _common(settings)
+    if not settings.ssl:
+        return lambda address: TCPConnection(host=address[0], port=address[1], **common)
+    context = cache(partial(tls_context, settings))
+    return lambda address: TLSConnection(context, host=address[0], port=address[1], **common)
 
 
 def _common(settings: RedisSettings) -> dict[str, Any]:
@@ -64,13 +61,6 @@ def _common(settings: RedisSettings) -> dict[str, Any]:
         "driver_info": None,
         **credentials,
     }
-
-
-def _connect(settings: RedisSettings, common: dict[str, Any]) -> Connect:
-    if not settings.ssl:
-        return lambda address: TCPConnection(host=address[0], port=address[1], **common)
-    context = cache(partial(tls_context, settings))
-    return lambda address: TLSConnection(context, host=address[0], port=address[1], **common)
 
 
 def tls_context(settings: RedisSettings) -> ssl.SSLContext:

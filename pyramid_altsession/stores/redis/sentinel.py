@@ -8,7 +8,7 @@ import redis
 
 from ...config.converters import shown
 from ...config.table import RedisSettings
-from .connections import connect, connect_to_sentinels
+from .connections import connect
 from .failures import NotConnected
 from .pool import ConnectionPool
 from .steps import Address, Ask, Steps
@@ -66,7 +66,7 @@ class Sentinels:
     def __init__(self, settings: RedisSettings) -> None:
         self._discovery = Discovery(settings.sentinels, settings.master or "")
         self._connect = connect(settings)
-        open_sentinel = connect_to_sentinels(settings)
+        open_sentinel = connect(settings.of_sentinels())
         self._pools = {
             sentinel: ConnectionPool(
                 partial(open_sentinel, sentinel),

@@ -58,7 +58,7 @@ class RedisStore(WaitingStore):
             hint="" if settings.configured else HINT,
         )
 
-    def node(self, address: Address | None) -> Node:
+    def node(self, address: Address | None) -> Node[ConnectionPool]:
         return Node(self._pool, self._trouble)
 
     def nodes(self) -> list[ServerNode]:

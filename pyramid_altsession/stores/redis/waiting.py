@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import redis
 
@@ -18,10 +18,23 @@ Outcome = list[Any] | redis.RedisError
 """What became of an :class:`Ask`."""
 
 
-class Node(NamedTuple):
+class Connections(Protocol):
+    """Connections to one server."""
+
+    def exchange(self, packet: bytes, replies: int, end: float) -> Any:
+        """The replies to one packet, or what is awaited for them."""
+
+    def close(self) -> None:
+        """Close those that are not in use; a later call opens new ones."""
+
+
+Pool = TypeVar("Pool", bound=Connections)
+
+
+class Node(NamedTuple, Generic[Pool]):
     """One server: its connections, and whether it is in trouble."""
 
-    pool: ConnectionPool
+    pool: Pool
     trouble: Trouble
 
 
@@ -57,14 +70,14 @@ class Dialogue(Protocol):
         """The reply to it."""
 
 
-class Call:
+class Call(Generic[Pool]):
     """One call of an application: all that it says to servers is over by ``end``."""
 
     __slots__ = ("_node", "_wait", "end", "trouble")
 
     def __init__(
         self,
-        node: Callable[[Address | None], Node],
+        node: Callable[[Address | None], Node[Pool]],
         trouble: Trouble,
         wait: float,
         end: float | None = None,
@@ -79,7 +92,7 @@ class Call:
         """Its time begins now."""
         self.end = time.monotonic() + self._wait
 
-    def turn_to(self, ask: Ask) -> ConnectionPool:
+    def turn_to(self, ask: Ask) -> Pool:
         """The connections to whom this is said."""
         pool, trouble = self._node(ask.address)
         if not ask.lookup:
@@ -88,9 +101,9 @@ class Call:
             pool.close()
         return pool
 
-    def exchange(self, ask: Ask) -> list[Any]:
-        pool = self.turn_to(ask)
-        return pool.exchange(ask.packet, ask.replies, part(ask, self.end))
+    def exchange(self, ask: Ask) -> Any:
+        """As the connections do it: the replies, or what is awaited for them."""
+        return self.turn_to(ask).exchange(ask.packet, ask.replies, part(ask, self.end))
 
 
 def part(ask: Ask, end: float) -> float:
@@ -99,8 +112,9 @@ def part(ask: Ask, end: float) -> float:
     return end if ask.share == 1 else now + (end - now) / ask.share
 
 
-class WaitingStore(ABC):
-    """The store contract by way of steps. Thread-safe and fork-safe; connects when first used."""
+class SteppedStore(ABC, Generic[Pool]):
+    """What stores on servers have in common, whether they wait or await: the steps, and whom they
+    are said to."""
 
     def __init__(self, name: str, steps: Dialogue, trouble: Trouble, *, wait: float) -> None:
         self._name = name
@@ -112,15 +126,29 @@ class WaitingStore(ABC):
         return f"<{type(self).__name__} {self._name}>"
 
     @abstractmethod
-    def node(self, address: Address | None) -> Node:
+    def node(self, address: Address | None) -> Node[Pool]:
         """The server at this address."""
+
+    def _call(self, end: float | None = None) -> Call[Pool]:
+        return Call(self.node, self._trouble, self._wait, end)
+
+
+WaitingCall = Call[ConnectionPool]
+
+
+class WaitingStore(SteppedStore[ConnectionPool]):
+    """The store contract by way of steps. Thread-safe and fork-safe; connects when first used."""
 
     def execute(self, operation: Operation, end: float | None = None) -> Reply:
         """It is over by ``end``, or within the time that a call has."""
         return self.go_on(operation, self._steps.execute(operation), self._call(end))
 
     def go_on(
-        self, operation: Operation, steps: Steps[Reply], call: Call, outcome: Outcome | None = None
+        self,
+        operation: Operation,
+        steps: Steps[Reply],
+        call: Call[ConnectionPool],
+        outcome: Outcome | None = None,
     ) -> Reply:
         """The reply. ``outcome``: of what the steps have asked for already."""
         try:
@@ -130,9 +158,6 @@ class WaitingStore(ABC):
         if call.trouble.need is not None:
             call.trouble.served(operation)
         return reply
-
-    def _call(self, end: float | None = None) -> Call:
-        return Call(self.node, self._trouble, self._wait, end)
 
     def send(self, operation: Read) -> PendingRead:
         """The packet goes out; its reply is read later."""
@@ -153,7 +178,11 @@ class Sent:
     __slots__ = ("_call", "_sent", "_steps", "_store")
 
     def __init__(
-        self, store: WaitingStore, steps: Steps[Reply], call: Call, sent: PendingReplies
+        self,
+        store: WaitingStore,
+        steps: Steps[Reply],
+        call: Call[ConnectionPool],
+        sent: PendingReplies,
     ) -> None:
         self._store = store
         self._steps = steps
