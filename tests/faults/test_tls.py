@@ -1,5 +1,6 @@
 """TLS: who is trusted, who is let in; and passwords that change while the application runs."""
 
+import asyncio
 import os
 import ssl
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 from certificates import Authority
 from servers import Server, redis_binary
+from tls_front import tls_front
 from topologies import Sentinels, TLSServer
 from workers import eventually, token_of
 
+from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.errors import StoreUnavailable
 
@@ -52,6 +55,28 @@ def test_a_client_without_a_certificate_is_not_let_in(redis7tls_server: TLSServe
     assert "does not serve" in refusal(
         at(redis7tls_server.url, {"ssl_ca_certs": own["ssl_ca_certs"]})
     )
+
+
+def test_a_front_that_wants_a_certificate(server: Server, tmp_path: Path) -> None:
+    """Over TLS in front of Valkey: let in with the certificate, plain and awaited, and not without;
+    a file that is not there is named by its settings."""
+    with tls_front(server, tmp_path / "own") as (url, tls):
+        api = at(url, tls)
+        token = str(api.create({"a": 1}).token)
+        assert asyncio.run(awaited(url, tls, token)) == 1
+        api.close()
+        assert "does not serve" in refusal(at(url, {"ssl_ca_certs": tls["ssl_ca_certs"]}))
+        broken = {**tls, "ssl_certfile": str(tmp_path / "nowhere.pem")}
+        named = "altsession.redis.ssl_ca_certs, ssl_certfile or ssl_keyfile cannot be used"
+        assert named in refusal(at(url, broken))
+        with pytest.raises(StoreUnavailable, match=named):
+            asyncio.run(awaited(url, broken, token))
+
+
+async def awaited(url: str, tls: dict[str, str], token: str) -> Any:
+    """What the session's key holds, read by way of asyncio."""
+    async with AsyncSessionAPI.from_settings({"redis": {"url": url, **tls}}) as api:
+        return await api.open(token).get("a")
 
 
 def test_the_certificate_has_to_name_the_host(redis7tls_server: TLSServer) -> None:
