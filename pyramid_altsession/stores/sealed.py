@@ -165,7 +165,8 @@ class Sealing:
                 changes = self._changes(id, plain, worked_out(write.verbs, plain, 0)[0])
             except Refused as refused:
                 if found.state is State.LIVE:
-                    return found._replace(state=State.REFUSED, values=refused.args[0])
+                    user = found.facts and found.facts.user  # as the reply to a write tells it
+                    return found._replace(state=State.REFUSED, values=refused.args[0], user=user)
                 changes = _IMPOSSIBLE  # the other store says what is with the session
             unchanged = [Expect(n, raw) for n, raw in stored.items() if n in names or raw is None]
             reply = yield replace(write, verbs=(*unchanged, *changes), life=life)

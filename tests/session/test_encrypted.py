@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from apps import Behind, Browser, Site, Watched, site
 from clock import Clock
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from inside import idle_in, lease_in, put_store, state_in, store_in
 from pyramid.config import Configurator
@@ -670,6 +670,7 @@ class Side:
 
 
 @pytest.mark.volume
+@example([("set", "a", 2**53 - 1, None), ("login", "ann"), ("increment", "a", 1), ("userid",)])
 @given(st.lists(steps, max_size=30))
 @settings(max_examples=300, deadline=None)
 def test_every_call_gives_what_it_gives_without_sealing(program: list[tuple[Any, ...]]) -> None:
