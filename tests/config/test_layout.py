@@ -30,7 +30,16 @@ LAYERS = [
     {"stores"}
     | {
         f"stores.{name}"
-        for name in ("apply", "memory", "sealed", "observed", "traffic", "embedded", "redis")
+        for name in [
+            "apply",
+            "memory",
+            "sealed",
+            "observed",
+            "traffic",
+            "supervisor",
+            "embedded",
+            "redis",
+        ]
     }
     | {f"stores.redis.{path.stem}" for path in PACKAGE.glob("stores/redis/*.py")},
     {"driver", "batch", "session", "settings"},
@@ -54,6 +63,12 @@ def modules() -> dict[str, Path]:
         if parts[0] != "demo":
             found[".".join(part for part in parts if part != "__init__")] = path
     return found
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_a_module_is_short(name: str) -> None:
+    """Nobody has to read more than 400 lines at a time."""
+    assert len(modules()[name].read_text().splitlines()) <= 400
 
 
 def imports(name: str, path: Path) -> set[str]:

@@ -24,14 +24,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from inside import clients, directory_in, is_open, kept_in, locked
+from inside import clients, directory_in, is_open, kept_in
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 from workers import eventually, in_c_fork, in_threads
 
-from pyramid_altsession.stores import embedded
+from pyramid_altsession.stores import embedded, supervisor
 from pyramid_altsession.stores.embedded import EmbeddedServer, server_binary
 
 pytestmark = [
@@ -72,7 +72,7 @@ def processes(directory: str, having: str = "") -> list[int]:
 
 
 def supervisors(directory: str) -> list[int]:
-    return processes(directory, "embedded.py")
+    return processes(directory, "supervisor.py")
 
 
 def nothing_left(directory: str) -> bool:
@@ -259,7 +259,7 @@ def test_child_does_not_hang_on_a_lock_of_the_parent(
     """A fork while another thread of the parent is joining leaves the child free, as soon as that
     one is done."""
     server.socket()
-    with locked(directory, time.monotonic() + 5):
+    with supervisor.locked(directory, time.monotonic() + 5):
         worker = fork.Process(target=server.socket)
         worker.start()
     worker.join(60)
@@ -404,7 +404,7 @@ def test_directory_removed_while_locking(
         return original(*args, **options)
 
     monkeypatch.setattr(module, step, removing)
-    with locked(directory, time.monotonic() + 5) as fd:
+    with supervisor.locked(directory, time.monotonic() + 5) as fd:
         assert removed
         assert os.path.samestat(os.fstat(fd), os.stat(directory))
 
@@ -436,7 +436,7 @@ def test_start_is_bounded(
     """A server that never answers is given up, and what was started is killed."""
     binary = fake_binary(directory, "exec sleep 60")
     monkeypatch.setattr(embedded, "server_binary", lambda: binary)
-    monkeypatch.setattr(embedded, "_PATIENCE", 0.3)
+    monkeypatch.setattr(embedded, "PATIENCE", 0.3)
     with pytest.raises(ConnectionError, match="did not start"):
         server.socket()
     assert eventually(lambda: nothing_left(directory))
@@ -450,7 +450,7 @@ def test_hanging_server_is_an_error(
     server.release()
     os.kill(pid, signal.SIGSTOP)
     with monkeypatch.context() as patch:
-        patch.setattr(embedded, "_PATIENCE", 0.2)
+        patch.setattr(supervisor, "PATIENCE", 0.2)  # of one answer
         wanted = r"(?s)does not answer: timed out.*Ready to accept"
         with pytest.raises(ConnectionError, match=wanted):
             server.socket()
@@ -463,9 +463,9 @@ def test_waiting_for_the_lock_is_bounded(
     directory: str, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock that nobody gives back is an error."""
-    monkeypatch.setattr(embedded, "_PATIENCE", 0.1)
+    monkeypatch.setattr(embedded, "PATIENCE", 0.1)
     with (
-        locked(directory, 0),
+        supervisor.locked(directory, 0),
         pytest.raises(ConnectionError, match="another process has the lock"),
     ):
         server.socket()
@@ -634,7 +634,9 @@ def test_supervise_ends_after_the_grace(directory: str) -> None:
     os.mkdir(directory, 0o700)
     answered = []
     path = os.path.join(directory, "valkey.sock")
-    embedded.supervise(directory, 0.1, server_binary(), lambda: answered.append(ask(path, "PING")))
+    supervisor.supervise(
+        directory, 0.1, server_binary(), lambda: answered.append(ask(path, "PING"))
+    )
     assert answered == [True]
     assert nothing_left(directory)
 
@@ -646,7 +648,7 @@ def test_supervise_waits_for_clients_and_for_the_lock(
     os.mkdir(directory, 0o700)
     client = socket.socket(socket.AF_UNIX)
     counts: list[int] = []
-    first_join = locked(directory, 0)
+    first_join = supervisor.locked(directory, 0)
 
     def counted(connection: socket.socket) -> int:
         counts.append(clients(connection))
@@ -657,8 +659,8 @@ def test_supervise_waits_for_clients_and_for_the_lock(
             first_join.__exit__(None, None, None)
         return counts[-1]
 
-    monkeypatch.setattr(embedded, "_clients", counted)
-    embedded.supervise(
+    monkeypatch.setattr(supervisor, "_clients", counted)
+    supervisor.supervise(
         directory, 0, server_binary(), lambda: client.connect(f"{directory}/valkey.sock")
     )
     assert counts[:2] == [1, 1]
@@ -673,8 +675,8 @@ def test_supervise_counts_again_under_the_lock(
     """Who connected between the last count and the lock is not cut off."""
     os.mkdir(directory, 0o700)
     answers = iter([0, 1, 0, 0])
-    monkeypatch.setattr(embedded, "_clients", lambda connection: next(answers))
-    embedded.supervise(directory, 0, server_binary(), lambda: None)
+    monkeypatch.setattr(supervisor, "_clients", lambda connection: next(answers))
+    supervisor.supervise(directory, 0, server_binary(), lambda: None)
     assert list(answers) == []
     assert nothing_left(directory)
 
@@ -684,7 +686,7 @@ def test_supervise_ends_with_its_server(directory: str) -> None:
     os.mkdir(directory, 0o700)
     path = os.path.join(directory, "valkey.sock")
     die = threading.Timer(0.1, lambda: os.kill(server_pid(path), signal.SIGKILL))
-    embedded.supervise(directory, 60, server_binary(), die.start)
+    supervisor.supervise(directory, 60, server_binary(), die.start)
     assert nothing_left(directory)
 
 
@@ -710,7 +712,7 @@ def test_supervise_leaves_the_directory_to_a_successor(directory: str) -> None:
         assert eventually(lambda: answers(path))
         os.kill(next(p for p in processes(directory) if p != successor[0].pid), signal.SIGKILL)
 
-    embedded.supervise(directory, 60, server_binary(), take_over)
+    supervisor.supervise(directory, 60, server_binary(), take_over)
     assert ask(path, "PING")
     successor[0].kill()
     successor[0].wait()
@@ -724,7 +726,7 @@ def test_supervise_stopped_before_it_was_ready(directory: str) -> None:
         raise SystemExit
 
     with pytest.raises(SystemExit):
-        embedded.supervise(directory, 60, server_binary(), stop)
+        supervisor.supervise(directory, 60, server_binary(), stop)
     assert not processes(directory)
     assert os.path.exists(directory)
 
@@ -735,7 +737,7 @@ def test_supervise_stopped_in_the_moment_it_is_ready(directory: str) -> None:
     os.mkdir(directory, 0o700)
     stop, wake = socket.socketpair()
     with stop, wake:
-        embedded.supervise(directory, 60, server_binary(), lambda: wake.sendall(b"!"), stop)
+        supervisor.supervise(directory, 60, server_binary(), lambda: wake.sendall(b"!"), stop)
     assert nothing_left(directory)
 
 
@@ -743,4 +745,4 @@ def test_supervise_gives_up_a_dead_server(directory: str) -> None:
     """A binary that ends at once is reported with its exit status."""
     os.mkdir(directory, 0o700)
     with pytest.raises(SystemExit, match="exit status 7"):
-        embedded.supervise(directory, 60, fake_binary(directory, "exit 7"), lambda: None)
+        supervisor.supervise(directory, 60, fake_binary(directory, "exit 7"), lambda: None)

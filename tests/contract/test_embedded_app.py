@@ -211,7 +211,7 @@ def test_restart_of_pserve_keeps_the_session(site: Site) -> None:
         server.wait()
     with site.served(PSERVE):
         assert site.visit()[1] == 3
-    assert len(processes(site.folder, "embedded.py")) == 1
+    assert len(processes(site.folder, "supervisor.py")) == 1
 
 
 def test_reload_of_pserve_keeps_the_session(site: Site) -> None:
@@ -222,7 +222,7 @@ def test_reload_of_pserve_keeps_the_session(site: Site) -> None:
         second = eventually(lambda: (pid := site.pid()) not in (None, first) and pid)
         assert second
         assert (number, site.visit()) == (1, (second, 2))
-        assert len(processes(site.folder, "embedded.py")) == 1
+        assert len(processes(site.folder, "supervisor.py")) == 1
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_workers_of_gunicorn_see_one_session(
         site.visit()
         assert numbers == list(range(1, len(numbers) + 1))
         assert master.pid not in workers
-        assert len(processes(site.folder, "embedded.py")) == 1
+        assert len(processes(site.folder, "supervisor.py")) == 1
 
 
 def test_script_joins_the_application_of_its_folder(site: Site, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ with an underscore in the tests, but for a few (tests/config/test_layout.py coun
 
 from typing import Any
 
-from pyramid_altsession.stores import embedded
+from pyramid_altsession.stores import embedded, supervisor
 from pyramid_altsession.stores.apply import Change
 
 Change = Change
@@ -85,7 +85,7 @@ def directory_in(server: Any) -> str:
     return directory
 
 
-locked, is_open, clients = embedded._locked, embedded._open, embedded._clients
+is_open, clients = embedded._open, supervisor._clients
 
 
 # -- replicas
