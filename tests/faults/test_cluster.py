@@ -14,7 +14,7 @@ from workers import eventually, token_of
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.config.sources import read_settings
-from pyramid_altsession.errors import StoreUnavailable, TooManySessions
+from pyramid_altsession.errors import SessionGone, StoreUnavailable, TooManySessions
 from pyramid_altsession.protocol.administration import survey
 from pyramid_altsession.protocol.contract import PendingRead
 from pyramid_altsession.protocol.fields import State, Timing
@@ -450,6 +450,23 @@ def all_there(api: SessionAPI, tokens: list[str]) -> bool:
         return [api.open(token).get("n") for token in tokens] == list(range(len(tokens)))
     except StoreUnavailable:
         return False
+
+
+def test_an_end_while_the_slot_moves(api: SessionAPI, cluster: Cluster) -> None:
+    """A node that hands a slot over answers only for keys that it has: a session that ends there
+    never leaves its key missing, and its cookie is told of the end."""
+    session = api.create({"cart": ["tea"], "theme": "dark"})
+    token, key = token_of(session), f"sess:{session.id}"
+    source = cluster.primary_of(key)
+    target = next(node for node in cluster.primaries if node is not source)
+    cluster.begin_move(key, target)
+    assert session.invalidate()
+    with pytest.raises(SessionGone):
+        api.open(token).set("cart", [])
+    cluster.move_keys(key, target)
+    cluster.end_move(key, target)
+    with pytest.raises(SessionGone):
+        api.open(token).set("cart", [])
 
 
 def test_slots_that_move(api: SessionAPI, cluster: Cluster) -> None:

@@ -52,6 +52,18 @@ class Authority:
         public = key.public_key()
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        # Python 3.13 and later refuse an authority that does not say what its key is for.
+        usage = x509.KeyUsage(
+            digital_signature=True,
+            key_cert_sign=authority,
+            crl_sign=authority,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -61,6 +73,7 @@ class Authority:
             .not_valid_before(now - DAY)
             .not_valid_after(now + DAY)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(usage, critical=True)
             .add_extension(x509.SubjectAlternativeName([address]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(issuer, critical=False)
