@@ -1,25 +1,21 @@
-"""Values <-> bytes: JSON, and JSON that is sealed on its way to the server.
+"""Values <-> bytes as JSON.
 
 JSON is strict: a value comes back equal to the one that was stored. Tuples come back as lists;
 any other value that JSON cannot carry is refused before anything is sent, with the path to it.
 """
 
-import hmac
 import math
 import re
-import secrets
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from pyramid.exceptions import ConfigurationError
 
-from .config.table import SessionSettings
-from .errors import CorruptValue
+from ..errors import CorruptValue
 
 _BASES: tuple[type, ...] = (int, float, list, tuple, dict)
 _NESTING = (list, tuple, dict)
-_PLAIN = frozenset({str, int, bool, type(None)})
+PLAIN = frozenset({str, int, bool, type(None)})
 
 MAX_DEPTH = 256
 """Lists and dicts within each other, at most. Reader and writer take some of Python's stack for
@@ -32,19 +28,19 @@ class JSONCodec:
     def encode(self, key: str, value: Any) -> bytes:
         """Bytes of ``value``; TypeError names the key and the path inside the value."""
         try:
-            if type(value) not in _PLAIN:
-                _check(value, key, ())
+            if type(value) not in PLAIN:
+                check_part(value, key, ())
             return _encoder.encode(value)
         except UnicodeEncodeError:
-            where = _where(key, _culprit(value, ()))
+            where = where_in(key, _culprit(value, ()))
             raise TypeError(f"{where}: a str with a lone surrogate is not JSON") from None
         except ValueError:
-            where = _where(key, _culprit(value, ()))
+            where = where_in(key, _culprit(value, ()))
             raise TypeError(f"{where}: a whole number with too many digits for JSON") from None
         except RecursionError:
             if not _is_deep(value):
                 raise  # the caller's stack is at its end: no fault of the value's
-            raise TypeError(f"{key!r}: nested too deeply (or within itself) for JSON") from None
+            raise too_deep(key) from None
 
     def decode(self, key: str, raw: bytes) -> Any:
         """A new object each time; CorruptValue names the key, never the stored bytes."""
@@ -62,70 +58,6 @@ class JSONCodec:
             if not _is_deep_text(raw):
                 raise  # the caller's stack is at its end: no fault of the value's
         raise CorruptValue(f"the value stored under {key!r} is not JSON") from None
-
-
-_SEALED = b"\x01"
-"""What a sealed value begins with: the way it is sealed."""
-_NONCE_BYTES = 12
-
-
-class EncryptedCodec(JSONCodec):
-    """JSON, sealed with AES-256-GCM; see :func:`encrypted`.
-
-    The secret and the session's id make the key, and the field's name is associated data, so a
-    value that is moved to another session or key cannot be opened. A sealed value is 29 bytes
-    longer.
-    """
-
-    def __init__(self, codec_secrets: tuple[str, ...]) -> None:
-        try:
-            from cryptography.exceptions import InvalidTag
-            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-        except ImportError as error:
-            raise ConfigurationError(
-                "altsession.session.codec: the encrypted codec needs the library cryptography;"
-                ' pip install "pyramid_altsession[encryption]"'
-            ) from error
-        self._cipher = AESGCM
-        self._invalid = InvalidTag
-        self._secrets = tuple([secret.encode() for secret in codec_secrets])
-
-    def seal(self, id: str, key: str, plain: bytes) -> bytes:
-        """Under the first secret."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return _SEALED + nonce + self._key(self._secrets[0], id).encrypt(nonce, plain, key.encode())
-
-    def unseal(self, id: str, key: str, sealed: bytes) -> bytes | None:
-        """Under any of the secrets."""
-        nonce, text = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
-        if sealed[:1] != _SEALED or len(nonce) < _NONCE_BYTES:
-            return None
-        for secret in self._secrets:
-            try:
-                return self._key(secret, id).decrypt(nonce, text, key.encode())
-            except self._invalid:
-                continue
-        return None
-
-    def _key(self, secret: bytes, id: str) -> Any:
-        # One key for each session: random nonces never come near to meeting under one key.
-        return self._cipher(hmac.digest(secret, b"pyramid_altsession\0" + id.encode(), "sha256"))
-
-
-def encrypted(settings: SessionSettings) -> EncryptedCodec:
-    """``altsession.session.codec = pyramid_altsession.codecs.encrypted``: values are sealed.
-
-    ``session.codec_secret`` has one secret or several: the first one seals, all of them open. An
-    older one has to stay for as long as sessions last that were written under it. The server sees
-    key names, user ids, how long values are and when they end; who can write to it can remove
-    values, put back older ones of the same session and key, and change their ends.
-    """
-    if not settings.codec_secret:
-        raise ConfigurationError(
-            "altsession.session.codec_secret: the encrypted codec wants one or several secrets of"
-            " at least 16 characters, and none is given"
-        )
-    return EncryptedCodec(settings.codec_secret)
 
 
 def plain_value(value: object) -> object:
@@ -169,29 +101,34 @@ def _is_deep_text(raw: bytes) -> bool:
     return False
 
 
-def _check(value: object, key: str, path: tuple[object, ...]) -> None:
+def check_part(value: object, key: str, path: tuple[object, ...]) -> None:
+    """TypeError, with key and path, unless JSON can carry this part of a value."""
     if len(path) >= MAX_DEPTH and isinstance(value, _NESTING):
         raise RecursionError
     if isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(name, str):
                 raise TypeError(
-                    f"{_where(key, path)}: a dict's keys must be str for JSON, not {name!r}"
+                    f"{where_in(key, path)}: a dict's keys must be str for JSON, not {name!r}"
                 )
-            if type(item) not in _PLAIN:
-                _check(item, key, (*path, name))
+            if type(item) not in PLAIN:
+                check_part(item, key, (*path, name))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            if type(item) not in _PLAIN:
-                _check(item, key, (*path, index))
+            if type(item) not in PLAIN:
+                check_part(item, key, (*path, index))
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise TypeError(f"{_where(key, path)}: {value!r} is not JSON")
+            raise TypeError(f"{where_in(key, path)}: {value!r} is not JSON")
     elif not isinstance(value, str | int):
         raise TypeError(
-            f"{_where(key, path)}: JSON cannot carry {type(value).__qualname__};"
+            f"{where_in(key, path)}: JSON cannot carry {type(value).__qualname__};"
             f" convert it to str, int, float, bool, None, list or dict{_or_typed(value)}"
         )
+
+
+def too_deep(key: str) -> TypeError:
+    return TypeError(f"{key!r}: nested too deeply (or within itself) for JSON")
 
 
 def _or_typed(value: object) -> str:
@@ -217,5 +154,5 @@ def _culprit(value: object, path: tuple[object, ...]) -> tuple[object, ...]:
     return path
 
 
-def _where(key: str, path: tuple[object, ...]) -> str:
+def where_in(key: str, path: tuple[object, ...]) -> str:
     return repr(key) + "".join(f"[{step!r}]" for step in path)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 from pyramid.path import DottedNameResolver
@@ -170,6 +171,23 @@ def as_callable(value: object) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(wanted)
     return found
+
+
+def as_enums(value: object) -> tuple[type[Enum], ...]:
+    wanted = "dotted names of enumerations"
+    names = as_texts(value) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise ValueError(wanted)
+    found = []
+    for name in names:
+        try:
+            kind = DottedNameResolver(None).maybe_resolve(name)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{wanted} ({error})") from None
+        if not (isinstance(kind, type) and issubclass(kind, Enum)):
+            raise ValueError(f"{wanted} ({name!r} is none)")
+        found.append(kind)
+    return tuple(found)
 
 
 def as_prefix(value: object) -> str:

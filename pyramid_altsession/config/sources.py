@@ -201,6 +201,8 @@ def _session_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> li
         fault("same_site", "None needs secure = true, or browsers drop the cookie")
     if session.codec_secret and session.codec is None:
         fault("codec_secret", "seals nothing without session.codec: values are plain JSON")
+    if session.codec_enums and session.codec is None:
+        fault("codec_enums", "is for session.codec = pyramid_altsession.codecs.rich")
     if session.partitioned and not session.secure:
         fault("partitioned", "needs secure = true, or browsers drop the cookie")
     return faults

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from .converters import (
     as_above_zero,
     as_callable,
     as_choice,
+    as_enums,
     as_events,
     as_flag,
     as_host,
@@ -176,6 +178,9 @@ class SessionSettings:
     )
     codec_secret: tuple[str, ...] = setting(
         (), as_secrets, "for a codec that seals; the first seals, all open", secret=True
+    )
+    codec_enums: tuple[type[Enum], ...] = setting(
+        (), as_enums, "dotted names of the enumerations that codecs.rich carries"
     )
     max_value_bytes: int = setting(
         65536, as_whole(1, 512 * 1024 * 1024), "bytes of one encoded value at most"

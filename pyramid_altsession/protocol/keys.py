@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
-from ..codecs import plain_value
+from ..codecs.plain import plain_value
 from ..errors import CorruptValue, InvalidKey
 
 MAX_KEY_BYTES = 512

@@ -24,7 +24,8 @@ PACKAGE = Path(str(resources.files("pyramid_altsession")))
 LAYERS = [
     {"_version", "errors", "protocol.contract", "interfaces", "events"},
     {f"config{name}" for name in ("", ".converters", ".server_url", ".sources", ".table")}
-    | {"config.yamlfile", "codecs"},
+    | {"config.yamlfile", "codecs"}
+    | {f"codecs.{path.stem}" for path in PACKAGE.glob("codecs/*.py")},
     {"protocol"}
     | {f"protocol.{path.stem}" for path in PACKAGE.glob("protocol/*.py")} - {"protocol.contract"},
     {"stores"}

@@ -1,6 +1,8 @@
 """Settings: from text or typed, every fault at once, and never a secret in a message."""
 
 import dataclasses
+import enum
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,7 @@ TEXTS: list[tuple[str, str, object]] = [
     ("session.max_value_bytes", "1024", 1024),
     ("session.codec", "pyramid_altsession.codecs.encrypted", encrypted),
     ("session.codec_secret", f"{'a' * 16} {'b' * 16}", ("a" * 16, "b" * 16)),
+    ("session.codec_enums", "enum.Enum, re.RegexFlag", (enum.Enum, re.RegexFlag)),
     ("session.renew_after", "600", 600.0),
     ("session.renew_grace", "5", 5.0),
     ("session.on_reuse", "Invalidate", "invalidate"),
@@ -123,7 +126,7 @@ TYPED: list[tuple[str, object, object]] = [
 def test_from_text(name: str, text: str, value: object) -> None:
     """Every setting can be text, as .ini files give it."""
     ini = {"pyramid.reload": "true", f"altsession.{name}": text, "altsessions.tti": "x"}
-    if name == "session.codec_secret":
+    if name in ("session.codec_secret", "session.codec_enums"):
         ini["altsession.session.codec"] = "pyramid_altsession.codecs.encrypted"
     if name.startswith("redis.ssl_"):
         ini["altsession.redis.ssl"] = "true"
@@ -399,8 +402,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("session.max_age", "0", "session.max_age: must be a whole number from 1 to 34560000, not '0'"),
     ("session.codec", "pyramid_altsession.codecs.encripted",
      "session.codec: must be the dotted name of something that can be called (No module named"
-     " 'pyramid_altsession.codecs.encripted'; 'pyramid_altsession.codecs' is not a package), not"
-     " 'pyramid_altsession.codecs.encripted'"),
+     " 'pyramid_altsession.codecs.encripted'), not 'pyramid_altsession.codecs.encripted'"),
     ("session.codec", "no.such.module",
      "session.codec: must be the dotted name of something that can be called (No module named"
      " 'no'), not 'no.such.module'"),
@@ -411,6 +413,13 @@ REFUSED: list[tuple[str, object, str]] = [
      "session.codec: must be the dotted name of something that can be called, not 7"),
     ("session.codec_secret", "short",
      "session.codec_secret: must be one or several secrets of at least 16 characters"),
+    ("session.codec_enums", "enum.Enumeration",
+     "session.codec_enums: must be dotted names of enumerations (No module named"
+     " 'enum.Enumeration'; 'enum' is not a package), not 'enum.Enumeration'"),
+    ("session.codec_enums", "enum.Enum os.path",
+     "session.codec_enums: must be dotted names of enumerations ('os.path' is none), not"
+     " 'enum.Enum os.path'"),
+    ("session.codec_enums", 7, "session.codec_enums: must be dotted names of enumerations, not 7"),
     ("session.max_value_bytes", "64k",
      "session.max_value_bytes: must be a whole number from 1 to 536870912, not '64k'"),
     # flags and choices
@@ -640,6 +649,10 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     (
         {"session.codec_secret": "canary-of-sixteen-characters"},
         "session.codec_secret: seals nothing without session.codec: values are plain JSON",
+    ),
+    (
+        {"session.codec_enums": "enum.Enum"},
+        "session.codec_enums: is for session.codec = pyramid_altsession.codecs.rich",
     ),
     (
         {"redis.url": "redis+cluster://a", "redis.cluster": "b"},

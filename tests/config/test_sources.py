@@ -104,7 +104,7 @@ def typed(value: object, text: str) -> object:
     """What YAML and Python programs hold for a value of ours."""
     if callable(value):
         return text
-    if isinstance(value, tuple) and isinstance(value[0], tuple):  # host and port
+    if isinstance(value, tuple) and not isinstance(value[0], str):  # addresses, or classes
         return text.replace(",", " ").split()
     return list(value) if isinstance(value, tuple) else value
 
@@ -113,6 +113,7 @@ CODEC = "pyramid_altsession.codecs.encrypted"
 BESIDE = {
     "session.codec": {"session.codec_secret": "a-secret-of-sixteen"},
     "session.codec_secret": {"session.codec": CODEC},
+    "session.codec_enums": {"session.codec": "pyramid_altsession.codecs.rich"},
     "transactional": {"sync.enabled": True},
     "redis.ssl_ca_certs": {"redis.ssl": True},
     "redis.ssl_certfile": {"redis.ssl": True},

@@ -372,6 +372,6 @@ def test_a_decoder_at_the_end_of_the_stack(
     def decode(raw: bytes) -> Any:
         raise RecursionError
 
-    monkeypatch.setattr("pyramid_altsession.codecs._decoder", SimpleNamespace(decode=decode))
+    monkeypatch.setattr("pyramid_altsession.codecs.plain._decoder", SimpleNamespace(decode=decode))
     with pytest.raises(CorruptValue if deep else RecursionError):
         JSONCodec().decode("k", raw)
