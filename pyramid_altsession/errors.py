@@ -76,6 +76,28 @@ class NotDurable(StoreUnavailable):
     )
 
 
+class SessionFull(AltSessionError, HTTPConflict):
+    """The session would have more keys than ``session.max_keys``, or more bytes than
+    ``session.max_bytes``; nothing was written. It renders as 409.
+
+    Reads still work, and whatever adds nothing: ``remove``, a shorter value, ``renew``, ``login``,
+    ``invalidate``.
+    """
+
+    title = "Your session is full"
+    explanation = (
+        "There is no room for more in your session. Please remove something first, or sign out and"
+        " begin anew."
+    )
+
+    def __init__(self, message: str) -> None:
+        HTTPConflict.__init__(self, headers=[("Cache-Control", "no-store")])
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class TooManySessions(AltSessionError, HTTPForbidden):
     """The user already has ``session.max_sessions_per_user`` sessions, so nobody was signed in. It
     renders as 403."""

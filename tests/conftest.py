@@ -245,6 +245,7 @@ MORE_STORES = {
     # The contract and users' sessions are tried on every topology; other tests are not about where
     # the servers are.
     "test_contract": TOPOLOGIES,
+    "test_limits": TOPOLOGIES,
     "test_users": TOPOLOGIES,
     # What a session promises holds over sealed stores too.
     "test_session": ["sealed-memory", "sealed-valkey-unix"],

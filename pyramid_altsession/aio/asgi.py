@@ -6,7 +6,7 @@ from typing import Any
 from pyramid.httpexceptions import HTTPException
 from pyramid.response import Response
 
-from ..errors import AltSessionError, SessionGone
+from ..errors import AltSessionError, SessionFull, SessionGone
 from ..web.ending import warn_of_plain_http
 from .api import AsyncRequestSession, AsyncSessionAPI, serving
 
@@ -99,7 +99,7 @@ class Answer:
             await app(self._scope, receive, self.send)
         except AltSessionError as error:
             if self._begun and self._scope["type"] == "websocket":
-                code = POLICY if isinstance(error, SessionGone) else TRY_LATER
+                code = POLICY if isinstance(error, SessionFull | SessionGone) else TRY_LATER
                 await self._send({"type": "websocket.close", "code": code})
             elif self._begun or not isinstance(error, HTTPException):
                 raise

@@ -38,6 +38,7 @@ class State(Enum):
 
     LIVE = b"LIVE"
     REFUSED = b"REFUSED"  # live, but a verb cannot be carried out: nothing was written
+    FULL = b"FULL"  # live, but it would hold more than it may: nothing was written
     DEAD = b"DEAD"  # no such session
     REJECTED = b"REJECTED"  # the session lives, the verifier is not and was not just now its own
     REPLACED = b"REPLACED"  # the session lives under a newer verifier, since less than the window
@@ -49,7 +50,8 @@ class State(Enum):
 
 
 class Timing(NamedTuple):
-    """The session's times in milliseconds, as the settings say."""
+    """What the settings say of a session for the server: times in milliseconds, and how much it may
+    hold (0: any amount)."""
 
     tti: int
     interval: int
@@ -59,6 +61,8 @@ class Timing(NamedTuple):
     reuse_ends: bool = False
     renew_after: int = 0
     first_tti: int | None = None
+    max_keys: int = 0
+    max_bytes: int = 0
 
     @classmethod
     def of(cls, settings: SessionSettings) -> "Timing":
@@ -72,6 +76,8 @@ class Timing(NamedTuple):
             reuse_ends=settings.on_reuse == "invalidate",
             renew_after=round(settings.renew_after * 1000),
             first_tti=None if settings.first_tti is None else round(settings.first_tti * 1000),
+            max_keys=settings.max_keys,
+            max_bytes=settings.max_bytes,
         )
 
     def newborn(self) -> "Timing":

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable
 
-from ..errors import SessionGone
+from ..errors import SessionFull, SessionGone
 from .asking import Asking, PendingEvent, Status
 from .envelope import alive
 from .fields import CREATED, CSRF_TOKEN, LOGIN, USER, State
@@ -32,7 +32,7 @@ class SessionState(Asking):
         state = reply.state
         if not reply.confirmed:
             self.confirmed = False
-        if state is State.LIVE or state is State.REFUSED:
+        if state is State.LIVE or state is State.REFUSED or state is State.FULL:
             self.left, self.now = reply.left, reply.now
             if isinstance(operation, Read):
                 return self._learn_values(operation, reply)
@@ -103,6 +103,12 @@ class SessionState(Asking):
             self.cache.fields[USER] = reply.user
         if reply.state is State.REFUSED:
             raise Refused(reply.values)
+        if reply.state is State.FULL:
+            what, found = reply.values[0].decode(), reply.values[1]
+            limit = getattr(operation.timing, f"max_{what}")
+            raise SessionFull(
+                f"the session would have {found} {what}, and session.max_{what} is {limit}"
+            )
         if self._timing.renew_after:
             self._note_age_of_verifier(reply.since)
         if operation.create:

@@ -1,5 +1,6 @@
 """write.lua in Python; the contract suite holds the two together."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.envelope import alive
@@ -24,6 +25,7 @@ from ..protocol.fields import (
     State,
     by_predecessor,
     judge,
+    keys_of,
     remember_dead,
     stamp,
     stamped,
@@ -52,6 +54,13 @@ class Hash(dict[str, bytes]):
     def remembered(self, now: int) -> int | None:
         deadline = self.number(DEADLINE)
         return None if deadline is None or OWN_TTI not in self else deadline - now
+
+
+def extent(fields: Mapping[str, bytes], now: int) -> tuple[int, int]:
+    """Keys of a session, and the bytes of their names and values, but for values whose end has
+    come."""
+    present = keys_of(fields, now)
+    return len(present), sum(len(name.encode()) + len(raw) for name, raw in present.items())
 
 
 def apply(store: "MemoryStore", write: Write, now: int) -> Reply:
@@ -95,6 +104,10 @@ class Change:
             except Refused:
                 left = self.held.expires - self.now if self.held else None
                 return Reply(State.REFUSED, len(results), self.now, left, user=self.user)
+        outgrown = self.outgrown()
+        if outgrown is not None:
+            left = self.held.expires - self.now if self.held else None
+            return Reply(State.FULL, outgrown, self.now, left, user=self.user)
         if isinstance(self.life, Login):
             state = self.admit(self.life)
             if state is not State.LIVE:
@@ -172,6 +185,17 @@ class Change:
             self.put(name, alive(draft[name], self.now))
         live = [(n.encode(), raw) for n, raw in draft.items() if n[:1] != "@"]
         return [part for both in live for part in both]
+
+    def outgrown(self) -> tuple[bytes, int] | None:
+        """What the session would have more of than it may and than it has, and how much."""
+        limits = (self.timing.max_keys, self.timing.max_bytes)
+        if not any(limits):
+            return None
+        before, after = extent(self.held, self.now), extent(self.draft, self.now)
+        for what, limit, had, found in zip((b"keys", b"bytes"), limits, before, after, strict=True):
+            if 0 < limit < found > had:
+                return what, found
+        return None
 
     def take(self, life: Life) -> int:
         """Take this step of the session's life; its result."""

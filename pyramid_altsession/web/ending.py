@@ -11,7 +11,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from ..config.table import Settings
-from ..errors import AltSessionError, SessionGone, StoreUnavailable
+from ..errors import AltSessionError, SessionFull, SessionGone, StoreUnavailable
 from ..protocol.state import SessionState
 from ..session import AltSession
 from ..stores.memory import warn_of_processes
@@ -102,7 +102,7 @@ class Ending:
         """The page is made, and becomes another one if writing fails."""
         try:
             self._write_back(request, response, state)
-        except (SessionGone, StoreUnavailable) as error:
+        except (SessionFull, SessionGone, StoreUnavailable) as error:
             turn_into(response, error, request.environ)
         state.changes = None
 
@@ -163,9 +163,7 @@ def render(request: Request) -> Response:
         raise
 
 
-def turn_into(
-    response: Response, error: SessionGone | StoreUnavailable, environ: Mapping[str, Any]
-) -> None:
+def turn_into(response: Response, error: HTTPException, environ: Mapping[str, Any]) -> None:
     """Turn an answer into an error's page."""
     error.prepare(environ)
     response.status = error.status

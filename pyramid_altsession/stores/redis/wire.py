@@ -146,6 +146,8 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
         b"%d" % operation.window,
         b"%d" % timing.grace,
         b"1" if timing.reuse_ends else b"0",
+        b"%d" % timing.max_keys,
+        b"%d" % timing.max_bytes,
         *((b"",) if operation.life is None else operation.life.wire()),
     ]
     for verb in operation.verbs:

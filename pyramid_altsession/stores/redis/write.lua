@@ -21,7 +21,8 @@
 --       6  gone_window, ms: how long a tombstone stands
 --       7  the window in which a proof that died counts as REPLACED, ms
 --       8  renew_grace, ms    9  '1': a reused predecessor ends the session
---       10 one step of the session's life, or '' for none, and its arguments:
+--       10 keys, and 11 bytes of their names and values, that the session may have (0: any number)
+--       12 one step of the session's life, or '' for none, and its arguments:
 --          touch · renew proof · rotate proof after(ms)
 --          invalidate nonce user(''=anybody's) told('1'/'0')
 --          login proof user tti(ms, ''=the setting's) lifetime(ms) limit(0=none) info
@@ -34,6 +35,8 @@
 --       none), the user it was bound to, since when (ms) a signed-in session has its proof, the
 --       step's result (0: there is none), a list of the verbs' results}
 --       LIVE      done        REFUSED   live, nothing written; for results the verb's place, from 0
+--       FULL      live, nothing written; for results what it would have too much of: 'keys' or
+--                 'bytes', and how many
 --       DEAD      no session  REJECTED  it lives under another proof
 --       REPLACED  the proof died within the window        ENDED  a tombstone stands
 --       OWED      the same, and the session that follows it is this request's to start
@@ -44,21 +47,21 @@
 
 -- 1. Read
 
-local key, index, proof, life = KEYS[1], KEYS[2], ARGV[1], ARGV[10]
+local key, index, proof, life = KEYS[1], KEYS[2], ARGV[1], ARGV[12]
 local create, anybody = ARGV[2] == '1', ARGV[2] == 'any'
-local at = 11  -- the next verb
+local at = 13  -- the next verb
 if life ~= '' and life ~= 'touch' then
-  at = ({renew = 12, rotate = 13, invalidate = 14, login = 17})[life] or error('no such step')
+  at = ({renew = 14, rotate = 15, invalidate = 16, login = 19})[life] or error('no such step')
 end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local held = redis.call('HMGET', key, '@v', '@q', '@d', '@i', '@t', '@x', '@p', '@u', '@l')
-local owner, dead, deadline, own_tti, seen, tombstone, previous, user, login = unpack(held)
+local owner, dead, deadline, own_tti, last, tombstone, previous, user, login = unpack(held)
 deadline = deadline and tonumber(deadline)
 own_tti = own_tti and tonumber(own_tti)
-seen = seen and tonumber(seen)
+local seen = last and tonumber(last)
 
 -- '@p' is the predecessor that a periodic renewal still honours: its proof, when its successor was
 -- first used (0: not yet), and when it was replaced. Times within fields have 5 bytes, in units of
@@ -88,7 +91,7 @@ end
 -- A script that is sent again because its first reply was lost finds its own new proof or its own
 -- nonce. All of it was carried out then: beside the step those are sets without a ttl.
 if life ~= '' and life ~= 'touch' then
-  local fresh = ARGV[11]
+  local fresh = ARGV[13]
   if (life == 'invalidate' and tombstone == fresh)
       or (life ~= 'invalidate' and owner == fresh and not create) then
     local arguments = {
@@ -342,6 +345,57 @@ if ARGV[at] then
   until at > #ARGV
 end
 
+-- The session must not hold more than it may, once this is written. Only what adds to it
+-- is refused: it may hold more since the limits were higher. To count everything each time would be
+-- slow, so '@b' has two bounds, which are good while '@t' begins with a 0: whoever writes without a
+-- limit, or by an older version of this script, writes none.
+local limited = ARGV[10] ~= '0' or ARGV[11] ~= '0'
+local bounded = limited and last and last:byte() == 48
+if limited and results[1] ~= nil then
+  local new_keys, new_bytes = 0, 0
+  for name, raw in pairs(draft) do
+    if raw and name:byte() ~= 64 then
+      new_keys, new_bytes = new_keys + 1, new_bytes + #name + #raw
+    end
+  end
+  if new_keys > 0 then
+    local most_keys, most_bytes = tonumber(ARGV[10]), tonumber(ARGV[11])
+    local bound = bounded and redis.call('HGET', key, '@b') or create and ('\0'):rep(10)
+    local keys, bytes = math.huge, math.huge
+    if bound then
+      keys, bytes = struct.unpack('>I4I6', bound)
+      keys, bytes = keys + new_keys, bytes + new_bytes
+    end
+    if (most_keys > 0 and keys > most_keys) or (most_bytes > 0 and bytes > most_bytes) then
+      local stored = create and {} or redis.call('HGETALL', key)
+      local had_keys, had_bytes = 0, 0
+      keys, bytes = new_keys, new_bytes
+      for place = 1, #stored, 2 do
+        local name, raw = stored[place], stored[place + 1]
+        if name:byte() ~= 64 then
+          local ends = raw:byte() == 64 and (raw:match('^@(%d+):') or raw:match('^@(%d+);%d+:'))
+          if ends and tonumber(ends) <= now then
+            draft[name] = draft[name] or false  -- it does not count, but takes room: it goes
+          else
+            had_keys, had_bytes = had_keys + 1, had_bytes + #name + #raw
+            if draft[name] == nil then
+              keys, bytes = keys + 1, bytes + #name + #raw
+            end
+          end
+        end
+      end
+      local too_many = most_keys > 0 and keys > most_keys and keys > had_keys
+      if too_many or (most_bytes > 0 and bytes > most_bytes and bytes > had_bytes) then
+        local left = redis.call('PTTL', key)
+        local remembered = own_tti and deadline and left ~= -2 and deadline - now or -1
+        local found = too_many and {'keys', keys} or {'bytes', bytes}
+        return {'FULL', now, left, remembered, user, since, 0, found}
+      end
+    end
+    draft['@b'], bounded = struct.pack('>I4I6', keys, bytes), true
+  end
+end
+
 
 -- 5. Lifecycle
 
@@ -350,7 +404,7 @@ local done = 0  -- the step's result
 if life == 'touch' then
   done = 1
 elseif life ~= '' then
-  local fresh = ARGV[11]
+  local fresh = ARGV[13]
   local function stamp(ms)
     return struct.pack('>I5', math.floor(ms / 10))
   end
@@ -372,7 +426,7 @@ elseif life ~= '' then
   if life == 'renew' then
     replace()
   elseif life == 'rotate' then
-    if not since or now - since < tonumber(ARGV[12]) or (by_predecessor and confirmed ~= 0) then
+    if not since or now - since < tonumber(ARGV[14]) or (by_predecessor and confirmed ~= 0) then
       done = 0
     else
       if by_predecessor then
@@ -385,15 +439,15 @@ elseif life ~= '' then
       draft['@p'] = proof .. stamp(0) .. stamp(now)
     end
   elseif life == 'invalidate' then
-    local whose, told = ARGV[12], ARGV[13] == '1'
+    local whose, told = ARGV[14], ARGV[15] == '1'
     if whose ~= '' and whose ~= user then
       done = 0
     else
       over, owed = fresh, not told and ''
     end
   else
-    local who, tti, info = ARGV[12], ARGV[13], ARGV[16]
-    local lifetime, limit = tonumber(ARGV[14]), tonumber(ARGV[15])
+    local who, tti, info = ARGV[14], ARGV[15], ARGV[18]
+    local lifetime, limit = tonumber(ARGV[16]), tonumber(ARGV[17])
     if limit > 0 and entries >= limit and not listed then
       return {'SESSION_LIMIT', now, -2, -1, user, since, 0, {}}
     end
@@ -469,7 +523,7 @@ if over then
   return {state, now, -2, -1, user, since, done, results}
 end
 
-local sets, removals, grows = {'@t', now}, nil, create
+local sets, removals, grows = {'@t', bounded and string.format('0%.0f', now) or now}, nil, create
 for name, value in pairs(draft) do
   if value then
     sets[#sets + 1] = name
