@@ -185,11 +185,11 @@ class SessionSettings:
     max_value_bytes: int = setting(
         65536, as_whole(1, 512 * 1024 * 1024), "bytes of one encoded value at most"
     )
-    max_keys: int = setting(0, as_whole(0, 10**6), "keys of one session at most; 0 = any number")
+    max_keys: int = setting(0, as_whole(0, 10**6), "keys of one session at most; 0 = any")
     max_bytes: int = setting(
         0,
         as_whole(0, 512 * 1024 * 1024),
-        "bytes of one session's keys and encoded values at most; 0 = any number",
+        "bytes of one session's keys and encoded values at most; 0 = any",
     )
 
 

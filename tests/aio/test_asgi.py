@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from pyramid_altsession import SessionGone, StoreUnavailable
+from pyramid_altsession import SessionFull, SessionGone, StoreUnavailable
 from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.aio.asgi import AltSessionMiddleware
 
@@ -80,12 +80,17 @@ def starlette_app(api: AsyncSessionAPI) -> Starlette:
         await session.get("cart", fresh=True)
         raise SessionGone
 
+    async def full(websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise SessionFull("full")
+
     async def refused(websocket: WebSocket) -> None:
         raise SessionGone
 
     routes = [Route(f"/{name}", endpoint(name)) for name in ACTS]
     routes += [Route("/gone", gone), Route("/away", away)]
     sockets = [WebSocketRoute("/socket", socket), WebSocketRoute("/refused", refused)]
+    sockets.append(WebSocketRoute("/full", full))
     middleware = [Middleware(AltSessionMiddleware, api=api)]
     return Starlette(routes=[*routes, *sockets], middleware=middleware)
 
@@ -216,6 +221,11 @@ def test_websocket(app: Any) -> None:
     assert [name for name, _ in of_asgi(accept)] == ["vary", "set-cookie", "cache-control"]
     assert message["text"] == "1"
     assert close == {"type": "websocket.close", "code": 1008}
+
+
+def test_websocket_of_a_full_session(app: Any) -> None:
+    """To try again later would not help."""
+    assert ask(app, "/full", type="websocket")[-1] == {"type": "websocket.close", "code": 1008}
 
 
 def test_websocket_that_is_refused(app: Any) -> None:
