@@ -5,7 +5,7 @@ Every call is a generator of steps.
 
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from .fields import Description, State, Timing
 from .lifecycle import Invalidate, Login, Touch
@@ -45,30 +45,38 @@ def held(ids: Iterable[str], *, opened: bool = False) -> Steps[list[dict[str, by
 
 def live_sessions(user: str) -> Steps[list[Description]]:
     """A user's sessions, newest login first. Old entries of ended ones are forgotten."""
-    return (yield from survey(user))[0]
+    return (yield from survey(user)).live
 
 
-def survey(user: str) -> Steps[tuple[list[Description], int]]:
-    """The live sessions, and how many entries of ended ones are left."""
+class Survey(NamedTuple):
+    """What a user's index lists: sessions that live, ids of those that are over for good, and how
+    many others there are, whose logins may still be under way."""
+
+    live: list[Description]
+    ended: tuple[str, ...]
+    entering: int
+
+
+def survey(user: str) -> Steps[Survey]:
+    """Look at every session that the user's index lists. Old entries of ended ones are
+    forgotten."""
     listing = yield Listing(user)
     entries = listing.values
     known = yield from described([id for id, _ in entries])
     # The hash decides: a login under way has an entry and no session yet, and a session that
     # another user has taken over may have one too.
     found = [each for each in known if each is not None and each.user == user]
-    ended = [entry for entry, each in zip(entries, known, strict=True) if each is None]
-    pruned = yield from prune(user, ended)
-    entering = listing.entering.difference([each.id for each in found])
-    return found, len(entries) - len(found) - len(entering) - pruned
+    yield from prune(user, [e for e, each in zip(entries, known, strict=True) if each is None])
+    live = {each.id for each in found}
+    entering = listing.entering - live
+    ended = tuple([id for id, _ in entries if id not in live and id not in entering])
+    return Survey(found, ended, len(entering))
 
 
-def prune(user: str, ended: list[tuple[str, int]]) -> Steps[int]:
-    """Forget entries (session id, time of login in ms) of ended sessions; how many were old
-    enough."""
-    pruned = 0
+def prune(user: str, ended: list[tuple[str, int]]) -> Steps[None]:
+    """Forget entries (session id, time of login in ms) of ended sessions that are old enough."""
     for part in _packets(ended):
-        pruned += (yield Prune(user, part)).values
-    return pruned
+        yield Prune(user, part)
 
 
 def prune_some(user: str) -> Steps[None]:

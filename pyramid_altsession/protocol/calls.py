@@ -116,25 +116,30 @@ class Calls:
         self, userid: str, remember: float | None, info: Mapping[str, Any] | None
     ) -> Steps[None]:
         life = self.step_of_login(userid, remember, info)
-        state, follow = self._state, self._dialogue.follow
+        state = self._state
         with suppress(SessionGone):  # a login works all the same
             yield from self._dialogue.prepare()
-        try:
-            yield from follow(state.login(life))
-        except SessionLimit:
-            _, ended = yield from survey(userid)  # entries of ended sessions do not count
-            life = replace(life, verifier=new_verifier(), limit=life.limit + ended)
-            try:
-                yield from follow(state.login(life))
-            except SessionLimit:
-                raise TooManySessions(
-                    f"the user has {life.limit - ended} sessions (session.max_sessions_per_user)"
-                ) from None
+        yield from self._sign_in(life)
         entries = state.done
         yield from self._end_oldest(userid)
         if entries % PRUNE_EACH == 0:
             with suppress(StoreUnavailable):  # the user is signed in all the same
                 yield from prune_some(userid)
+
+    def _sign_in(self, life: Login) -> Steps[None]:
+        """Entries of sessions that ended without a logout do not count. Which they are is found out
+        here, and how many of them the index still lists is counted where the session is entered:
+        others prune it, or sign in, meanwhile."""
+        for _ in range(TRIES):
+            try:
+                yield from self._dialogue.follow(self._state.login(life))
+                return
+            except SessionLimit:
+                found = yield from survey(life.user)
+            if len(found.live) + found.entering >= life.limit:
+                break
+            life = replace(life, verifier=new_verifier(), ended=found.ended)
+        raise TooManySessions(f"the user has {life.limit} sessions (session.max_sessions_per_user)")
 
     def step_of_login(
         self, userid: str, remember: float | None, info: Mapping[str, Any] | None

@@ -89,7 +89,8 @@ class Login(LifeStep):
     verifier, with a new lifetime.
 
     ``tti``: the session's own (None: the setting's). ``limit``: sessions a user may have, 0 for
-    any number; where it is reached: SESSION_LIMIT.
+    any number; where it is reached: SESSION_LIMIT. ``ended``: ids of sessions that are over for
+    good; those that the user's index still lists do not count.
     """
 
     verifier: str = field(repr=False)
@@ -98,6 +99,7 @@ class Login(LifeStep):
     lifetime: int
     limit: int = 0
     info: bytes = b""
+    ended: tuple[str, ...] = ()
     creates: ClassVar[bool] = True
 
     @property
@@ -108,7 +110,7 @@ class Login(LifeStep):
         tti = b"" if self.tti is None else b"%d" % self.tti
         return (
             *(b"login", self.proof, self.user.encode(), tti),
-            *(b"%d" % self.lifetime, b"%d" % self.limit, self.info),
+            *(b"%d" % self.lifetime, b"%d" % self.limit, self.info, " ".join(self.ended).encode()),
         )
 
     def note(self, cache: FieldCache, result: int) -> None:

@@ -233,7 +233,8 @@ class Change:
 
     def admit(self, login: Login) -> State:
         index = self.index()
-        if 0 < login.limit <= self.entries() and self.id not in index:
+        others = index.keys() - {REVOKED, *login.ended}
+        if 0 < login.limit <= len(others) and self.id not in index:
             return State.SESSION_LIMIT
         if self.user is not None and self.user != login.user.encode():
             self.finish(b"others", None)

@@ -132,7 +132,7 @@ class ClusterSteps:
 
     def _login(self, operation: Write, life: Login, user: str) -> Steps[Reply]:
         id, began = operation.claim.id, time.monotonic()
-        entries = yield from self._enter(user, id, b"", life.lifetime, life.limit)
+        entries = yield from self._enter(user, id, b"", life.lifetime, life.limit, life.ended)
         if entries == LIMITED:
             return Reply(State.SESSION_LIMIT)
         if time.monotonic() - began > FROZEN:
@@ -188,10 +188,13 @@ class ClusterSteps:
         entries = yield from self._enter(user, id, login, lasts, NO_LIMIT)
         return entries == REVOKED_SINCE
 
-    def _enter(self, user: str, id: str, login: bytes, lasts: int, limit: int) -> Steps[int]:
+    def _enter(
+        self, user: str, id: str, login: bytes, lasts: int, limit: int, ended: Iterable[str] = ()
+    ) -> Steps[int]:
         index = index_key(self._prefix, user)
         arguments = (id.encode(), login, b"%d" % lasts, b"%d" % limit)
-        packet = pack_command((b"EVAL", ENTER_SCRIPT, b"1", index, *arguments))
+        others = [other.encode() for other in ended]
+        packet = pack_command((b"EVAL", ENTER_SCRIPT, b"1", index, *arguments, *others))
         (entries,) = no_errors((yield from self.map.say(index, packet, 1, True)))
         return int(entries)
 

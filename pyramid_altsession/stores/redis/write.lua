@@ -25,7 +25,8 @@
 --       12 one step of the session's life, or '' for none, and its arguments:
 --          touch · renew proof · rotate proof after(ms)
 --          invalidate nonce user(''=anybody's) told('1'/'0')
---          login proof user tti(ms, ''=the setting's) lifetime(ms) limit(0=none) info
+--          login proof user tti(ms, ''=the setting's) lifetime(ms) limit(0=none) info ended
+--          (ended: ids between blanks that do not count for the limit)
 --       …  verbs, each its name and its arguments (ttl: of a new value, ms, 0: none):
 --          get name · everything · expect name given('1'/'0') expected
 --          set name value ttl · remove name · pop name · setdefault name value ttl
@@ -51,7 +52,7 @@ local key, index, proof, life = KEYS[1], KEYS[2], ARGV[1], ARGV[12]
 local create, anybody = ARGV[2] == '1', ARGV[2] == 'any'
 local at = 13  -- the next verb
 if life ~= '' and life ~= 'touch' then
-  at = ({renew = 14, rotate = 15, invalidate = 16, login = 19})[life] or error('no such step')
+  at = ({renew = 14, rotate = 15, invalidate = 16, login = 20})[life] or error('no such step')
 end
 
 local clock = redis.call('TIME')
@@ -448,7 +449,13 @@ elseif life ~= '' then
   else
     local who, tti, info = ARGV[14], ARGV[15], ARGV[18]
     local lifetime, limit = tonumber(ARGV[16]), tonumber(ARGV[17])
-    if limit > 0 and entries >= limit and not listed then
+    local counted = entries
+    if limit > 0 then
+      for ended in ARGV[19]:gmatch('%S+') do
+        counted = counted - (redis.call('ZSCORE', index, ended) and 1 or 0)
+      end
+    end
+    if limit > 0 and counted >= limit and not listed then
       return {'SESSION_LIMIT', now, -2, -1, user, since, 0, {}}
     end
     if user and user ~= who then
