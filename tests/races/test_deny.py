@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from accounts import Books
-from servers import Server
 
 from pyramid_altsession import TooManySessions
 from pyramid_altsession.codecs import JSONCodec
@@ -29,7 +28,7 @@ from pyramid_altsession.stores.apply import Change
 from pyramid_altsession.stores.memory import MemoryStore
 
 USER = "ann"
-OLD, YOUNG = 70_000, 1_000
+OLD, YOUNG = 70_000, 20_000
 """Milliseconds since a login: its entry may be forgotten when its session ended, or not yet."""
 Event = tuple[str, int]
 """``("step", n)``: sign-in n does its next operation; ``("end", n)``: session n ends."""
@@ -141,13 +140,16 @@ def test_session_that_ends_meanwhile() -> None:
     assert len(every_order(in_memory(1, 0, 1, world=Expiring))) >= 20
 
 
-def test_two_sign_ins_on_a_server(server: Server) -> None:
-    """The script counts as the memory store does: some of the same orders."""
-    orders = every_order(in_memory(1, 1, 0))
-    store = open_store(read_settings({"redis.url": server.url}))
-    for order in orders[:: len(orders) // 30]:
-        server.client.flushdb()
-        world = World(Books(store, server.client), 1, 1, 0)
+@pytest.mark.parametrize("age", [OLD, YOUNG], ids=["old", "young"])
+@pytest.mark.parametrize("kind", ["valkey", "cluster"])
+def test_two_sign_ins_on_a_server(kind: str, age: int, request: pytest.FixtureRequest) -> None:
+    """The scripts count as the memory store does: some of the same orders."""
+    found = request.getfixturevalue(f"{kind}_server")
+    orders = every_order(in_memory(1, 1, 0, 2, age))
+    store = open_store(read_settings({"redis.url": found.url}))
+    for order in orders[:: len(orders) // 20]:
+        found.empty()
+        world = World(Books(store, found.client), 1, 1, 0, 2, age)
         for event in order:
             world.do(event)
         assert world.events() == []
