@@ -40,6 +40,8 @@ docs: $(VENV)/docs.stamp
 # Faults of real servers, sentinels and clusters under load: what each costs, as a table.
 faults: $(VENV)/test.stamp
 	cd tests/support && ../../$(BIN)/python outages.py
+	cd tests/support && ../../$(BIN)/python crowd.py
+	cd tests/support && ../../$(BIN)/python soak.py
 
 # The lowest versions that setup.cfg allows, in a virtual environment of their own.
 lowest: $(VENV)/wheel.stamp

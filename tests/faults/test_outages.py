@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from crowd import FAILOVERS, through
 from outages import EMPTIES, TOPOLOGIES, UNNOTICED, cost_of
 
 from pyramid_altsession.stores.redis.failures import LULL
@@ -45,3 +46,20 @@ def test_what_a_fault_costs(started: dict[str, Any], kind: str, name: str) -> No
     if kind in ("server", "network") or name not in KILLS:
         assert cost.resurrected == 0
         assert not cost.lost or name in EMPTIES
+
+
+@pytest.mark.volume
+@pytest.mark.process
+@pytest.mark.parametrize("kind", FAILOVERS)
+def test_a_crowd_of_processes_through_failovers(started: dict[str, Any], kind: str) -> None:
+    """What was acknowledged when the servers had come to agree is there; before that, only what a
+    replica confirmed is sure."""
+    start, failovers = FAILOVERS[kind]
+    if kind not in started:
+        started[kind] = start()
+    started[kind].settle()
+    found = through(started[kind], failovers, lambda load: load.serves(50))
+    cost = found.cost
+    assert (cost.untyped, cost.foreign, cost.endless, cost.resurrected_durably) == ([], 0, 0, 0)
+    assert set(cost.errors) <= {"StoreUnavailable"}
+    assert found.unexplained == 0
