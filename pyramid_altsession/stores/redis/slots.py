@@ -45,7 +45,7 @@ class SlotMap:
         self.primaries: tuple[Address, ...] = ()
         """In the order of their slots."""
         self.changed: Callable[[], None] = lambda: None
-        """Called whenever the map was told anew."""
+        """Called when there may be nodes that have nothing to do any more."""
         self._slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._looked = -REFRESH
         self._doubtful: Address | None = None
@@ -106,12 +106,15 @@ class SlotMap:
             asked = not isinstance(sent_on, MovedError)
             if not asked:
                 self._slots[slot] = address
+                if address not in self.primaries:  # until the map tells its place
+                    self.primaries += (address,)
                 yield from self._refresh(None)
         return answers
 
     def _refresh(self, failed: Address | None) -> Steps[None]:
         """Ask for the map: nodes that are known in random order, the seeds, the failed one last."""
         if self.primaries and time.monotonic() < self._looked + REFRESH:
+            self.changed()  # this call may have been the last to speak to one that was replaced
             return
         self._looked = time.monotonic()
         known = [address for address in self.primaries if address != failed]
