@@ -34,8 +34,10 @@ def killed(server: Server, load: Load) -> None:
 
 def restarted(server: Server, load: Load) -> None:
     """It saves its data when it is told to stop, and reads them when it starts."""
-    with suppress(redis.ConnectionError):
-        server.client.shutdown(save=True)
+    assert server.process is not None
+    server.client.config_set("save", "3600 1")
+    server.process.terminate()
+    server.process.wait()
     load.fails()
     server.kill()
     server.start()
