@@ -40,6 +40,8 @@ docs: $(VENV)/docs.stamp
 # Faults of real servers, sentinels and clusters under load: what each costs, as a table.
 faults: $(VENV)/test.stamp
 	cd tests/support && ../../$(BIN)/python outages.py
+	cd tests/support && ../../$(BIN)/python crowd.py
+	cd tests/support && ../../$(BIN)/python soak.py
 
 # The lowest versions that setup.cfg allows, in a virtual environment of their own.
 lowest: $(VENV)/wheel.stamp
@@ -52,6 +54,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/sync.py
 	$(BIN)/python benchmarks/prefetch.py
 	$(BIN)/python benchmarks/script.py
+	$(BIN)/python benchmarks/cluster.py
 
 # What would be released: the archive holds every file, and its page can be rendered.
 package: $(VENV)/test.stamp

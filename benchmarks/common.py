@@ -3,20 +3,23 @@
 import argparse
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import redis
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_altsession.stores.embedded import server_binary
 
+SLOTS = 16384
 Calls = Mapping[str, Callable[[], object]]
 
 
@@ -39,20 +42,62 @@ def one_cpu() -> Iterator[str]:
 
 
 @contextmanager
-def server() -> Iterator[str]:
+def server(*options: str) -> Iterator[str]:
     """The unix socket of a server of its own."""
     directory = tempfile.mkdtemp()
     path = os.path.join(directory, "s")
-    command = [server_binary(), "--port", "0", "--unixsocket", path, "--save", ""]
+    command = [server_binary(), *("--port", "0", *options), "--unixsocket", path, "--save", ""]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=directory)
     try:
         while not os.path.exists(path):
+            assert process.poll() is None, f"{command} does not run"
             time.sleep(0.01)
         yield path
     finally:
         process.kill()
         process.wait()
         shutil.rmtree(directory)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def port() -> Iterator[int]:
+    """The TCP port of a server of its own."""
+    found = free_port()
+    with server("--port", str(found)):
+        yield found
+
+
+@contextmanager
+def cluster(nodes: int = 3) -> Iterator[list[int]]:
+    """The TCP ports of the primaries of a cluster of its own."""
+    ports = [free_port() for _ in range(nodes)]
+    buses = [free_port() for _ in range(nodes)]
+    with ExitStack() as started:
+        clients = []
+        for own, bus in zip(ports, buses, strict=True):
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus))
+            path = started.enter_context(server("--port", str(own), *options))
+            clients.append(started.enter_context(redis.Redis(unix_socket_path=path)))
+        bounds = [place * SLOTS // nodes for place in range(nodes + 1)]
+        for client, first, end in zip(clients, bounds, bounds[1:], strict=False):
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+        for own, bus in zip(ports[1:], buses[1:], strict=True):
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", own, bus)
+        while not all(_knows_all(client) for client in clients):
+            time.sleep(0.01)
+        yield ports
+
+
+def _knows_all(client: redis.Redis) -> bool:
+    info = client.execute_command("CLUSTER", "INFO")
+    assert isinstance(info, bytes)
+    return b"cluster_state:ok" in info
 
 
 def at(path: str) -> dict[str, str]:

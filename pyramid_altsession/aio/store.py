@@ -1,5 +1,6 @@
 """Where awaitable sessions live: the steps of the plain stores, awaited."""
 
+import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -8,14 +9,15 @@ import redis
 
 from ..config.table import RedisSettings, Settings
 from ..interfaces import SealingCodec, Store
-from ..protocol.messages import Operation, Reply
+from ..protocol.messages import Operation, Read, Reply
 from ..stores.embedded import EmbeddedServer
 from ..stores.memory import MemoryStore
 from ..stores.redis.cluster import ClusterSteps
 from ..stores.redis.cluster_store import Nodes
 from ..stores.redis.failures import HINT, Trouble
-from ..stores.redis.steps import Address, OneServer, confirmation
-from ..stores.redis.waiting import Node, SteppedStore
+from ..stores.redis.steps import Address, OneServer, Steps, confirmation
+from ..stores.redis.waiting import Call, Node, Outcome, SteppedStore
+from ..stores.redis.wire import unpack_read, unpack_write
 from ..stores.sealed import Sealing
 from .connection import Open, open_at, open_server
 from .pool import ConnectionPool, pool_of
@@ -77,9 +79,35 @@ class AwaitingStore(SteppedStore[ConnectionPool]):
     connects when first used."""
 
     async def execute(self, operation: Operation) -> Reply:
-        call = self._call()
+        first = self._steps.first(operation)
+        if first is None:
+            return await self._go_on(operation, self._steps.execute(operation), self._call())
+        address, packet, count = first
+        pool, trouble = self.servers[address]
+        end, outcome = time.monotonic() + self._wait, None
         try:
-            reply = await carry_out(self._steps.execute(operation), call.exchange)
+            outcome = await pool.exchange(packet, count, end)
+            if operation.__class__ is Read:
+                reply = unpack_read(operation, outcome)
+            else:
+                reply = unpack_write(outcome[0])
+        except redis.RedisError as error:
+            call = self._call(end, trouble)
+            steps = self._after(operation, first)
+            return await self._go_on(operation, steps, call, outcome or error)
+        if trouble.need is not None:
+            trouble.served(operation)
+        return reply
+
+    async def _go_on(
+        self,
+        operation: Operation,
+        steps: Steps[Reply],
+        call: Call[ConnectionPool],
+        outcome: Outcome | None = None,
+    ) -> Reply:
+        try:
+            reply = await carry_out(steps, call.exchange, outcome)
         except redis.RedisError as error:
             raise call.trouble.failure(operation, error) from error
         if call.trouble.need is not None:
@@ -96,9 +124,10 @@ class AsyncRedisStore(AwaitingStore):
         self._release = release
         trouble = Trouble(settings.place, "" if settings.configured else HINT)
         pool = pool_of(open, settings)
-        self._node = Node(pool, trouble)
+        self._pool = pool
+        servers: dict[Address | None, Node[ConnectionPool]] = {None: Node(pool, trouble)}
         steps = OneServer(prefix.encode() + b":", confirmation(settings))
-        super().__init__(settings.place, steps, trouble, wait=settings.timeout)
+        super().__init__(settings.place, steps, servers, trouble, wait=settings.timeout)
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, prefix: str) -> "AsyncRedisStore":
@@ -110,12 +139,9 @@ class AsyncRedisStore(AwaitingStore):
             return cls(primary.open, settings, prefix, primary.close)
         return cls(open_server(settings), settings, prefix, lambda: None)
 
-    def node(self, address: Address | None) -> Node[ConnectionPool]:
-        return self._node
-
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""
-        self._node.pool.close()
+        self._pool.close()
         self._release()
 
 
@@ -126,14 +152,12 @@ class AsyncClusterStore(AwaitingStore):
         steps = ClusterSteps(settings.cluster, prefix.encode() + b":", confirmation(settings))
         at = open_at(settings)
         self._nodes = Nodes(steps.map, settings.place, lambda a: pool_of(at(a), settings))
-        super().__init__(settings.place, steps, Trouble(settings.place), wait=settings.timeout)
-
-    def node(self, address: Address | None) -> Node[ConnectionPool]:
-        return self._nodes.at(address)
+        trouble = Trouble(settings.place)
+        super().__init__(settings.place, steps, self._nodes, trouble, wait=settings.timeout)
 
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""
-        self._nodes.close()
+        self._nodes.close_idle()
 
 
 def open_store(settings: Settings) -> AsyncStore:

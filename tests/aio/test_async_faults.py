@@ -158,6 +158,32 @@ def test_idle_connections_that_the_server_closed(server: Server) -> None:
     asyncio.run(closed())
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_server_that_refuses_writes_for_a_while(
+    server: Server, caplog: pytest.LogCaptureFixture, forgotten: bool
+) -> None:
+    """StoreUnavailable; one line when it begins and one when it is over, whether the first step of
+    what succeeds was the last, or the script had been forgotten."""
+
+    async def refused() -> None:
+        async with api_at(server.url) as api:
+            made = await api.create({"a": 1})
+            server.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            try:
+                for _ in range(2):
+                    with pytest.raises(StoreUnavailable, match="read only"):
+                        await made.set("a", 2)
+            finally:
+                server.client.execute_command("REPLICAOF", "NO", "ONE")
+            if forgotten:
+                server.client.script_flush()
+            await made.set("a", 3)
+            assert await made.get("a", fresh=True) == 3
+
+    asyncio.run(refused())
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
 def test_more_clients_than_the_server_takes(own_server: Server) -> None:
     """Who is turned away waits for a connection that is there."""
 

@@ -611,6 +611,24 @@ def test_outage_is_logged_once(server: Server, caplog: pytest.LogCaptureFixture)
     assert caplog.messages[1] == f"sessions: {server.socket} serves again"
 
 
+def test_end_of_an_outage_in_a_call_of_two_steps(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What succeeds is told, whether the first step was the last or not."""
+    session = Session(server.url)
+    session.create(Set("a", b"1"))
+    server.client.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
+    try:
+        with pytest.raises(StoreUnavailable):
+            session.write(Touch())
+    finally:
+        server.client.execute_command("REPLICAOF", "NO", "ONE")
+    server.client.script_flush()
+    session.write(Touch())
+    session.store.close()
+    assert caplog.messages[1:] == [f"sessions: {server.socket} serves again"]
+
+
 def test_end_of_an_outage_of_reads(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """What failed was a read: a read tells the end."""
     session = Session("", host="127.0.0.1", port=server.port)

@@ -52,7 +52,7 @@ class OneForAll:
     def __init__(self, server: Server) -> None:
         store = open_store(read_settings({"redis.url": server.url}))
         self.close = store.close
-        self.pool: Any = store.node(None).pool  # type: ignore[attr-defined]
+        self.pool: Any = store.servers[None].pool  # type: ignore[attr-defined]
         self.steps = ClusterSteps([NODE], b"sess:")
         self.books = Books(store, server.client)
         self.lost: Callable[[Ask], bool] = lambda ask: False

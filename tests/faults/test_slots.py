@@ -148,6 +148,25 @@ def test_moved(known: SlotMap, host: str, there: str) -> None:
     assert nodes.run(known.address(SLOT)) == (there, 2)
 
 
+def test_moved_while_others_have_looked(known: SlotMap) -> None:
+    """A call that spoke to the old node after the map was told: nobody keeps connections there."""
+    told: list[tuple[Address, ...]] = []
+    nodes = Nodes(a=[MovedError(f"{SLOT} b:2")], b=[1])
+    nodes.map = {"seed": [ranges(B)]}
+    assert nodes.say(known) == [1]
+    known.changed = lambda: told.append(known.primaries)
+    known._slots[SLOT] = A  # as the late call has found it
+    assert nodes.say(known) == [1]
+    assert told == [(B,)]
+
+
+def test_moved_to_a_node_that_the_map_does_not_tell_yet(known: SlotMap) -> None:
+    """It counts as one that serves."""
+    nodes = Nodes(a=[MovedError(f"{SLOT} b:2")], b=[1])
+    assert nodes.say(known) == [1]
+    assert known.primaries == (A, B)
+
+
 def test_ask(known: SlotMap) -> None:
     """It is said again there, this once, with ASKING before each command."""
     both = GET + GET

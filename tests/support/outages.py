@@ -2,178 +2,23 @@
 
     make faults
 
-runs them all for longer and prints one table.
+causes them all several times and prints one table.
 """
 
-import random
+import datetime
+import os
+import platform
 import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import redis
+from load import Cost, Load
+from proxy import Proxy
 from servers import Server, valkey
-from topologies import Cluster, Sentinels, role, until
-
-from pyramid_altsession.api import OpenSession, SessionAPI
-from pyramid_altsession.errors import SessionGone, StoreUnavailable
-
-THREADS = 4
-SESSIONS = 6
-"""Of one thread."""
-
-
-@dataclass
-class Cost:
-    """What a fault has cost."""
-
-    calls: int = 0
-    errors: "Counter[str]" = field(default_factory=Counter)
-    untyped: list[str] = field(default_factory=list)
-    first: float = 0.0
-    last: float = 0.0
-    longest: float = 0.0
-    foreign: int = 0
-    lost: int = 0
-    ended: int = 0
-    resurrected: int = 0
-    endless: int = 0
-
-    @property
-    def window(self) -> float:
-        """Seconds from the first error to the last."""
-        return self.last - self.first
-
-    def row(self) -> str:
-        errors = ", ".join([f"{n} {name}" for name, n in self.errors.items()]) or "none"
-        return (
-            f"{errors}, {self.window:.2f} s | untyped {len(self.untyped)} | slowest"
-            f" {self.longest:.2f} s | lost {self.lost} | resurrected {self.resurrected} of"
-            f" {self.ended} | foreign {self.foreign} | endless {self.endless} | {self.calls} calls"
-        )
-
-
-class Visitor:
-    """One session, and what its owner knows of it. ``number`` was acknowledged; ``tried`` may have
-    been written as well."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.session: OpenSession | None = None
-        self.number = self.tried = 0
-
-
-class Load:
-    """Threads that read, write, sign in and end sessions, and note what they are told."""
-
-    def __init__(self, url: str, **redis_settings: object) -> None:
-        times = {"timeout": 1.0, "connect_timeout": 1.0, "url": url, **redis_settings}
-        self.api = SessionAPI.from_settings({"redis": times})
-        self.cost = Cost()
-        self._ended: list[str] = []
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._visitors = [
-            [Visitor(f"{thread}-{number}") for number in range(SESSIONS)]
-            for thread in range(THREADS)
-        ]
-        self._threads = [threading.Thread(target=self._work, args=(v,)) for v in self._visitors]
-
-    @contextmanager
-    def running(self) -> Iterator["Load"]:
-        """Until the block ends; then everything is looked at once more."""
-        for thread in self._threads:
-            thread.start()
-        try:
-            self.serves(50)
-            yield self
-            self.serves(100)
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join()
-        self._look()
-        self.api.close()
-
-    def serves(self, calls: int) -> None:
-        """Until so many more calls were served."""
-        wanted = self.cost.calls + calls
-        until(lambda: self.cost.calls >= wanted)
-
-    def fails(self) -> None:
-        """Until a call has failed."""
-        until(lambda: self.cost.errors)
-
-    def _work(self, visitors: list[Visitor]) -> None:
-        chance = random.Random(visitors[0].name)
-        while not self._stop.is_set():
-            visitor = chance.choice(visitors)
-            began = time.monotonic()
-            try:
-                self._visit(visitor, chance)
-            except StoreUnavailable as error:
-                self._failed(error)
-                self._stop.wait(0.005)
-            except SessionGone:
-                with self._lock:
-                    self.cost.lost += 1
-                visitor.session = None
-            except Exception as error:  # what must not be
-                with self._lock:
-                    self.cost.untyped.append(repr(error))
-            with self._lock:
-                self.cost.longest = max(self.cost.longest, time.monotonic() - began)
-
-    def _failed(self, error: StoreUnavailable) -> None:
-        with self._lock:
-            self.cost.errors[type(error).__name__] += 1
-            self.cost.last = time.monotonic()
-            self.cost.first = self.cost.first or self.cost.last
-
-    def _visit(self, visitor: Visitor, chance: random.Random) -> None:
-        if visitor.session is None:
-            visitor.number = visitor.tried = 0
-            visitor.session = self.api.create({"whose": visitor.name, "n": 0})
-        session, dice = visitor.session, chance.random()
-        if dice < 0.5:
-            found = session.mget(["whose", "n"], fresh=True)
-            if found["whose"] != visitor.name:
-                self.cost.foreign += 1
-        elif dice < 0.9:
-            visitor.tried += 1
-            session.set("n", visitor.tried)
-            visitor.number = visitor.tried
-        elif dice < 0.95:
-            session.login(visitor.name)
-        else:
-            token = session.token
-            visitor.session = None  # whatever is answered
-            session.invalidate()
-            assert token is not None
-            self._ended.append(token)
-        with self._lock:
-            self.cost.calls += 1
-
-    def _look(self) -> None:
-        """What was acknowledged is there, and what was ended is not."""
-        for visitor in [each for visitors in self._visitors for each in visitors]:
-            if visitor.session is None or visitor.session.token is None:
-                continue
-            try:
-                number = self.api.open(visitor.session.token).get("n")
-            except SessionGone:
-                number = -1
-            self.cost.lost += not visitor.number <= number <= visitor.tried
-        self.cost.ended = len(self._ended)
-        for token in self._ended:
-            with suppress(SessionGone):
-                self.api.open(token).get("n")
-                self.cost.resurrected += 1
-
+from topologies import SLOTS, Cluster, Sentinels, role, until
 
 Fault = Callable[[Any, Load], None]
 
@@ -185,6 +30,18 @@ def killed(server: Server, load: Load) -> None:
     server.kill()
     load.fails()
     server.start()
+
+
+def restarted(server: Server, load: Load) -> None:
+    """It saves its data when it is told to stop, and reads them when it starts."""
+    assert server.process is not None
+    server.client.config_set("save", "3600 1")
+    server.process.terminate()
+    server.process.wait()
+    load.fails()
+    server.kill()
+    server.start()
+    os.remove(os.path.join(server.directory, "dump.rdb"))
 
 
 def stopped(server: Server, load: Load) -> None:
@@ -239,6 +96,25 @@ def locked(server: Server, load: Load) -> None:
     server.client.execute_command("ACL", "SETUSER", "default", "nopass")
 
 
+def unable_to_save(server: Server, load: Load) -> None:
+    """A server that should save its data and cannot refuses writes: MISCONF."""
+    blocked = os.path.join(server.directory, "dump.rdb")
+    os.mkdir(blocked)
+    server.client.config_set("save", "3600 1")
+    save(server, "err")
+    load.fails()
+    os.rmdir(blocked)
+    save(server, "ok")
+    server.client.config_set("save", "")
+    os.remove(blocked)
+
+
+def save(server: Server, status: str) -> None:
+    """Until a save in the background came to this."""
+    server.client.bgsave()
+    until(lambda: server.client.info("persistence")["rdb_last_bgsave_status"] == status)
+
+
 def loading(server: Server, load: Load) -> None:
     """The server reads its data anew, slowly."""
     server.client.config_set("key-load-delay", "20000")
@@ -246,6 +122,62 @@ def loading(server: Server, load: Load) -> None:
     with suppress(redis.RedisError):
         server.client.execute_command("DEBUG", "RELOAD")
     server.client.config_set("key-load-delay", "0")
+
+
+# -- the way to a server
+
+
+class Network:
+    """One server and the way to it."""
+
+    def __init__(self) -> None:
+        self.server = valkey()
+        self.proxy = Proxy(self.server)
+        self.url = self.proxy.url
+        self.client = self.server.client
+
+    def settle(self) -> None:
+        """Nothing is wrong with the way."""
+        self.proxy.delay = self.proxy.drip = 0.0
+        self.proxy.swallow = False
+
+    def stop(self) -> None:
+        self.proxy.close()
+        self.server.stop()
+
+
+def spoiling(**how: float) -> Callable[[Network, Load], None]:
+    """The way does this until calls have failed."""
+
+    def fault(network: Network, load: Load) -> None:
+        for name, value in how.items():
+            setattr(network.proxy, name, value)
+        load.fails()
+        network.settle()
+
+    return fault
+
+
+def breaking(how: str) -> Callable[[Network, Load], None]:
+    """One reply after the other is broken, with replies that arrive in between; then many are, one
+    after the other."""
+
+    def fault(network: Network, load: Load) -> None:
+        for _ in range(10):
+            setattr(network.proxy, how, 1)
+            load.serves(5)
+        setattr(network.proxy, how, 10_000)
+        load.fails()
+        setattr(network.proxy, how, 0)
+
+    return fault
+
+
+def slow(network: Network, load: Load) -> None:
+    """Slower than usual, and in time."""
+    network.proxy.delay = 0.002
+    load.serves(100)
+    network.settle()
 
 
 # -- sentinels
@@ -307,6 +239,7 @@ def node_handed_over(cluster: Cluster, load: Load) -> None:
 
 
 def slots_moved(cluster: Cluster, load: Load) -> None:
+    """One key after the other: MIGRATING, IMPORTING, MIGRATE."""
     for key in cluster.client.keys("sess:*")[:10]:
         source = cluster.primary_of(key.decode())
         target = next(node for node in cluster.primaries if node is not source)
@@ -318,8 +251,39 @@ def slots_moved(cluster: Cluster, load: Load) -> None:
     load.serves(20)
 
 
+def slots_moved_whole(cluster: Cluster, load: Load) -> None:
+    """Many slots at a time, as Valkey 9 moves them: CLUSTER MIGRATESLOTS."""
+    for first in range(0, SLOTS, SLOTS // 8):
+        cluster.migrate(first, first + SLOTS // 8 - 1)
+        load.serves(20)
+
+
+def readdressed(cluster: "NamedCluster", load: Load) -> None:
+    """All nodes get new addresses at once; a seed's name stays."""
+    cluster.change_ports()
+    cluster.front.target(cluster.nodes[0])
+    load.serves(20)
+
+
+class NamedCluster(Cluster):
+    """A cluster whose seed is a name that stays, wherever the node is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = Proxy(self.nodes[0])
+
+    @property
+    def url(self) -> str:
+        return self.front.url.replace("redis://", "redis+cluster://")
+
+    def stop(self) -> None:
+        self.front.close()
+        super().stop()
+
+
 SERVER: dict[str, Fault] = {
     "kill -9, restarted empty": killed,
+    "restart, with its data": restarted,
     "SIGSTOP": stopped,
     "SCRIPT FLUSH": scripts_forgotten,
     "FLUSHALL": emptied,
@@ -327,9 +291,19 @@ SERVER: dict[str, Fault] = {
     "LOADING": loading,
     "NOPERM": forbidden,
     "NOAUTH": locked,
+    "MISCONF": unable_to_save,
     "OOM": configured("maxmemory", "1", "0"),
     "too few replicas": configured("min-replicas-to-write", "1", "0"),
     "maxclients": configured("maxclients", "1", "10000", cut=True),
+}
+NETWORK: dict[str, Fault] = {
+    "slow": slow,
+    "delays replies too long": spoiling(delay=1.5),
+    "drops replies": spoiling(swallow=True),
+    "drips replies": spoiling(drip=0.1),
+    "loses replies": breaking("lose"),
+    "halves replies": breaking("halve"),
+    "resets": breaking("reset"),
 }
 SENTINELS: dict[str, Fault] = {
     "kill -9": primary_killed,
@@ -340,49 +314,108 @@ CLUSTER: dict[str, Fault] = {
     "kill -9": node_killed,
     "SIGSTOP": node_stopped,
     "ordered failover": node_handed_over,
-    "slots moved": slots_moved,
+    "slots moved by key": slots_moved,
+    "slots moved whole": slots_moved_whole,
     "SCRIPT FLUSH": scripts_forgotten,
+    "all at new addresses": readdressed,
 }
 EMPTIES = {"kill -9, restarted empty", "FLUSHALL"}
 """Faults after which everything is gone."""
+UNNOTICED = {"SCRIPT FLUSH", "FLUSHALL", "slots moved by key", "slots moved whole", "slow"}
+"""Faults with which no call fails, given time: a busy machine is no outage."""
+PATIENT = {"timeout": 30, "connect_timeout": 30}
 
 
-def cost_of(fault: Fault, servers: Any, clients: Callable[[], list[Any]]) -> Cost:
-    """Of one fault, under load. ``clients``: of the primaries."""
-    load = Load(servers.url)
+def cost_of(name: str, fault: Fault, servers: Any) -> Cost:
+    """Of one fault, under load."""
+    times: dict[str, Any] = PATIENT if name in UNNOTICED else {}
+    load = Load(servers.url, durable=isinstance(servers, Sentinels | Cluster), **times)
     with load.running():
         fault(servers, load)
-    for client in clients():
-        keys = client.keys("*")
-        load.cost.endless += sum([client.pttl(key) == -1 for key in keys])
+    load.cost.endless = endless(servers)
     return load.cost
+
+
+def endless(servers: Any) -> int:
+    """How many keys have no end."""
+    primaries = getattr(servers, "primaries", None) or [servers]
+    clients = [primary.client for primary in primaries]
+    return sum([client.pttl(key) == -1 for client in clients for key in client.keys("*")])
 
 
 TOPOLOGIES: dict[str, tuple[Callable[[], Any], dict[str, Fault]]] = {
     "server": (valkey, SERVER),
+    "network": (Network, NETWORK),
     "sentinel": (Sentinels, SENTINELS),
-    "cluster": (Cluster, CLUSTER),
+    "cluster": (NamedCluster, CLUSTER),
 }
 
+COLUMNS = ("fault", "errors", "longest", "slowest", "lost", "back", "durable", "lines")
+WIDTHS = (34, 42, 8, 8, 12, 12, 12, 5)
+EXPLAINED = """
+errors    all that the rounds saw. "unconfirmed" is NotDurable: the caller was told that the end
+          of the session may be undone
+longest   seconds from the first error to the last, in the worst round
+slowest   seconds of the slowest call
+lost      values or sessions that had been acknowledged, of so many calls
+back      sessions that had been ended and were alive again, of so many that were ended
+durable   those of them that were ended with durable=True
+lines     most lines in the log about one server, in one round
+"""
 
-def primaries_of(servers: Any) -> list[Any]:
-    """redis-py's clients of the primaries."""
-    if isinstance(servers, Cluster):
-        return [node.client for node in servers.primaries]
-    return [servers.client]
+
+def row(*cells: object) -> str:
+    return " | ".join(
+        [str(cell).ljust(width) for cell, width in zip(cells, WIDTHS, strict=True)]
+    ).rstrip()
 
 
-def main(rounds: int) -> None:
+def told(kind: str, name: str, costs: list[Cost]) -> str:
+    """One line of the table. Of what must not be at all, only if it was."""
+    errors: Counter[str] = Counter()
+    for cost in costs:
+        errors += cost.errors
+        for what in ("foreign", "endless", "unconfirmed"):
+            errors[what] += getattr(cost, what)
+        errors["untyped " + "".join(cost.untyped[:1])] += len(cost.untyped)
+    calls = sum([cost.calls for cost in costs])
+    ended = [sum([getattr(cost, each) for cost in costs]) for each in ENDED]
+    return row(
+        f"{kind}: {name}",
+        ", ".join([f"{number} {error}" for error, number in errors.items() if number]) or "none",
+        f"{max([cost.window for cost in costs]):.2f}",
+        f"{max([cost.slowest for cost in costs]):.2f}",
+        f"{sum([len(cost.lost) for cost in costs])} of {calls}",
+        f"{ended[0]} of {ended[1]}",
+        f"{ended[2]} of {ended[3]}",
+        max([max(cost.lines.values(), default=0) for cost in costs]),
+    )
+
+
+ENDED = ("resurrected", "ended", "resurrected_durably", "durably")
+
+
+def main(rounds: int, only: str = "") -> None:
+    version = None
     for kind, (start, faults) in TOPOLOGIES.items():
         for name, fault in faults.items():
+            if only not in f"{kind}: {name}":
+                continue
+            costs = []
             for _ in range(rounds):
                 servers = start()
                 try:
-                    cost = cost_of(fault, servers, lambda servers=servers: primaries_of(servers))
-                    print(f"{kind}, {name} | {cost.row()}", *cost.untyped[:3], flush=True)
+                    if version is None:
+                        version = servers.client.info("server")["valkey_version"]
+                        print(f"{datetime.date.today()}, Valkey {version}, Python"
+                              f" {platform.python_version()}, {rounds} rounds each")  # fmt: skip
+                        print(row(*COLUMNS))
+                    costs.append(cost_of(name, fault, servers))
                 finally:
                     servers.stop()
+            print(told(kind, name, costs), flush=True)
+    print(EXPLAINED)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, *sys.argv[2:])

@@ -3,6 +3,7 @@
 import contextlib
 import selectors
 import socket
+import struct
 import threading
 
 from servers import Server
@@ -11,9 +12,10 @@ from servers import Server
 class Proxy:
     """Passes everything on, between whoever connects and the server's own TCP port.
 
-    ``delay``: seconds each reply is held back. ``lose``: how many replies, counted over all
-    connections, never arrive: the request is passed on, and in the reply's stead the connection
-    ends. ``swallow``: the reply never arrives and the connection stays.
+    ``delay``: seconds each reply is held back. ``drip``: seconds before each byte of a reply.
+    ``swallow``: the reply never arrives and the connection stays. ``lose``, ``halve``, ``reset``:
+    how many replies, counted over all connections, do not arrive, or only their first half; the
+    request was passed on, and the connection ends, in the last case with a reset.
     """
 
     def __init__(self, server: Server) -> None:
@@ -25,9 +27,10 @@ class Proxy:
         self._selector.register(wakened, selectors.EVENT_READ, None)
         self._ends: list[socket.socket] = [self._listener, self._wake, wakened]
         self._closing = threading.Event()
-        self.delay = 0.0
-        self.lose = 0
+        self.delay = self.drip = 0.0
+        self.lose = self.halve = self.reset = 0
         self.swallow = False
+        self._over = False
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -73,12 +76,33 @@ class Proxy:
                 self._closing.wait(self.delay)
                 if self.swallow:
                     return
-                if self.lose:
-                    self.lose -= 1
-                    data = b""
+                data = self._spoilt(data, target)
             if data:
                 target.sendall(data)
-                return
+                if not self._over:
+                    return
+                self._over = False
         for end in (source, target):
             self._selector.unregister(end)
             end.close()
+
+    def _spoilt(self, data: bytes, target: socket.socket) -> bytes:
+        """What is still to arrive of a reply."""
+        if self.lose:
+            self.lose -= 1
+            return b""
+        if self.reset:
+            self.reset -= 1
+            target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return b""
+        if self.halve:
+            self.halve -= 1
+            self._over = True
+            return data[: len(data) // 2]
+        if self.drip:
+            for place in range(len(data) - 1):
+                target.sendall(data[place : place + 1])
+                if self._closing.wait(self.drip):
+                    break
+            return data[-1:]
+        return data

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,25 @@ class Cluster:
         for node in (target, source):
             node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target.id)
         until(lambda: self.primary_of(key) is target)
+
+    def migrate(self, first: int, last: int) -> None:
+        """These slots, to the primary after the one that serves the first of them; in one step, as
+        Valkey 9 can."""
+        primaries = self.primaries
+        (source,) = [node for node in primaries if self._serves(node, first)]
+        target = primaries[(primaries.index(source) + 1) % len(primaries)]
+        ranges = [(max(a, first), min(b, last)) for a, b in self._ranges(source)]
+        for pair in [(a, b) for a, b in ranges if a <= b]:
+            there = ("SLOTSRANGE", *pair, "NODE", target.id)
+            source.client.execute_command("CLUSTER MIGRATESLOTS", *there)
+            until(partial(self._serves, target, pair[0]))
+
+    def _ranges(self, node: ClusterNode) -> list[tuple[int, int]]:
+        """Slots that the node says it serves."""
+        return [(a, b) for a, b, primary, *_ in self._slots(node) if primary[1] == node.port]
+
+    def _serves(self, node: ClusterNode, slot: int) -> bool:
+        return any(a <= slot <= b for a, b in self._ranges(node))
 
     def change_ports(self) -> None:
         """Every node is somewhere else at once."""

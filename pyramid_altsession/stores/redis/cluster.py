@@ -28,7 +28,7 @@ from . import steps
 from .failures import NotConnected
 from .scripts import ENTER_SCRIPT
 from .slots import SlotMap
-from .steps import Address, Ask, Say, Steps
+from .steps import Address, Ask, First, Say, Steps
 from .wire import (
     index_key,
     milliseconds,
@@ -36,6 +36,7 @@ from .wire import (
     pack_command,
     pack_many,
     pack_read,
+    pack_write,
     unpack_many,
     unpack_read,
 )
@@ -69,10 +70,24 @@ class ClusterSteps:
         self.wait = wait
         self._checked: dict[str, Seconds] = {}
 
-    def execute(self, operation: Operation) -> Steps[Reply]:
+    def first(self, operation: Operation) -> First | None:
+        match operation:
+            case Read(claims=(claim,)):
+                address = self.map.known(self._key(claim.id))
+                return address and (address, *pack_read(operation, self._prefix))
+            case Write(user=None) | Write(life=None) if not operation.durable:
+                address = self.map.known(self._key(operation.claim.id))
+                if address and (operation.user is None or not self._unlisted(operation)):
+                    return address, pack_write(_alone(operation), self._prefix), 1
+        return None
+
+    def execute(self, operation: Operation, first: First | None = None) -> Steps[Reply]:
+        address = first and first[0]
         match operation:
             case Read():
-                return (yield from self._read(operation))
+                return (yield from self._read(operation, address))
+            case Write() if address:
+                return (yield from self._write(operation, address))
             case Write(user=str(user), life=Login() as life):
                 return (yield from self._login(operation, life, user))
             case Write(user=str(user), life=Invalidate()):
@@ -100,27 +115,26 @@ class ClusterSteps:
     def _key(self, id: str) -> bytes:
         return self._prefix + id.encode()
 
-    def _say_at(self, key: bytes) -> Say:
-        return partial(self.map.say, key)
+    def _say_at(self, key: bytes, address: Address | None = None) -> Say:
+        return partial(self.map.say, key, address=address)
 
-    def _read(self, operation: Read) -> Steps[Reply]:
+    def _read(self, operation: Read, address: Address | None) -> Steps[Reply]:
         """Of several claims one after the other: each has its own node."""
         states: list[State] = []
         for which, claim in enumerate(operation.claims):
             one = replace(operation, claims=(claim,))
             packet, count = pack_read(one, self._prefix)
-            replies = yield from self.map.say(self._key(claim.id), packet, count, True)
+            replies = yield from self.map.say(self._key(claim.id), packet, count, True, address)
             reply = unpack_read(one, replies)
             if reply.state is State.LIVE:
                 return reply._replace(which=which)
             states += reply.values
         return Reply(State.DEAD, states)
 
-    def _write(self, operation: Write) -> Steps[Reply]:
-        key = self._key(operation.claim.id)
-        alone = replace(operation, user=None)
+    def _write(self, operation: Write, address: Address | None = None) -> Steps[Reply]:
+        key, alone = self._key(operation.claim.id), _alone(operation)
         if not operation.durable:
-            return (yield from steps.write(alone, self._prefix, self._say_at(key)))
+            return (yield from steps.write(alone, self._prefix, self._say_at(key, address)))
         say = self._durably(key)
         reply = yield from steps.write(alone, self._prefix, say)
         return reply._replace(confirmed=say.done)
@@ -152,10 +166,9 @@ class ClusterSteps:
     def _listed(self, operation: Write, user: str) -> Steps[Reply]:
         """Before a write, see that the user's index lists the session; an evicting server may have
         dropped it. With every step of its life, and once in a touch interval."""
-        id, now = operation.claim.id, time.monotonic()
-        checked = self._checked.get(id, -1e9)
-        if operation.life is None and 1000 * (now - checked) < operation.timing.interval:
+        if operation.life is None and not self._unlisted(operation):
             return (yield from self._write(operation))
+        now = time.monotonic()
         try:
             revoked = yield from self._revoked(operation, user)
         except redis.RedisError:
@@ -163,12 +176,17 @@ class ClusterSteps:
         else:
             if len(self._checked) >= MOST_CHECKED:
                 self._checked.clear()
-            self._checked[id] = now
+            self._checked[operation.claim.id] = now
         if not revoked:
             return (yield from self._write(operation))
         over = Invalidate(b"revoked", user, told=False)
         reply = yield from self._write(replace(operation, verbs=(), anybody=True, life=over))
         return reply._replace(state=State.ENDED, values=(), done=0, left=None)
+
+    def _unlisted(self, operation: Write) -> bool:
+        """Whether it is time to see whether its user's index lists the session."""
+        ago = time.monotonic() - self._checked.get(operation.claim.id, -1e9)
+        return 1000 * ago >= operation.timing.interval
 
     def _revoked(self, operation: Write, user: str) -> Steps[bool]:
         """Whether "log out everywhere" came after the session's login. If not, it is listed now."""
@@ -290,6 +308,11 @@ class ClusterSteps:
             place += 1
         following = 0 if place == len(nodes) else cursor * len(nodes) + place
         return Reply(State.LIVE, (following, ids))
+
+
+def _alone(operation: Write) -> Write:
+    """Without the index, which is another node's."""
+    return operation if operation.user is None else replace(operation, user=None)
 
 
 def _say_to(address: Address, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:

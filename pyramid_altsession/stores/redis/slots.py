@@ -3,7 +3,7 @@ went away."""
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -44,6 +44,8 @@ class SlotMap:
         self.seeds = tuple(seeds)
         self.primaries: tuple[Address, ...] = ()
         """In the order of their slots."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called when there may be nodes that have nothing to do any more."""
         self._slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._looked = -REFRESH
         self._doubtful: Address | None = None
@@ -61,10 +63,19 @@ class SlotMap:
             raise NotConnected("no node of the cluster serves this slot")
         return found
 
-    def say(self, key: bytes, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
-        """One packet about one key, at the node that serves it. Error replies are returned."""
+    def known(self, key: bytes) -> Address | None:
+        """The address of the key's server, where nobody has to be asked for it."""
+        return self._slots[key_slot(key)] if self._doubtful is None else None
+
+    def say(
+        self, key: bytes, packet: bytes, replies: int, repeatable: bool,
+        address: Address | None = None,
+    ) -> Steps[list[Any]]:  # fmt: skip
+        """One packet about one key, at the node that serves it, or at first at this address. Error
+        replies are returned."""
         slot = key_slot(key)
-        address = yield from self.address(slot)
+        if address is None:
+            address = yield from self.address(slot)
         asked, repeats = False, repeatable
         answers: list[Any] = []
         for _ in range(HOPS):
@@ -95,12 +106,15 @@ class SlotMap:
             asked = not isinstance(sent_on, MovedError)
             if not asked:
                 self._slots[slot] = address
+                if address not in self.primaries:  # until the map tells its place
+                    self.primaries += (address,)
                 yield from self._refresh(None)
         return answers
 
     def _refresh(self, failed: Address | None) -> Steps[None]:
         """Ask for the map: nodes that are known in random order, the seeds, the failed one last."""
         if self.primaries and time.monotonic() < self._looked + REFRESH:
+            self.changed()  # this call may have been the last to speak to one that was replaced
             return
         self._looked = time.monotonic()
         known = [address for address in self.primaries if address != failed]
@@ -131,3 +145,4 @@ class SlotMap:
             slots[first : last + 1] = [(host, port)] * (last - first + 1)
         self._slots = slots
         self.primaries = tuple(dict.fromkeys([address for address in slots if address]))
+        self.changed()

@@ -47,6 +47,8 @@ class Ask(NamedTuple):
     lookup: bool = False
 
 
+First = tuple[Address | None, bytes, int]
+"""The first packet about an operation, and the number of its replies."""
 Steps = Generator[Ask, list[Any], T]
 Say = Callable[[bytes, int, bool], Steps[list[Any]]]
 """Packet, number of replies, and whether it may be said twice."""
@@ -113,7 +115,15 @@ class OneServer:
         self._prefix = prefix
         self.wait = wait
 
-    def execute(self, operation: Operation) -> Steps[Reply]:
+    def first(self, operation: Operation) -> First | None:
+        match operation:
+            case Read():
+                return None, *pack_read(operation, self._prefix)
+            case Write() if not operation.durable:
+                return None, pack_write(operation, self._prefix), 1
+        return None
+
+    def execute(self, operation: Operation, first: First | None = None) -> Steps[Reply]:
         match operation:
             case Read():
                 packet, count = pack_read(operation, self._prefix)
@@ -150,8 +160,6 @@ class OneServer:
             if not repeatable:
                 raise
             answers = yield Ask(None, packet, replies)
-        except MovedError as error:
-            raise _cluster(error) from error
         for answer in answers:
             if isinstance(answer, MovedError):
                 raise _cluster(answer)

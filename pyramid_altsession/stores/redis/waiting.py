@@ -1,8 +1,7 @@
 """Carries steps out by waiting for the replies."""
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -12,7 +11,8 @@ from ...protocol.contract import PendingRead
 from ...protocol.messages import Operation, Read, Reply
 from .failures import Trouble
 from .pool import ConnectionPool, PendingReplies
-from .steps import Address, Ask, Steps, T
+from .steps import Address, Ask, First, Steps, T
+from .wire import unpack_read, unpack_write
 
 Outcome = list[Any] | redis.RedisError
 """What became of an :class:`Ask`."""
@@ -64,25 +64,29 @@ def advance(steps: Steps[T], outcome: Outcome | None) -> Ask:
 
 
 class Dialogue(Protocol):
-    """Steps that know what to say for an operation."""
+    """Knows what to say for an operation."""
 
-    def execute(self, operation: Operation) -> Steps[Reply]:
-        """The reply to it."""
+    def first(self, operation: Operation) -> First | None:
+        """What is said first of a read or a write, where the answer to it is nearly always all that
+        there is. None: the steps know."""
+
+    def execute(self, operation: Operation, first: First | None = None) -> Steps[Reply]:
+        """The reply to it. ``first``: what has been said already; the steps begin with it."""
 
 
 class Call(Generic[Pool]):
     """One call of an application: all that it says to servers is over by ``end``."""
 
-    __slots__ = ("_node", "_wait", "end", "trouble")
+    __slots__ = ("_servers", "_wait", "end", "trouble")
 
     def __init__(
         self,
-        node: Callable[[Address | None], Node[Pool]],
+        servers: Mapping[Address | None, Node[Pool]],
         trouble: Trouble,
         wait: float,
         end: float | None = None,
     ) -> None:
-        self._node = node
+        self._servers = servers
         self._wait = wait
         self.end = time.monotonic() + wait if end is None else end
         self.trouble = trouble
@@ -94,7 +98,7 @@ class Call(Generic[Pool]):
 
     def turn_to(self, ask: Ask) -> Pool:
         """The connections to whom this is said."""
-        pool, trouble = self._node(ask.address)
+        pool, trouble = self._servers[ask.address]
         if not ask.lookup:
             self.trouble = trouble
         if ask.anew:
@@ -112,25 +116,41 @@ def part(ask: Ask, end: float) -> float:
     return end if ask.share == 1 else now + (end - now) / ask.share
 
 
-class SteppedStore(ABC, Generic[Pool]):
+class SteppedStore(Generic[Pool]):
     """What stores on servers have in common, whether they wait or await: the steps, and whom they
-    are said to."""
+    are said to.
 
-    def __init__(self, name: str, steps: Dialogue, trouble: Trouble, *, wait: float) -> None:
+    The first step of a read or a write, which is nearly always its last, is taken without the cost
+    of a generator. Where it was not the last, the steps go on from its outcome.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        steps: Dialogue,
+        servers: Mapping[Address | None, Node[Pool]],
+        trouble: Trouble,
+        *,
+        wait: float,
+    ) -> None:
         self._name = name
         self._steps = steps
         self._trouble = trouble
         self._wait = wait
+        self.servers = servers
+        """By address; None where there is one server only."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
 
-    @abstractmethod
-    def node(self, address: Address | None) -> Node[Pool]:
-        """The server at this address."""
+    def _call(self, end: float | None = None, trouble: Trouble | None = None) -> Call[Pool]:
+        return Call(self.servers, trouble or self._trouble, self._wait, end)
 
-    def _call(self, end: float | None = None) -> Call[Pool]:
-        return Call(self.node, self._trouble, self._wait, end)
+    def _after(self, operation: Operation, first: First) -> Steps[Reply]:
+        """The steps, with the first of them taken."""
+        steps = self._steps.execute(operation, first)
+        next(steps)
+        return steps
 
 
 WaitingCall = Call[ConnectionPool]
@@ -139,9 +159,28 @@ WaitingCall = Call[ConnectionPool]
 class WaitingStore(SteppedStore[ConnectionPool]):
     """The store contract by way of steps. Thread-safe and fork-safe; connects when first used."""
 
-    def execute(self, operation: Operation, end: float | None = None) -> Reply:
-        """It is over by ``end``, or within the time that a call has."""
-        return self.go_on(operation, self._steps.execute(operation), self._call(end))
+    def execute(self, operation: Operation) -> Reply:
+        """One round trip for a read or a write; another one when a connection broke, the script
+        was not loaded, or a node sends on."""
+        first = self._steps.first(operation)
+        if first is None:
+            return self.go_on(operation, self._steps.execute(operation), self._call())
+        address, packet, count = first
+        pool, trouble = self.servers[address]
+        end, outcome = time.monotonic() + self._wait, None
+        try:
+            outcome = pool.exchange(packet, count, end)
+            if operation.__class__ is Read:
+                reply = unpack_read(operation, outcome)
+            else:
+                reply = unpack_write(outcome[0])
+        except redis.RedisError as error:
+            call = self._call(end, trouble)
+            steps = self._after(operation, first)
+            return self.go_on(operation, steps, call, outcome or error)
+        if trouble.need is not None:
+            trouble.served(operation)
+        return reply
 
     def go_on(
         self,

@@ -1,0 +1,127 @@
+"""An application that runs for long on a cluster with a failover a minute: whether it grows.
+
+    make faults
+
+prints each minute what it has done, its resident memory and file descriptors, and how many entries
+of users' indexes have no session: those that are left of a call which failed are removed with later
+logins of the user.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from accounts import index_key
+from crowd import FAILOVERS
+from load import Load
+from outages import NamedCluster
+from topologies import until
+from workers import FORK, processes
+
+from pyramid_altsession.protocol.fields import USER
+from pyramid_altsession.protocol.messages import REVOKED
+
+MINUTE = 60.0
+GROWTH = 0.05
+"""By which memory and descriptors may differ from those of the second minute."""
+MEGABYTE = 2**20
+
+
+def work(url: str, calls: Any, stop: Any) -> str:
+    """The application: threads under load, for as long as it is told. What it saw that must not
+    be."""
+    load = Load(url, remember=100)
+    with load.running():
+        while not stop.wait(0.5):
+            calls.value = load.cost.calls
+    cost = load.cost
+    return (
+        f"{dict(cost.errors)}, untyped {cost.untyped}, foreign {cost.foreign},"
+        f" lost {len(cost.lost)}, resurrected {cost.resurrected} of {cost.ended}"
+    )
+
+
+class Onlooker:
+    """What a failover wants to know of the load."""
+
+    def __init__(self, calls: Any) -> None:
+        self._calls = calls
+
+    def serves(self, calls: int) -> None:
+        wanted = self._calls.value + calls
+        until(lambda: self._calls.value >= wanted)
+
+    def fails(self) -> None:
+        """Nobody waits for it here."""
+        self.serves(0)
+
+
+def resident(pid: int) -> float:
+    """Megabytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def entries(cluster: NamedCluster) -> tuple[int, set[tuple[str, str]]]:
+    """How many entries users' indexes have, and which of them have no session of that user."""
+    signed_in: set[tuple[str, str]] = set()
+    indexed: set[tuple[str, str]] = set()
+    for primary in cluster.primaries:
+        client = primary.client
+        for key in client.keys("sess:*"):
+            name = key.decode()
+            if name.startswith("sess:user:"):
+                ids = [id.decode() for id in client.zrange(key, 0, -1)]
+                indexed |= {(name, id) for id in ids if id != REVOKED}
+            elif not name.startswith("sess:durable:"):
+                owner = client.hget(key, USER)
+                if owner is not None:
+                    signed_in.add((index_key(owner.decode()), name.removeprefix("sess:")))
+    return len(indexed), indexed - signed_in
+
+
+def main(minutes: int) -> None:
+    cluster, stop = NamedCluster(), FORK.Event()
+    calls, failovers = FORK.Value("L", 0), FAILOVERS["cluster"][1]
+    sizes: list[tuple[float, float]] = []
+    without: set[tuple[str, str]] = set()
+    try:
+        with processes(work, [(cluster.url, calls, stop)]) as (worker,):
+            pid = worker.process.pid
+            assert pid is not None
+            onlooker = Onlooker(calls)
+            onlooker.serves(100)
+            for minute in range(minutes):
+                end, samples = time.monotonic() + MINUTE, []
+                failover = failovers[minute % len(failovers)]
+                failover(cluster, onlooker)
+                cluster.settle()
+                while time.monotonic() < end:
+                    samples.append((resident(pid), descriptors(pid)))
+                    time.sleep(1)
+                sizes.append((median([m for m, _ in samples]), median([d for _, d in samples])))
+                count, dead = entries(cluster)
+                print(
+                    f"minute {minute + 1}, {failover.__name__}: {calls.value} calls,"
+                    f" {sizes[-1][0]:.1f} MB, {sizes[-1][1]:.0f} descriptors, {count} entries,"
+                    f" {len(dead)} without a session, {len(dead & without)} of them for a minute",
+                    flush=True,
+                )
+                without = dead
+            stop.set()
+            print(worker.result(300))
+    finally:
+        cluster.stop()
+    for what, second, last in zip(("memory", "descriptors"), sizes[1], sizes[-1], strict=True):
+        print(f"{what}: {last / second:.3f} of the second minute's")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
