@@ -33,12 +33,16 @@ class AsyncDriver(Carrier[AsyncStore]):
 
     async def run(self, steps: Steps[T]) -> T:
         """The value of a call of several steps."""
+        await self._lock.acquire()
         try:
-            async with self._lock:
-                return await run(self.store.execute, steps)
+            return await run(self.store.execute, steps)
         finally:
-            if self.state.events:
-                self._tell()
+            self._over()
+
+    def _over(self) -> None:
+        self._lock.release()
+        if self.state.events:
+            self._tell()
 
     async def execute(self, operation: Read | Write | None) -> None:
         """Carry out one operation, and what has to follow it."""
@@ -46,11 +50,42 @@ class AsyncDriver(Carrier[AsyncStore]):
 
     async def fetch(self, names: tuple[str, ...], fresh: bool = False) -> None:
         """Have these fields remembered."""
-        await self.run(self.dialogue.fetch(names, fresh))
+        await self._lock.acquire()
+        try:
+            if self.state.sent is None and names:
+                await self._follow(self.state.read(names, fresh=fresh))
+            else:
+                await run(self.store.execute, self.dialogue.fetch(names, fresh))
+        finally:
+            self._over()
 
     async def write(self, *verbs: Verb) -> Sequence[Any]:
         """Results of the verbs."""
-        return await self.run(self.dialogue.write(*verbs))
+        await self._lock.acquire()
+        try:
+            state = self.state
+            if state.sent is not None or state.several:
+                return await run(self.store.execute, self.dialogue.write(*verbs))
+            await self._follow(state.write(*verbs))
+            return state.results
+        finally:
+            self._over()
+
+    async def _follow(self, operation: Read | Write | None) -> None:
+        """Do as ``follow`` of the dialogue does, by a shorter way: most calls are one operation."""
+        if operation is None:
+            return
+        state = self.state
+        try:
+            reply = await self.store.execute(operation)
+        except BaseException as error:
+            state.unsure(operation)
+            if state.does_without(operation, error):
+                return
+            raise
+        following = state.learn(operation, reply)
+        if following is not None:
+            await run(self.store.execute, self.dialogue.follow(following))
 
     async def step(self, life: Life) -> bool:
         """Take this step of the session's life; whether there was a live session."""

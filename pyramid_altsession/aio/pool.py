@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis
@@ -52,7 +52,9 @@ class LoopPool:
             await self._place(end)
         try:
             while True:
-                connection, last = await self._take(end)
+                connection, last = self._rested(), end
+                if connection is None:
+                    connection, last = await self._take(end)
                 self._used += 1
                 try:
                     answers = await connection.exchange(packet, replies, last)
@@ -104,19 +106,26 @@ class LoopPool:
 
     # -- connections
 
+    def _rested(self) -> Connection | None:
+        """An idle connection with nothing unread in it, if there is one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.failure is None:
+                return connection
+        return None
+
     async def _take(self, end: float) -> tuple[Connection, float]:
-        """A connection with nothing unread in it, and when its exchange has to be over."""
+        """A new connection or one that came free, and when its exchange has to be over."""
         while True:
-            while self._idle:
-                connection = self._idle.pop()
-                if connection.failure is None:
-                    return connection, end
             opened = await self._connect(end)
             if opened is not None:
                 return opened
             if time.monotonic() > end:
                 raise NotConnected(self._reason())
             await asyncio.sleep(0.001)
+            connection = self._rested()
+            if connection is not None:
+                return connection, end
 
     async def _connect(self, end: float) -> tuple[Connection, float] | None:
         """A new connection; None where there is none to be had, but one in use may come free."""
@@ -168,12 +177,12 @@ class ConnectionPool:
         self._pools: dict[asyncio.AbstractEventLoop, LoopPool] = {}
         self._pid = os.getpid()
 
-    async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
+    def exchange(self, packet: bytes, replies: int, end: float) -> Awaitable[list[Any]]:
         """As :meth:`LoopPool.exchange`."""
         pool = self._pools.get(asyncio.get_running_loop())
         if pool is None or self._pid != os.getpid():
             pool = self._begin()
-        return await pool.exchange(packet, replies, end)
+        return pool.exchange(packet, replies, end)
 
     def _begin(self) -> LoopPool:
         if self._pid != os.getpid():

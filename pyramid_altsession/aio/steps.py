@@ -8,7 +8,7 @@ import redis
 from ..protocol import steps as calls
 from ..protocol.messages import Operation, Reply
 from ..stores.redis.steps import Ask, Steps
-from ..stores.redis.waiting import advance
+from ..stores.redis.waiting import Outcome, advance
 
 T = TypeVar("T")
 
@@ -32,9 +32,12 @@ async def run(execute: Callable[[Operation], Awaitable[Reply]], steps: calls.Ste
         return value
 
 
-async def carry_out(steps: Steps[T], exchange: Callable[[Ask], Awaitable[list[Any]]]) -> T:
-    """What the steps return."""
-    outcome: list[Any] | redis.RedisError | None = None
+async def carry_out(
+    steps: Steps[T],
+    exchange: Callable[[Ask], Awaitable[list[Any]]],
+    outcome: Outcome | None = None,
+) -> T:
+    """What the steps return. ``outcome``: of what they have asked for already."""
     try:
         while True:
             ask = advance(steps, outcome)

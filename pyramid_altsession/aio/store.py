@@ -1,5 +1,6 @@
 """Where awaitable sessions live: the steps of the plain stores, awaited."""
 
+import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -8,14 +9,15 @@ import redis
 
 from ..config.table import RedisSettings, Settings
 from ..interfaces import SealingCodec, Store
-from ..protocol.messages import Operation, Reply
+from ..protocol.messages import Operation, Read, Reply, Write
 from ..stores.embedded import EmbeddedServer
 from ..stores.memory import MemoryStore
 from ..stores.redis.cluster import ClusterSteps
 from ..stores.redis.cluster_store import Nodes
 from ..stores.redis.failures import HINT, Trouble
-from ..stores.redis.steps import Address, OneServer, confirmation
-from ..stores.redis.waiting import Node, SteppedStore
+from ..stores.redis.steps import Address, OneServer, Steps, confirmation
+from ..stores.redis.waiting import Call, Node, Outcome, SteppedStore
+from ..stores.redis.wire import pack_read, pack_write, unpack_read, unpack_write
 from ..stores.sealed import Sealing
 from .connection import Open, open_at, open_server
 from .pool import ConnectionPool, pool_of
@@ -77,9 +79,18 @@ class AwaitingStore(SteppedStore[ConnectionPool]):
     connects when first used."""
 
     async def execute(self, operation: Operation) -> Reply:
-        call = self._call()
+        return await self._go_on(operation, self._steps.execute(operation), self._call())
+
+    async def _go_on(
+        self,
+        operation: Operation,
+        steps: Steps[Reply],
+        call: Call[ConnectionPool],
+        outcome: Outcome | None = None,
+    ) -> Reply:
+        """The reply. ``outcome``: of what the steps have asked for already."""
         try:
-            reply = await carry_out(self._steps.execute(operation), call.exchange)
+            reply = await carry_out(steps, call.exchange, outcome)
         except redis.RedisError as error:
             raise call.trouble.failure(operation, error) from error
         if call.trouble.need is not None:
@@ -97,7 +108,8 @@ class AsyncRedisStore(AwaitingStore):
         trouble = Trouble(settings.place, "" if settings.configured else HINT)
         pool = pool_of(open, settings)
         self._node = Node(pool, trouble)
-        steps = OneServer(prefix.encode() + b":", confirmation(settings))
+        self._prefix = prefix.encode() + b":"
+        steps = OneServer(self._prefix, confirmation(settings))
         super().__init__(settings.place, steps, trouble, wait=settings.timeout)
 
     @classmethod
@@ -112,6 +124,35 @@ class AsyncRedisStore(AwaitingStore):
 
     def node(self, address: Address | None) -> Node[ConnectionPool]:
         return self._node
+
+    async def execute(self, operation: Operation) -> Reply:
+        """As :class:`~pyramid_altsession.stores.redis.store.RedisStore` does it: the first step of
+        a read or a write, nearly always its last, costs no generator."""
+        outcome: Outcome
+        pool, trouble = self._node
+        end = time.monotonic() + self._wait
+        try:
+            match operation:
+                case Read():
+                    packet, count = pack_read(operation, self._prefix)
+                    reply = unpack_read(operation, await pool.exchange(packet, count, end))
+                case Write() if not operation.durable:
+                    outcome = await pool.exchange(pack_write(operation, self._prefix), 1, end)
+                    if outcome[0].__class__ is not list:
+                        return await self._after(operation, outcome, end)
+                    reply = unpack_write(outcome[0])
+                case _:
+                    return await super().execute(operation)
+        except redis.RedisError as error:
+            return await self._after(operation, error, end)
+        if trouble.need is not None:
+            trouble.served(operation)
+        return reply
+
+    async def _after(self, operation: Operation, outcome: Outcome, end: float) -> Reply:
+        steps = self._steps.execute(operation)
+        next(steps)  # what was asked already
+        return await self._go_on(operation, steps, self._call(end), outcome)
 
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""
