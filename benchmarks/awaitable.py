@@ -98,7 +98,7 @@ def main() -> None:
     given = options(__doc__, loop="asyncio")
     factory = asyncio.new_event_loop
     if given.loop == "uvloop":
-        from uvloop import new_event_loop as factory  # noqa: PLC0415
+        from uvloop import new_event_loop as factory
     with one_cpu() as path, asyncio.Runner(loop_factory=factory) as runner:
         figures = runner.run(compare(path, given.rounds, given.times))
         waited = runner.run(crowd(path))

@@ -10,6 +10,7 @@ from ..protocol.messages import Read, Reply, Write
 from ..protocol.state import PendingEvent, SessionState
 from ..protocol.steps import Steps
 from ..protocol.verbs import Verb
+from .places import Places
 from .steps import run
 from .store import AsyncStore
 
@@ -23,24 +24,25 @@ class AsyncDriver(Carrier[AsyncStore]):
     """It belongs to one event loop, of which several tasks may use it: one call after the other,
     or two first writes would make two sessions."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_turn",)
 
     def __init__(
         self, store: AsyncStore, state: SessionState, notify: Callable[[PendingEvent], None]
     ) -> None:
         super().__init__(store, state, notify)
-        self._lock = asyncio.Lock()
+        self._turn = Places(1)
 
     async def run(self, steps: Steps[T]) -> T:
         """The value of a call of several steps."""
-        await self._lock.acquire()
+        if not self._turn.take():
+            await self._turn.wait()
         try:
             return await run(self.store.execute, steps)
         finally:
             self._over()
 
     def _over(self) -> None:
-        self._lock.release()
+        self._turn.give_back()
         if self.state.events:
             self._tell()
 
@@ -50,7 +52,8 @@ class AsyncDriver(Carrier[AsyncStore]):
 
     async def fetch(self, names: tuple[str, ...], fresh: bool = False) -> None:
         """Have these fields remembered."""
-        await self._lock.acquire()
+        if not self._turn.take():
+            await self._turn.wait()
         try:
             if self.state.sent is None and names:
                 await self._follow(self.state.read(names, fresh=fresh))
@@ -61,7 +64,8 @@ class AsyncDriver(Carrier[AsyncStore]):
 
     async def write(self, *verbs: Verb) -> Sequence[Any]:
         """Results of the verbs."""
-        await self._lock.acquire()
+        if not self._turn.take():
+            await self._turn.wait()
         try:
             state = self.state
             if state.sent is not None or state.several:

@@ -7,7 +7,6 @@ closed before anybody can get it again, and a process never speaks on another on
 import asyncio
 import os
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..stores.redis.failures import NotConnected
 from ..stores.redis.pool import PAUSE, TOO_LATE, TURNED_AWAY
 from ..stores.redis.timed import left
 from .connection import Connection, Open
+from .places import Places
 
 
 class LoopPool:
@@ -33,8 +33,7 @@ class LoopPool:
         self._limit = limit
         self._wait = wait
         self._connect_wait = connect_wait
-        self._free = limit
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._places = Places(limit)
         self._idle: list[Connection] = []
         self._used = 0
         self._away: tuple[float, str] | None = None
@@ -46,10 +45,11 @@ class LoopPool:
         Raises NotConnected when nothing was sent, redis.ConnectionError or redis.TimeoutError when
         it is not known what was carried out.
         """
-        if self._free and not self._queue:
-            self._free -= 1
-        else:
-            await self._place(end)
+        if not self._places.take():
+            try:
+                await self._places.wait(left(end))
+            except TimeoutError:
+                raise NotConnected(self._reason()) from None
         try:
             while True:
                 connection, last = self._rested(), end
@@ -68,41 +68,12 @@ class LoopPool:
                 self._late, self._away = 0, None
                 return answers
         finally:
-            self._give_back()
+            self._places.give_back()
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
         while self._idle:
             self._idle.pop().close()
-
-    # -- places
-
-    async def _place(self, end: float) -> None:
-        """A place among those that may have a connection. NotConnected when none comes free."""
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._queue.append(turn)
-        timer = loop.call_later(left(end), self._refuse, turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._give_back()  # it was given and nobody takes it
-            raise
-        finally:
-            timer.cancel()
-
-    def _refuse(self, turn: "asyncio.Future[None]") -> None:
-        if not turn.done():
-            turn.set_exception(NotConnected(self._reason()))
-
-    def _give_back(self) -> None:
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
 
     # -- connections
 
