@@ -19,6 +19,7 @@ from ..stores.redis.connections import PasswordFile, tls_context
 from ..stores.redis.steps import Address
 from ..stores.redis.timed import PLAIN, left
 from ..stores.redis.wire import no_errors, pack_command
+from ..stores.traffic import Traffic, received, sent
 
 Open = Callable[[float], Awaitable["Connection"]]
 """Opens a connection, by this end (in the seconds of time.monotonic()), or raises a RedisError."""
@@ -39,6 +40,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._replies: list[Any] = []
         self._expected = 0
+        self._came = 0  # bytes
         self._waiter: asyncio.Future[None] | None = None
         self._end = math.inf
         self._alarm: asyncio.TimerHandle | None = None
@@ -50,7 +52,7 @@ class Connection(asyncio.Protocol):
         """The replies to the packet, error replies among them. What is raised, a cancellation
         too, leaves the connection closed."""
         waiter = self._waiter = self._loop.create_future()
-        self._expected = replies
+        self._expected, self._came = replies, 0
         self._end = end
         if end < self._alarm_at:
             self._set_alarm(end)
@@ -62,6 +64,9 @@ class Connection(asyncio.Protocol):
             raise
         finally:
             self._waiter = None
+            if Traffic.measured:
+                sent(len(packet))
+                received(self._came)
         answers, self._replies = self._replies, []
         for answer in answers:
             if answer.__class__ not in PLAIN and not isinstance(answer, redis.ResponseError):
@@ -81,6 +86,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader, replies = self._reader, self._replies
         reader.feed(data)
+        self._came += len(data)
         try:
             while (reply := reader.gets()) is not False:
                 replies.append(reply)
