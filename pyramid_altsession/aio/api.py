@@ -130,15 +130,20 @@ class AsyncSessionAPI(APIBase):
 
     # -- sessions of requests
 
-    def session(self, cookies: str) -> AsyncRequestSession:
+    def session(self, cookies: str, *, optional: bool = False) -> AsyncRequestSession:
         """The session of a request that came just now with this ``Cookie`` header, for middleware:
-        an answer has to follow that sends its cookie. No round trip."""
+        an answer has to follow that sends its cookie. No round trip.
+
+        ``optional``: while the server is away reads find nothing, as with Pyramid's view option
+        ``altsession_optional``; writes raise :exc:`StoreUnavailable` all the same.
+        """
         began = time.monotonic()
 
         def begin() -> SessionState:
             tokens = self._cookie.candidates({"HTTP_COOKIE": cookies})
             state = SessionState(tokens, self._timing, began=began)
             state.wanted = self.settings.session.prefetch
+            state.optional = optional
             return state
 
         return AsyncRequestSession(self, begin)
