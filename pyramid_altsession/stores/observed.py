@@ -18,8 +18,9 @@ class Observation(NamedTuple):
     """One operation on a store, when it is over.
 
     ``reply``: None where there is none: the operation failed with ``error``, or, without one, was
-    a prefetch that nobody used, or an awaited call that was cancelled. ``sent`` and ``received`` are bytes on the wire. Bytes and
-    ``round_trips`` are 0 in memory. ``seconds``: what the request waited for it.
+    a prefetch that nobody used or an awaited call that was cancelled. ``sent`` and ``received`` are
+    bytes on the wire. Bytes and ``round_trips`` are 0 in memory. ``seconds``: what the request
+    waited for it.
     """
 
     operation: Operation
