@@ -84,6 +84,47 @@ def test_what_is_no_reply(said: bytes, error: type[Exception], text: str) -> Non
     asyncio.run(with_double(says, act))
 
 
+def test_a_server_that_always_hangs_up() -> None:
+    """A read is said once more on a new connection, and then it is StoreUnavailable."""
+    said: list[bytes] = []
+
+    async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said.append(await reader.read(1000))
+        writer.close()
+
+    async def refused() -> None:
+        server = await asyncio.start_server(says, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, api_at(f"redis://127.0.0.1:{port}") as api:
+            with pytest.raises(StoreUnavailable, match="closed the connection"):
+                await api.open(f"{'a' * 22}.{'b' * 43}").get("cart")
+
+    asyncio.run(refused())
+    assert said == [said[0]] * 2
+
+
+def test_a_server_that_comes_back(own_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """The log tells once that it is away, and once that it serves again."""
+
+    async def served() -> None:
+        async with api_at(own_server.url) as api:
+            own_server.kill()
+            with pytest.raises(StoreUnavailable):
+                await api.sessions_of("ann")
+            own_server.start()
+            async with asyncio.timeout(60):
+                while True:
+                    with suppress(StoreUnavailable):  # for a moment nobody tries
+                        assert await api.sessions_of("ann") == []
+                        return
+                    await asyncio.sleep(0.01)
+
+    with caplog.at_level(logging.WARNING, "pyramid_altsession"):
+        asyncio.run(served())
+    told = [record.levelname for record in caplog.records]
+    assert told == ["ERROR", "WARNING"]
+
+
 def test_why_the_server_hung_up() -> None:
     """An error reply before the end of a packet's replies is the reason that is told."""
 
