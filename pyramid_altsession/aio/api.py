@@ -19,11 +19,12 @@ from ..protocol.fields import Description
 from ..protocol.keys import Values
 from ..protocol.state import SessionState
 from ..protocol.steps import Steps
+from ..stores.observed import Observer
 from ..web.ending import send_off
 from .driver import AsyncDriver
 from .session import AsyncAltSession
 from .steps import run
-from .store import AsyncSealedStore, AsyncStore, open_store
+from .store import AsyncObservedStore, AsyncSealedStore, AsyncStore, open_store
 
 T = TypeVar("T")
 
@@ -84,7 +85,9 @@ class AsyncSessionAPI(APIBase):
         super().__init__(settings, codec, notify)
         codec = self.commands.codec
         store = open_store(settings) if store is None else store
-        self._store = AsyncSealedStore(store, codec) if isinstance(codec, SealingCodec) else store
+        if isinstance(codec, SealingCodec):
+            store = AsyncSealedStore(store, codec)
+        self._store = store
 
     def __repr__(self) -> str:
         return f"<AsyncSessionAPI {self._store!r}>"
@@ -127,15 +130,20 @@ class AsyncSessionAPI(APIBase):
 
     # -- sessions of requests
 
-    def session(self, cookies: str) -> AsyncRequestSession:
+    def session(self, cookies: str, *, optional: bool = False) -> AsyncRequestSession:
         """The session of a request that came just now with this ``Cookie`` header, for middleware:
-        an answer has to follow that sends its cookie. No round trip."""
+        an answer has to follow that sends its cookie. No round trip.
+
+        ``optional``: while the server is away reads find nothing, as with Pyramid's view option
+        ``altsession_optional``; writes raise :exc:`StoreUnavailable` all the same.
+        """
         began = time.monotonic()
 
         def begin() -> SessionState:
             tokens = self._cookie.candidates({"HTTP_COOKIE": cookies})
             state = SessionState(tokens, self._timing, began=began)
             state.wanted = self.settings.session.prefetch
+            state.optional = optional
             return state
 
         return AsyncRequestSession(self, begin)
@@ -206,6 +214,11 @@ class AsyncSessionAPI(APIBase):
         return around.driver.state.among(found) if around and ours else None
 
     # -- the server
+
+    def observe(self, observer: Observer) -> None:
+        if not isinstance(self._store, AsyncObservedStore):
+            self._store = AsyncObservedStore(self._store)
+        self._store.observers += (observer,)
 
     async def check(self) -> None:
         await self._run(every_need(self._timing))

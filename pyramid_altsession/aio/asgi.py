@@ -22,6 +22,11 @@ POLICY, TRY_LATER = 1008, 1013
 """Codes that close a websocket (RFC 6455, 7.4.1, and the registry of IANA)."""
 
 
+def needed(scope: Scope) -> bool:
+    """Every request needs its session."""
+    return False
+
+
 class AltSessionMiddleware:
     """Gives each HTTP request and websocket its session, as ``request.altsession`` in Pyramid:
     ``scope["altsession"]``, in Starlette and FastAPI ``request.state.altsession``.
@@ -32,11 +37,17 @@ class AltSessionMiddleware:
     An error afterwards closes it: 1008 when the session is gone, 1013 when the server is away.
 
     ``api``: an :class:`AsyncSessionAPI`, which is closed when the server says that it shuts down.
+    ``optional``: says of a scope whether its request does without the session while the server is
+    away: reads find nothing then, and writes raise StoreUnavailable all the same. Without it no
+    request does.
     """
 
-    def __init__(self, app: App, api: AsyncSessionAPI) -> None:
+    def __init__(
+        self, app: App, api: AsyncSessionAPI, *, optional: Callable[[Scope], bool] = needed
+    ) -> None:
         self._app = app
         self._api = api
+        self._optional = optional
         self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,7 +60,8 @@ class AltSessionMiddleware:
             await self._app(scope, receive, send)
             return
         cookies = [value for name, value in scope["headers"] if name == b"cookie"]
-        session = self._api.session(b"; ".join(cookies).decode("latin-1"))
+        header = b"; ".join(cookies).decode("latin-1")
+        session = self._api.session(header, optional=self._optional(scope))
         state = {**scope.get("state", {}), "altsession": session}
         scope = {**scope, "altsession": session, "state": state}
         before = serving.set(session)

@@ -1,6 +1,7 @@
 """One connection to a server, awaited: whatever it does is over at one moment."""
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from ..stores.redis.connections import PasswordFile, tls_context
 from ..stores.redis.steps import Address
 from ..stores.redis.timed import PLAIN, left
 from ..stores.redis.wire import no_errors, pack_command
+from ..stores.traffic import Traffic, received, sent
 
 Open = Callable[[float], Awaitable["Connection"]]
 """Opens a connection, by this end (in the seconds of time.monotonic()), or raises a RedisError."""
@@ -38,17 +40,22 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._replies: list[Any] = []
         self._expected = 0
+        self._came = 0  # bytes
         self._waiter: asyncio.Future[None] | None = None
+        self._end = math.inf
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
         self.failure: redis.RedisError | None = None
         """Why it serves no more."""
 
     async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
         """The replies to the packet, error replies among them. What is raised, a cancellation
         too, leaves the connection closed."""
-        loop = self._loop
-        waiter = self._waiter = loop.create_future()
-        self._expected = replies
-        timer = loop.call_later(end - time.monotonic(), self._late)
+        waiter = self._waiter = self._loop.create_future()
+        self._expected, self._came = replies, 0
+        self._end = end
+        if end < self._alarm_at:
+            self._set_alarm(end)
         try:
             self._transport.write(packet)
             await waiter
@@ -56,8 +63,10 @@ class Connection(asyncio.Protocol):
             self.close()
             raise
         finally:
-            timer.cancel()
             self._waiter = None
+            if Traffic.measured:
+                sent(len(packet))
+                received(self._came)
         answers, self._replies = self._replies, []
         for answer in answers:
             if answer.__class__ not in PLAIN and not isinstance(answer, redis.ResponseError):
@@ -77,6 +86,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader, replies = self._reader, self._replies
         reader.feed(data)
+        self._came += len(data)
         try:
             while (reply := reader.gets()) is not False:
                 replies.append(reply)
@@ -105,8 +115,26 @@ class Connection(asyncio.Protocol):
                 while (reply := self._reader.gets()) is not False:
                     self._replies.append(reply)
 
-    def _late(self) -> None:
-        self._loop.call_later(LAST_LOOK, self._too_late, self._waiter)
+    def _set_alarm(self, at: float) -> None:
+        """Have somebody look then. A timer for each packet would cost as much as sending it: the
+        one that was set for an earlier packet serves the later ones."""
+        self._quiet()
+        self._alarm_at = at
+        self._alarm = self._loop.call_later(max(at - time.monotonic(), 0.0), self._ring)
+
+    def _ring(self) -> None:
+        self._quiet()
+        if self._waiter is None:
+            return
+        if time.monotonic() < self._end:
+            self._set_alarm(self._end)
+        else:
+            self._loop.call_later(LAST_LOOK, self._too_late, self._waiter)
+
+    def _quiet(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._alarm_at = None, math.inf
 
     def _too_late(self, waiter: "asyncio.Future[None] | None") -> None:
         if waiter is self._waiter:
@@ -118,6 +146,7 @@ class Connection(asyncio.Protocol):
             if said and isinstance(error, redis.ConnectionError):
                 error = redis.ConnectionError(str(said[0]))  # why the server hung up
             self.failure = error
+            self._quiet()
             self._transport.abort()
             waiter = self._waiter
             if waiter is not None and not waiter.done():

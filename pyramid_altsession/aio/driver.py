@@ -10,6 +10,7 @@ from ..protocol.messages import Read, Reply, Write
 from ..protocol.state import PendingEvent, SessionState
 from ..protocol.steps import Steps
 from ..protocol.verbs import Verb
+from .places import Places
 from .steps import run
 from .store import AsyncStore
 
@@ -23,22 +24,27 @@ class AsyncDriver(Carrier[AsyncStore]):
     """It belongs to one event loop, of which several tasks may use it: one call after the other,
     or two first writes would make two sessions."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_turn",)
 
     def __init__(
         self, store: AsyncStore, state: SessionState, notify: Callable[[PendingEvent], None]
     ) -> None:
         super().__init__(store, state, notify)
-        self._lock = asyncio.Lock()
+        self._turn = Places(1)
 
     async def run(self, steps: Steps[T]) -> T:
         """The value of a call of several steps."""
+        if not self._turn.take():
+            await self._turn.wait()
         try:
-            async with self._lock:
-                return await run(self.store.execute, steps)
+            return await run(self.store.execute, steps)
         finally:
-            if self.state.events:
-                self._tell()
+            self._over()
+
+    def _over(self) -> None:
+        self._turn.give_back()
+        if self.state.events:
+            self._tell()
 
     async def execute(self, operation: Read | Write | None) -> None:
         """Carry out one operation, and what has to follow it."""
@@ -46,11 +52,44 @@ class AsyncDriver(Carrier[AsyncStore]):
 
     async def fetch(self, names: tuple[str, ...], fresh: bool = False) -> None:
         """Have these fields remembered."""
-        await self.run(self.dialogue.fetch(names, fresh))
+        if not self._turn.take():
+            await self._turn.wait()
+        try:
+            if self.state.sent is None and names:
+                await self._follow(self.state.read(names, fresh=fresh))
+            else:
+                await run(self.store.execute, self.dialogue.fetch(names, fresh))
+        finally:
+            self._over()
 
     async def write(self, *verbs: Verb) -> Sequence[Any]:
         """Results of the verbs."""
-        return await self.run(self.dialogue.write(*verbs))
+        if not self._turn.take():
+            await self._turn.wait()
+        try:
+            state = self.state
+            if state.sent is not None or state.several:
+                return await run(self.store.execute, self.dialogue.write(*verbs))
+            await self._follow(state.write(*verbs))
+            return state.results
+        finally:
+            self._over()
+
+    async def _follow(self, operation: Read | Write | None) -> None:
+        """Do as ``follow`` of the dialogue does, by a shorter way: most calls are one operation."""
+        if operation is None:
+            return
+        state = self.state
+        try:
+            reply = await self.store.execute(operation)
+        except BaseException as error:
+            state.unsure(operation)
+            if state.does_without(operation, error):
+                return
+            raise
+        following = state.learn(operation, reply)
+        if following is not None:
+            await run(self.store.execute, self.dialogue.follow(following))
 
     async def step(self, life: Life) -> bool:
         """Take this step of the session's life; whether there was a live session."""

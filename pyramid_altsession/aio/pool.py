@@ -7,8 +7,7 @@ closed before anybody can get it again, and a process never speaks on another on
 import asyncio
 import os
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis
@@ -18,6 +17,7 @@ from ..stores.redis.failures import NotConnected
 from ..stores.redis.pool import PAUSE, TOO_LATE, TURNED_AWAY
 from ..stores.redis.timed import left
 from .connection import Connection, Open
+from .places import Places
 
 
 class LoopPool:
@@ -33,8 +33,7 @@ class LoopPool:
         self._limit = limit
         self._wait = wait
         self._connect_wait = connect_wait
-        self._free = limit
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._places = Places(limit)
         self._idle: list[Connection] = []
         self._used = 0
         self._away: tuple[float, str] | None = None
@@ -46,13 +45,16 @@ class LoopPool:
         Raises NotConnected when nothing was sent, redis.ConnectionError or redis.TimeoutError when
         it is not known what was carried out.
         """
-        if self._free and not self._queue:
-            self._free -= 1
-        else:
-            await self._place(end)
+        if not self._places.take():
+            try:
+                await self._places.wait(left(end))
+            except TimeoutError:
+                raise NotConnected(self._reason()) from None
         try:
             while True:
-                connection, last = await self._take(end)
+                connection, last = self._rested(), end
+                if connection is None:
+                    connection, last = await self._take(end)
                 self._used += 1
                 try:
                     answers = await connection.exchange(packet, replies, last)
@@ -66,57 +68,35 @@ class LoopPool:
                 self._late, self._away = 0, None
                 return answers
         finally:
-            self._give_back()
+            self._places.give_back()
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
         while self._idle:
             self._idle.pop().close()
 
-    # -- places
-
-    async def _place(self, end: float) -> None:
-        """A place among those that may have a connection. NotConnected when none comes free."""
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._queue.append(turn)
-        timer = loop.call_later(left(end), self._refuse, turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._give_back()  # it was given and nobody takes it
-            raise
-        finally:
-            timer.cancel()
-
-    def _refuse(self, turn: "asyncio.Future[None]") -> None:
-        if not turn.done():
-            turn.set_exception(NotConnected(self._reason()))
-
-    def _give_back(self) -> None:
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
-
     # -- connections
 
+    def _rested(self) -> Connection | None:
+        """An idle connection with nothing unread in it, if there is one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.failure is None:
+                return connection
+        return None
+
     async def _take(self, end: float) -> tuple[Connection, float]:
-        """A connection with nothing unread in it, and when its exchange has to be over."""
+        """A new connection or one that came free, and when its exchange has to be over."""
         while True:
-            while self._idle:
-                connection = self._idle.pop()
-                if connection.failure is None:
-                    return connection, end
             opened = await self._connect(end)
             if opened is not None:
                 return opened
             if time.monotonic() > end:
                 raise NotConnected(self._reason())
             await asyncio.sleep(0.001)
+            connection = self._rested()
+            if connection is not None:
+                return connection, end
 
     async def _connect(self, end: float) -> tuple[Connection, float] | None:
         """A new connection; None where there is none to be had, but one in use may come free."""
@@ -168,12 +148,12 @@ class ConnectionPool:
         self._pools: dict[asyncio.AbstractEventLoop, LoopPool] = {}
         self._pid = os.getpid()
 
-    async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
+    def exchange(self, packet: bytes, replies: int, end: float) -> Awaitable[list[Any]]:
         """As :meth:`LoopPool.exchange`."""
         pool = self._pools.get(asyncio.get_running_loop())
         if pool is None or self._pid != os.getpid():
             pool = self._begin()
-        return await pool.exchange(packet, replies, end)
+        return pool.exchange(packet, replies, end)
 
     def _begin(self) -> LoopPool:
         if self._pid != os.getpid():

@@ -12,6 +12,7 @@ from ..interfaces import SealingCodec, Store
 from ..protocol.messages import Operation, Read, Reply
 from ..stores.embedded import EmbeddedServer
 from ..stores.memory import MemoryStore
+from ..stores.observed import Observing
 from ..stores.redis.cluster import ClusterSteps
 from ..stores.redis.cluster_store import Nodes
 from ..stores.redis.failures import HINT, Trouble
@@ -19,6 +20,7 @@ from ..stores.redis.steps import Address, OneServer, Steps, confirmation
 from ..stores.redis.waiting import Call, Node, Outcome, SteppedStore
 from ..stores.redis.wire import unpack_read, unpack_write
 from ..stores.sealed import Sealing
+from ..stores.traffic import Traffic
 from .connection import Open, open_at, open_server
 from .pool import ConnectionPool, pool_of
 from .primary import Primary
@@ -66,6 +68,25 @@ class AsyncSealedStore:
 
     async def execute(self, operation: Operation) -> Reply:
         return await run(self._store.execute, self._sealing.steps(operation))
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+class AsyncObservedStore(Observing):
+    """The awaitable contract, on another store, for observers."""
+
+    def __init__(self, store: AsyncStore) -> None:
+        self._store = store
+        Traffic.measured = True
+
+    def __repr__(self) -> str:
+        return f"<AsyncObservedStore {self._store!r}>"
+
+    async def execute(self, operation: Operation) -> Reply:
+        with self.watching(operation, Traffic()) as watched:
+            watched.reply = reply = await self._store.execute(operation)
+        return reply
 
     async def close(self) -> None:
         await self._store.close()

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from ..interfaces import Store
@@ -17,8 +18,9 @@ class Observation(NamedTuple):
     """One operation on a store, when it is over.
 
     ``reply``: None where there is none: the operation failed with ``error``, or, without one, was
-    a prefetch that nobody used. ``sent`` and ``received`` are bytes on the wire. Bytes and
-    ``round_trips`` are 0 in memory. ``seconds``: what the request waited for it.
+    a prefetch that nobody used or an awaited call that was cancelled. ``sent`` and ``received`` are
+    bytes on the wire. Bytes and ``round_trips`` are 0 in memory. ``seconds``: what the request
+    waited for it.
     """
 
     operation: Operation
@@ -33,42 +35,34 @@ class Observation(NamedTuple):
 Observer = Callable[[Observation], None]
 
 
-class ObservedStore:
-    """The store contract, on another store. An error of an observer is logged and goes no
-    further."""
+class Watched:
+    """An operation under way. ``reply``: what came of it."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.observers: tuple[Observer, ...] = ()
-        Traffic.measured = True
+    __slots__ = ("reply",)
 
-    def __repr__(self) -> str:
-        return f"<ObservedStore {self.store!r}>"
+    def __init__(self) -> None:
+        self.reply: Reply | None = None
 
-    def execute(self, operation: Operation) -> Reply:
-        return self.observe(operation, Traffic(), lambda: self.store.execute(operation))
 
-    def send(self, operation: Read) -> "ObservedRead":
-        used = Traffic()
-        with used.counting():
-            return ObservedRead(self, operation, used, self.store.send(operation))
+class Observing:
+    """Tells observers of operations, whether they are waited for or awaited. An error of an
+    observer is logged and goes no further."""
 
-    def close(self) -> None:
-        self.store.close()
+    observers: tuple[Observer, ...] = ()
 
-    def observe(self, operation: Operation, used: Traffic, ask: Callable[[], Reply]) -> Reply:
-        """The reply, when every observer was told of it."""
+    @contextmanager
+    def watching(self, operation: Operation, used: Traffic) -> Iterator[Watched]:
+        """When the block is over, every observer is told of the operation that it carried out."""
         began = time.perf_counter()
-        reply, failure = None, None
+        watched, failure = Watched(), None
         try:
             with used.counting():
-                reply = ask()
-            return reply
+                yield watched
         except Exception as error:
             failure = error
             raise
         finally:
-            self.tell(operation, used, reply, failure, time.perf_counter() - began)
+            self.tell(operation, used, watched.reply, failure, time.perf_counter() - began)
 
     def tell(
         self,
@@ -87,6 +81,30 @@ class ObservedStore:
                 log.exception("sessions: an observer failed")
 
 
+class ObservedStore(Observing):
+    """The store contract, on another store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        Traffic.measured = True
+
+    def __repr__(self) -> str:
+        return f"<ObservedStore {self.store!r}>"
+
+    def execute(self, operation: Operation) -> Reply:
+        with self.watching(operation, Traffic()) as watched:
+            watched.reply = reply = self.store.execute(operation)
+        return reply
+
+    def send(self, operation: Read) -> "ObservedRead":
+        used = Traffic()
+        with used.counting():
+            return ObservedRead(self, operation, used, self.store.send(operation))
+
+    def close(self) -> None:
+        self.store.close()
+
+
 class ObservedRead:
     """A read under way on the other store."""
 
@@ -99,7 +117,9 @@ class ObservedRead:
         self._pending = pending
 
     def result(self, operation: Read) -> Reply:
-        return self._store.observe(operation, self._used, lambda: self._pending.result(operation))
+        with self._store.watching(operation, self._used) as watched:
+            watched.reply = reply = self._pending.result(operation)
+        return reply
 
     def cancel(self) -> None:
         self._pending.cancel()

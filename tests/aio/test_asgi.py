@@ -234,3 +234,25 @@ def test_websocket_that_is_refused(app: Any) -> None:
     start, _ = ask(app, "/refused", type="websocket", extensions=extensions)
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 409)
     assert ask(app, "/refused", type="websocket") == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_requests_that_do_without() -> None:
+    """While the server is away an optional session reads as none, and the answer leaves the cookie
+    alone; a write is StoreUnavailable, and so is a read where the session is needed."""
+    api = AsyncSessionAPI.from_settings({"redis.url": "unix:///nowhere"})
+    found: list[Any] = []
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        session = scope["altsession"]
+        found.append([await session.get("cart", "none"), await session.userid()])
+        if scope["path"] == "/write":
+            await session.set("cart", 1)
+        await send({"type": "http.response.start", "status": 200})
+
+    app = AltSessionMiddleware(plain, api, optional=lambda scope: scope["path"] != "/needed")
+    cookie = f"{'a' * 22}.{'b' * 43}"
+    (start,) = ask(app, "/read", cookie)
+    assert (start["status"], found) == (200, [["none", None]])
+    assert "set-cookie" not in dict(of_asgi(start))
+    assert ask(app, "/write", cookie)[0]["status"] == 503
+    assert (ask(app, "/needed", cookie)[0]["status"], len(found)) == (503, 2)

@@ -153,7 +153,8 @@ def test_tasks_that_share_a_session(server: Server) -> None:
         async with api_at(server.url) as api:
             session = api.session("")
             await asyncio.gather(*[session.increment("n") for _ in range(50)])
-            assert await session.get("n") == 50
+            reads = [session.get("n", fresh=True), session.get("n", fresh=True), session.all()]
+            assert await asyncio.gather(*reads) == [50, 50, {"n": 50}]
             assert len([each async for each in api.scan()]) == 1
 
     asyncio.run(shared())

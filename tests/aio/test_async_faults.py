@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import redis
-from inside import store_in
 from pyramid.response import Response
 from servers import Server
 
@@ -18,6 +17,7 @@ from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.aio.asgi import AltSessionMiddleware
 from pyramid_altsession.aio.connection import open_server
 from pyramid_altsession.aio.pool import ConnectionPool, LoopPool
+from pyramid_altsession.aio.store import open_store
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.protocol.messages import Operation, Reply
 from pyramid_altsession.stores.redis.failures import NotConnected
@@ -82,6 +82,47 @@ def test_what_is_no_reply(said: bytes, error: type[Exception], text: str) -> Non
             await pool.exchange(PING, 1, later())
 
     asyncio.run(with_double(says, act))
+
+
+def test_a_server_that_always_hangs_up() -> None:
+    """A read is said once more on a new connection, and then it is StoreUnavailable."""
+    said: list[bytes] = []
+
+    async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said.append(await reader.read(1000))
+        writer.close()
+
+    async def refused() -> None:
+        server = await asyncio.start_server(says, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, api_at(f"redis://127.0.0.1:{port}") as api:
+            with pytest.raises(StoreUnavailable, match="closed the connection"):
+                await api.open(f"{'a' * 22}.{'b' * 43}").get("cart")
+
+    asyncio.run(refused())
+    assert said == [said[0]] * 2
+
+
+def test_a_server_that_comes_back(own_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """The log tells once that it is away, and once that it serves again."""
+
+    async def served() -> None:
+        async with api_at(own_server.url) as api:
+            own_server.kill()
+            with pytest.raises(StoreUnavailable):
+                await api.sessions_of("ann")
+            own_server.start()
+            async with asyncio.timeout(60):
+                while True:
+                    with suppress(StoreUnavailable):  # for a moment nobody tries
+                        assert await api.sessions_of("ann") == []
+                        return
+                    await asyncio.sleep(0.01)
+
+    with caplog.at_level(logging.WARNING, "pyramid_altsession"):
+        asyncio.run(served())
+    told = [record.levelname for record in caplog.records]
+    assert told == ["ERROR", "WARNING"]
 
 
 def test_why_the_server_hung_up() -> None:
@@ -266,31 +307,45 @@ class Away:
         await self.store.close()
 
 
-@pytest.mark.parametrize("away", [False, True])
-def test_periodic_renewal(server: Server, away: bool) -> None:
-    """It is the last thing before the answer; where it fails the answer goes out without."""
+def test_periodic_renewal(server: Server) -> None:
+    """It is the last thing before the answer. Where it fails the answer goes out without it, and a
+    later request renews; the new cookie and, within the grace, the old one open the session."""
     settings = read_settings(
-        {"redis": {"url": server.url}, "session": {"renew_after": 1, "renew_grace": 60}}
+        {"redis": {"url": server.url}, "session": {"renew_after": 60, "renew_grace": 60}}
     )
-    first = AsyncSessionAPI(settings)
-    store = Away(store_in(first))
+    store = Away(open_store(settings))
     api = AsyncSessionAPI(settings, store=store)
 
-    async def renewed() -> Response:
-        async with api:
-            made = await api.create()
-            await made.login("ann")
-            token = made.token
-            session = api.session(f"sid={token}")
-            assert await session.userid() == "ann"
-            session.driver.state.renewal_due = True
-            store.away = away
-            response = Response()
-            await api.finish(session, response)
-            return response
+    async def answer_to(cookie: str) -> str | None:
+        """The cookie that is sent, if one is."""
+        session = api.session(f"sid={cookie}")
+        assert await session.userid() == "ann"
+        store.away = away
+        response = Response()
+        await api.finish(session, response)
+        store.away = False
+        sent = response.headers.get("Set-Cookie")
+        return None if sent is None else sent.partition(";")[0].partition("=")[2]
 
-    sent = "Set-Cookie" in asyncio.run(renewed()).headers
-    assert sent is False or not away
+    async def renewed() -> None:
+        nonlocal away
+        async with api:
+            made = await api.create({"cart": 1})
+            await made.login("ann")
+            first = str(made.token)
+            assert await answer_to(first) is None
+            server.client.hincrby(f"sess:{made.id}", "@l", -61_000)  # it was a minute ago
+            away = True
+            assert await answer_to(first) is None
+            away = False
+            second = await answer_to(first)
+            assert second not in (None, first)
+            assert await answer_to(str(second)) is None
+            for token in (first, str(second)):
+                assert await api.open(token).get("cart") == 1
+
+    away = False
+    asyncio.run(renewed())
 
 
 async def nobody() -> Any:

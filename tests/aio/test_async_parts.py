@@ -92,7 +92,7 @@ def test_replies_at_the_last_look(monkeypatch: pytest.MonkeyPatch) -> None:
     async def looked() -> None:
         timers = Timers(monkeypatch)
         connection = connected()
-        work = asyncio.create_task(connection.exchange(PING, 1, later()))
+        work = asyncio.create_task(connection.exchange(PING, 1, time.monotonic()))
         await asyncio.sleep(0)
         timers.calls[0]()
         connection.data_received(b"+PONG\r\n")
@@ -101,6 +101,38 @@ def test_replies_at_the_last_look(monkeypatch: pytest.MonkeyPatch) -> None:
         assert connection.failure is None
 
     asyncio.run(looked())
+
+
+def test_one_timer_for_many_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer of an earlier packet serves a later one: it looks again when that one's time is
+    over. One whose time is over earlier has a timer of its own, and an idle connection has none."""
+
+    async def timed() -> None:
+        timers = Timers(monkeypatch)
+        connection = connected()
+
+        async def exchanged(end: float, rings: bool = False) -> int:
+            """How many timers were set meanwhile."""
+            before = len(timers.calls)
+            work = asyncio.create_task(connection.exchange(PING, 1, end))
+            await asyncio.sleep(0)
+            if rings:
+                timers.calls[-1]()
+            connection.data_received(b"+PONG\r\n")
+            assert await work == [b"PONG"]
+            return len(timers.calls) - before
+
+        first = later()
+        assert await exchanged(first) == 1
+        assert await exchanged(first + 5) == 0
+        assert await exchanged(first + 9, rings=True) == 1
+        assert await exchanged(first + 10) == 0
+        assert await exchanged(first + 1) == 1
+        timers.calls[-1]()
+        assert len(timers.calls) == 3
+        assert connection.failure is None
+
+    asyncio.run(timed())
 
 
 def test_a_connection_that_ends_at_once() -> None:

@@ -157,13 +157,13 @@ CASES = {
 
 
 @contextlib.contextmanager
-def served(case: Case, url: str) -> Iterator[int]:
+def served(case: Case, url: str, app: str = APP) -> Iterator[int]:
     """The port of the application under this server. In the end the server is asked to end, and
     none of its processes is left."""
     folder = Path(tempfile.mkdtemp(prefix="wsgi-"))
     port = free_port()
     (folder / "run").mkdir(mode=0o700)
-    for name, text in {"app.py": APP, "wsgi.py": WSGI, **CONFS}.items():
+    for name, text in {"app.py": app, "wsgi.py": WSGI, **CONFS}.items():
         (folder / name).write_text(text)
     (folder / "development.ini").write_text(INI.format(port=port, url=url))
     words = [word.format(port=port) for word in case.command]
