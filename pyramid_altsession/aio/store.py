@@ -1,7 +1,7 @@
 """Where awaitable sessions live: the steps of the plain stores, awaited."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -14,10 +14,11 @@ from ..stores.memory import MemoryStore
 from ..stores.redis.cluster import ClusterSteps
 from ..stores.redis.cluster_store import Nodes
 from ..stores.redis.failures import HINT, Trouble
-from ..stores.redis.steps import Address, OneServer, confirmation
+from ..stores.redis.steps import Address, Ask, OneServer, confirmation
 from ..stores.redis.waiting import Node, SteppedStore
 from ..stores.sealed import Sealing
 from .connection import Open, open_at, open_server
+from .listening import MemoryNotices, Notices, ServerNotices, one_server
 from .pool import ConnectionPool, pool_of
 from .primary import Primary
 from .steps import carry_out, run
@@ -48,6 +49,10 @@ class DirectStore:
     async def execute(self, operation: Operation) -> Reply:
         return self._store.execute(operation)
 
+    @property
+    def notices(self) -> Notices | None:
+        return MemoryNotices(self._store) if isinstance(self._store, MemoryStore) else None
+
     async def close(self) -> None:
         self._store.close()
 
@@ -76,6 +81,13 @@ class AwaitingStore(SteppedStore[ConnectionPool]):
     """The awaitable contract by way of steps. It serves several event loops, and after a fork;
     connects when first used."""
 
+    notices: ServerNotices
+
+    async def look_up(self, ask: Ask) -> list[Any]:
+        """The answers to a question about the servers."""
+        answers: list[Any] = await self._call().exchange(ask)
+        return answers
+
     async def execute(self, operation: Operation) -> Reply:
         call = self._call()
         try:
@@ -99,6 +111,9 @@ class AsyncRedisStore(AwaitingStore):
         self._node = Node(pool, trouble)
         steps = OneServer(prefix.encode() + b":", confirmation(settings))
         super().__init__(settings.place, steps, trouble, wait=settings.timeout)
+        self.notices = ServerNotices(
+            prefix, one_server, self.look_up, lambda address: open, settings
+        )
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, prefix: str) -> "AsyncRedisStore":
@@ -115,6 +130,7 @@ class AsyncRedisStore(AwaitingStore):
 
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""
+        self.notices.close()
         self._node.pool.close()
         self._release()
 
@@ -128,11 +144,18 @@ class AsyncClusterStore(AwaitingStore):
         self._nodes = Nodes(steps.map, settings.place, lambda a: pool_of(at(a), settings))
         super().__init__(settings.place, steps, Trouble(settings.place), wait=settings.timeout)
 
+        def open_line(address: Address | None) -> Open:
+            assert address is not None
+            return at(address)
+
+        self.notices = ServerNotices(prefix, steps.map.say, self.look_up, open_line, settings)
+
     def node(self, address: Address | None) -> Node[ConnectionPool]:
         return self._nodes.at(address)
 
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""
+        self.notices.close()
         self._nodes.close()
 
 

@@ -15,12 +15,14 @@
 -- ARGV  1  proof: SHA-256 of the caller's verifier, 32 bytes
 --       2  '1': make the session first, under this proof
 --          'any': it has to be there, whatever proof it answers to (for administration)
+--          '=' and perhaps a user: the same, and it has to be this user's, or nobody's
 --          '0' and perhaps the mark of a request: it has to be there; where its end was not told to
 --          the browser, the request with this mark may start the session that follows it
 --       3  tti, ms            4  touch interval, ms        5  lifetime, ms (0: none)
 --       6  gone_window, ms: how long a tombstone stands
 --       7  the window in which a proof that died counts as REPLACED, ms
---       8  renew_grace, ms    9  '1': a reused predecessor ends the session
+--       8  renew_grace, ms    9  letters, or '': r, a reused predecessor ends the session; l, tell
+--          who watches what becomes of it, or k, and which keys change
 --       10 one step of the session's life, or '' for none, and its arguments:
 --          touch · renew proof · rotate proof after(ms)
 --          invalidate nonce user(''=anybody's) told('1'/'0')
@@ -30,6 +32,8 @@
 --          set name value ttl · remove name · pop name · setdefault name value ttl
 --          increment name by start ttl · append name item limit(bytes)
 --          compare_and_set name given('1'/'0') expected value ttl
+-- Tells with SPUBLISH, to the channel with the key's name: JSON, one of ended, renewed and changed,
+--       and the names of keys.
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
 --       none), the user it was bound to, since when (ms) a signed-in session has its proof, the
 --       step's result (0: there is none), a list of the verbs' results}
@@ -45,7 +49,7 @@
 -- 1. Read
 
 local key, index, proof, life = KEYS[1], KEYS[2], ARGV[1], ARGV[10]
-local create, anybody = ARGV[2] == '1', ARGV[2] == 'any'
+local create = ARGV[2] == '1'
 local at = 11  -- the next verb
 if life ~= '' and life ~= 'touch' then
   at = ({renew = 12, rotate = 13, invalidate = 14, login = 17})[life] or error('no such step')
@@ -74,7 +78,7 @@ end
 local id, listed, revoked, entries
 if index then
   id = key:match('[^:]+$')
-  if life == 'login' or (user and login and life ~= 'invalidate' and not anybody) then
+  if life == 'login' or (user and login and life ~= 'invalidate') then
     listed, revoked = unpack(redis.call('ZMSCORE', index, id, '@ended'))
   end
   if life == 'login' then
@@ -119,7 +123,8 @@ local by_predecessor = false
 if owner ~= proof or create or tombstone or previous or listed == false
     or (deadline and (now >= deadline or (seen and now < seen))) then
   local tombstone_ms, window, grace = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-  local mark = not create and not anybody and ARGV[2]:sub(2) or ''
+  local mark = ARGV[2]:sub(1, 1) == '0' and ARGV[2]:sub(2) or ''
+  local anybody = ARGV[2] == 'any' or ARGV[2] == '=' .. (user or '')
 
   -- A predecessor is good until the grace after its successor's first use; then its window begins.
   -- Times in the future (a clock set back) count for nothing.
@@ -161,7 +166,7 @@ if owner ~= proof or create or tombstone or previous or listed == false
   elseif owner ~= proof and not by_predecessor and not anybody then
     if died and now >= died and now - died < window then
       state = 'REPLACED'
-    elseif is_predecessor and now >= died and ARGV[9] == '1' then
+    elseif is_predecessor and now >= died and ARGV[9]:find('r') then
       state, over, owed = 'REUSED', 'reused', mark
     else
       state = 'REJECTED'
@@ -466,6 +471,9 @@ if over then
   if index and life == 'invalidate' then
     redis.call('ZREM', index, id)
   end
+  if ARGV[9]:find('[lk]') then
+    redis.pcall('SPUBLISH', key, '["ended"]')
+  end
   return {state, now, -2, -1, user, since, done, results}
 end
 
@@ -530,6 +538,20 @@ end
 
 if lost then
   enter(login)
+end
+
+-- Nobody knows of a session that was made now. By pcall: who may not publish may still write.
+local notify = ARGV[9] ~= '' and not create and ARGV[9]:match('[lk]')
+if notify then
+  local told = {draft['@v'] and 'renewed' or 'changed'}
+  for name in pairs(notify == 'k' and draft or {}) do
+    if name:byte() ~= 64 then
+      told[#told + 1] = name
+    end
+  end
+  if draft['@v'] or #told > 1 then
+    redis.pcall('SPUBLISH', key, cjson.encode(told))
+  end
 end
 
 local remembered = own_tti and deadline and deadline - now or -1

@@ -1,0 +1,71 @@
+"""What a store tells of a session to whoever watches it, and what that means for them. No I/O."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from .fields import Description
+
+Kind = Literal["renewed", "changed", "ended"]
+
+CHECK = 15.0
+"""Seconds between two reads of a session that is watched, however quiet it is: whoever writes may
+lack the right to publish, or other settings."""
+LATE = 0.01
+"""Seconds after its end at which a session is looked for."""
+
+
+class Change(NamedTuple):
+    """Something that became of a session.
+
+    ``kind``: ``renewed`` (it answers to a new cookie, as a login and a renewal give it),
+    ``changed`` (of keys only) or ``ended``. ``keys``: those that were set or removed, where they
+    were asked for; None: any may have been, while the server could not be heard.
+    """
+
+    kind: Kind
+    id: str
+    keys: frozenset[str] | None = frozenset()
+
+
+def notice(kind: Kind, *keys: str) -> bytes:
+    """As the script tells it."""
+    return msgspec.json.encode((kind, *keys))
+
+
+class Watched:
+    """What is known of a session that is watched, and so what is new to the watcher."""
+
+    def __init__(self, id: str, keys: bool) -> None:
+        self.id = id
+        self.over = False
+        self.wait = 0.0
+        """Seconds until the session has to be read again."""
+        self._keys = keys
+        self._proof: bytes | None = None
+        self._read = False
+
+    def found(self, known: Description | None, *, deaf: bool) -> Iterator[Change]:
+        """What a read of the session tells. ``deaf``: notices before it may have been missed."""
+        if known is None:
+            self.over = True
+            yield Change("ended", self.id)
+            return
+        self.wait = min((known.expires - known.now) / 1000 + LATE, CHECK)
+        renewed = self._proof not in (None, known.facts.proof)
+        self._proof = known.facts.proof
+        missed = deaf and self._read and self._keys
+        self._read = True
+        if renewed or missed:
+            kind: Kind = "renewed" if renewed else "changed"
+            yield Change(kind, self.id, None if missed else frozenset())
+
+    def heard(self, said: bytes) -> Iterator[Change]:
+        """What a notice tells."""
+        kind, *keys = msgspec.json.decode(said, type=list[str])
+        self.over = kind == "ended"
+        if kind == "renewed":
+            self._proof = None  # a read tells the new one
+        if kind != "changed" or self._keys:
+            yield Change(kind, self.id, frozenset(keys if self._keys else ()))  # type: ignore[arg-type]
