@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-import msgspec
-
 from .fields import Description
 
 Kind = Literal["renewed", "changed", "ended"]
+KINDS: dict[bytes, Kind] = {b"r": "renewed", b"c": "changed", b"e": "ended"}
+"""By how they begin."""
 
 CHECK = 15.0
 """Seconds between two reads of a session that is watched, however quiet it is: whoever writes may
@@ -31,7 +31,18 @@ class Change(NamedTuple):
 
 def notice(kind: Kind, *keys: str) -> bytes:
     """As the script tells it."""
-    return msgspec.json.encode((kind, *keys))
+    names = [key.encode() for key in keys]
+    return kind[:1].encode() + b"".join([len(each).to_bytes(2) + each for each in names])
+
+
+def told(said: bytes) -> tuple[Kind, frozenset[str]]:
+    """What a notice says."""
+    keys, at = set(), 1
+    while at < len(said):
+        start = at + 2
+        at = start + int.from_bytes(said[at:start])
+        keys.add(said[start:at].decode(errors="replace"))
+    return KINDS[said[:1]], frozenset(keys)
 
 
 class Watched:
@@ -63,9 +74,9 @@ class Watched:
 
     def heard(self, said: bytes) -> Iterator[Change]:
         """What a notice tells."""
-        kind, *keys = msgspec.json.decode(said, type=list[str])
+        kind, keys = told(said)
         self.over = kind == "ended"
         if kind == "renewed":
             self._proof = None  # a read tells the new one
         if kind != "changed" or self._keys:
-            yield Change(kind, self.id, frozenset(keys if self._keys else ()))  # type: ignore[arg-type]
+            yield Change(kind, self.id, keys if self._keys else frozenset())

@@ -847,6 +847,7 @@ def test_timing_comes_from_the_settings() -> None:
     assert Timing.of(SessionSettings()) == Timing(1_200_000, 120_000, 86_400_000, 10_000, 10_000)
     given = SessionSettings(tti=0.5, touch_interval=0.0, lifetime=0.0, gone_window=0.0)
     assert Timing.of(given) == Timing(500, 0, 0, 0, 10_000)
+    assert [Timing.of(SessionSettings(notify=n)).notify for n in ("life", "keys")] == [b"l", b"k"]
 
 
 def test_timing_of_a_session() -> None:

@@ -32,8 +32,8 @@
 --          set name value ttl · remove name · pop name · setdefault name value ttl
 --          increment name by start ttl · append name item limit(bytes)
 --          compare_and_set name given('1'/'0') expected value ttl
--- Tells with SPUBLISH, to the channel with the key's name: JSON, one of ended, renewed and changed,
---       and the names of keys.
+-- Tells with SPUBLISH, to the channel with the key's name: e (ended), r (renewed) or c (changed),
+--       and the names of keys, each after its length in 2 bytes.
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
 --       none), the user it was bound to, since when (ms) a signed-in session has its proof, the
 --       step's result (0: there is none), a list of the verbs' results}
@@ -472,7 +472,7 @@ if over then
     redis.call('ZREM', index, id)
   end
   if ARGV[9]:find('[lk]') then
-    redis.pcall('SPUBLISH', key, '["ended"]')
+    redis.pcall('SPUBLISH', key, 'e')
   end
   return {state, now, -2, -1, user, since, done, results}
 end
@@ -543,14 +543,14 @@ end
 -- Nobody knows of a session that was made now. By pcall: who may not publish may still write.
 local notify = ARGV[9] ~= '' and not create and ARGV[9]:match('[lk]')
 if notify then
-  local told = {draft['@v'] and 'renewed' or 'changed'}
+  local told = {draft['@v'] and 'r' or 'c'}
   for name in pairs(notify == 'k' and draft or {}) do
     if name:byte() ~= 64 then
-      told[#told + 1] = name
+      told[#told + 1] = struct.pack('>I2', #name) .. name
     end
   end
   if draft['@v'] or #told > 1 then
-    redis.pcall('SPUBLISH', key, cjson.encode(told))
+    redis.pcall('SPUBLISH', key, table.concat(told))
   end
 end
 
