@@ -140,7 +140,8 @@ class AsyncSessionAPI(APIBase):
     ) -> AsyncGenerator[Change, None]:
         """What becomes of the session with this id, as it happens: ``async for change in
         api.watch(id)``. The last :class:`Change` is ``ended``; a session that is not there has
-        ended. ``keys``: changes of keys too.
+        ended. ``keys``: changes of keys too; the first one, with ``keys=None``, says that from then
+        on none is missed, so that a page is read when the loop begins.
 
         It needs ``session.notify`` (``life``, or ``keys``) wherever the session is written;
         ConfigurationError where these settings do not have it. A change is told within a second

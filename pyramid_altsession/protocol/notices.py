@@ -21,7 +21,7 @@ class Change(NamedTuple):
 
     ``kind``: ``renewed`` (it answers to a new cookie, as a login and a renewal give it),
     ``changed`` (of keys only) or ``ended``. ``keys``: those that were set or removed, where they
-    were asked for; None: any may have been, while the server could not be heard.
+    were asked for; None: any may have been, before the server could be heard (again).
     """
 
     kind: Kind
@@ -55,7 +55,6 @@ class Watched:
         """Seconds until the session has to be read again."""
         self._keys = keys
         self._proof: bytes | None = None
-        self._read = False
 
     def found(self, known: Description | None, *, deaf: bool) -> Iterator[Change]:
         """What a read of the session tells. ``deaf``: notices before it may have been missed."""
@@ -66,8 +65,7 @@ class Watched:
         self.wait = min((known.expires - known.now) / 1000 + LATE, CHECK)
         renewed = self._proof not in (None, known.facts.proof)
         self._proof = known.facts.proof
-        missed = deaf and self._read and self._keys
-        self._read = True
+        missed = deaf and self._keys
         if renewed or missed:
             kind: Kind = "renewed" if renewed else "changed"
             yield Change(kind, self.id, None if missed else frozenset())

@@ -87,7 +87,10 @@ async def watching(api: WatchedAPI, id: str | None, **options: Any) -> AsyncIter
     assert id is not None
     watch = Watching(api, id, options)
     try:
-        await api.read_again()
+        if options.get("keys"):
+            assert await watch.next() == Change("changed", id, None)
+        else:
+            await api.read_again()
         yield watch
     finally:
         watch.task.cancel()
