@@ -138,6 +138,7 @@ if owner ~= proof or create or tombstone or previous or listed == false
   for start = 1, dead and #dead or 0, 21 do
     if dead:sub(start, start + 15) == proof:sub(1, 16) then
       died = struct.unpack('>I5', dead, start + 16) * 10
+      break
     end
   end
 
