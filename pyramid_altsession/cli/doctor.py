@@ -86,9 +86,7 @@ def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
         return
     session = settings.session
     publishes = session.notify != "none"
-    yield from rights(
-        reached[0].ask, session.prefix, settings.redis.username, publishes=publishes
-    )
+    yield from rights(reached[0].ask, session.prefix, settings.redis.username, publishes=publishes)
     yield requests(SessionAPI(settings, store=store))
     yield latency(timed_reads(store, Timing.of(settings.session)), settings.redis.timeout)
 
