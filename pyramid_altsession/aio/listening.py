@@ -86,6 +86,7 @@ class Line:
         self._questions: deque[tuple[bytes, asyncio.Future[Any] | None]] = deque()
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
         self._quiet = False
 
     async def add(self, channel: bytes, ear: Ear) -> Any:
@@ -115,24 +116,22 @@ class Line:
         connection = await self._open(time.monotonic() + self._connect_wait)
         self._connection, self._quiet = connection, False
         connection.listen(self._heard, self._lost)
-        asyncio.get_running_loop().call_later(self._wait, self._beat, connection)
+        self._timer = asyncio.get_running_loop().call_later(self._wait, self._beat)
 
-    def _beat(self, connection: Connection) -> None:
-        if connection is not self._connection:
-            return
+    def _beat(self) -> None:
         if self._quiet or not self._ears:
-            connection.close()
+            self.close()
             return
         self._quiet = True
         self._ask(b"PING")  # whatever it answers
-        asyncio.get_running_loop().call_later(self._wait, self._beat, connection)
+        self._timer = asyncio.get_running_loop().call_later(self._wait, self._beat)
 
     def _ask(
         self, command: bytes, channel: bytes = b"", answer: "asyncio.Future[Any] | None" = None
     ) -> None:
-        if self._connection is not None:
-            self._questions.append((channel, answer))
-            self._connection.say(pack_command((command, channel) if channel else (command,)))
+        assert self._connection is not None  # else nobody listens
+        self._questions.append((channel, answer))
+        self._connection.say(pack_command((command, channel) if channel else (command,)))
 
     def _heard(self, said: Any) -> None:
         self._quiet = False
@@ -155,6 +154,8 @@ class Line:
 
     def _lost(self, error: redis.RedisError) -> None:
         self._connection = None
+        assert self._timer is not None
+        self._timer.cancel()
         questions, ears = self._questions, self._ears
         self._questions, self._ears = deque(), {}
         for _, answer in questions:
@@ -207,12 +208,12 @@ class ServerNotices:
 
     def close(self) -> None:
         """Close the connections, those of other loops when they next run."""
-        here = asyncio.get_running_loop()
+        here = self._here()
         for loop, lines in list(self._lines.items()):
             for line in lines.values():
-                if loop is here:
+                if lines is here:
                     line.close()
-                elif not loop.is_closed():
+                else:
                     loop.call_soon_threadsafe(line.close)
 
     def _here(self) -> dict[Address | None, Line]:

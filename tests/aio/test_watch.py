@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from proxy import Proxy
 from pyramid.exceptions import ConfigurationError
 from servers import Server
@@ -610,6 +611,55 @@ def test_something_that_nobody_asked_for(said: bytes) -> None:
             assert await ear.hear(60) is None
             await store.close()
             await asyncio.sleep(0.01)
+
+    asyncio.run(act())
+
+
+def test_a_server_that_hangs_up() -> None:
+    """Whoever waits for its answer is told."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.close()
+
+    async def act() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        store: Any = open_aio(read_settings({"redis.url": f"redis://127.0.0.1:{port}"}))
+        async with server:
+            with pytest.raises(redis.ConnectionError, match="closed the connection"):
+                await store.notices.subscribe("x" * 22, Ear())
+        await store.close()
+
+    asyncio.run(act())
+
+
+def test_one_loop_after_the_other(server: Server) -> None:
+    """Each has connections of its own; those of a closed loop are forgotten."""
+    api = WatchedAPI(server.url)
+
+    async def act() -> None:
+        session = await api.create({"a": 1})
+        async with watching(api, session.id) as watch:
+            await session.logout()
+            assert len(await watch.rest()) == 1
+        await api.close()
+
+    asyncio.run(act())
+    asyncio.run(act())
+
+
+def test_one_of_two_leaves(url: str) -> None:
+    """The other one hears on."""
+
+    async def act() -> None:
+        async with WatchedAPI(url) as api:
+            session = await api.create({"a": 1})
+            async with watching(api, session.id, keys=True) as watch:
+                async with watching(api, session.id, keys=True):
+                    pass
+                await session.set("a", 2)
+                assert short(await watch.next()) == ("changed", "a")
 
     asyncio.run(act())
 
