@@ -10,8 +10,10 @@ SOURCES := $(shell find pyramid_altsession -type f -not -name '*.pyc') setup.cfg
 
 .PHONY: demo test quick lint types unit docs faults lowest bench bench-check package clean
 
+# Two processes: the shop, and its live page. Ctrl-C ends both.
 demo: $(VENV)/demo.stamp
-	$(BIN)/pserve development.ini
+	@$(BIN)/python -m pyramid_altsession.demo.live development.ini & live=$$!; \
+	trap 'kill $$live' EXIT; trap 'exit 130' INT TERM; $(BIN)/pserve development.ini
 
 # Two at a time: the tests leave a processor idle here and there, and the rest needs only one.
 test: $(VENV)/test.stamp $(VENV)/docs.stamp

@@ -110,6 +110,21 @@ class SessionAPI(APIBase):
         session.begin({} if values is None else values)
         return session
 
+    def attach(self, id: str, userid: str | None) -> AltSession:
+        """The session with this id, if it is this user's (None: nobody's), for workers, websockets
+        and scripts that go on while its cookie is renewed. No round trip.
+
+        Reads prolong nothing; writes do, and are carried out only while the session lives and is
+        still this user's. Else any call is :exc:`SessionGone`, also for who attached before the
+        visitor signed in. It never makes a session, knows no cookie, and leaves the browser's
+        alone: ``login`` and ``renew`` are RuntimeError.
+
+        An id opens the session here, where a visitor's cookie is not asked for. So take it from
+        ``altsession.id`` of a request, or a queue of your own, and never from what a visitor sends.
+        """
+        driver = self._driver(self._state_of_id(id, userid), self._tell)
+        return AltSession(driver, self.commands, self.settings.session)
+
     def _detached(self, state: SessionState) -> OpenSession:
         driver = self._driver(state, self._tell)
         return OpenSession(driver, self.commands, self.settings.session, self._cookie)

@@ -23,6 +23,7 @@ from .protocol.administration import (
     held,
     live_sessions,
 )
+from .protocol.attached import AttachedState
 from .protocol.commands import Commands, Unset
 from .protocol.fields import Description, Timing
 from .protocol.keys import encodable
@@ -129,6 +130,14 @@ class APIBase(ABC):
 
     def _state_of_new(self) -> SessionState:
         return SessionState([], self._timing, detached=True)
+
+    def _state_of_id(self, id: str, userid: str | None) -> SessionState:
+        encodable("attach", id)
+        if userid is not None:
+            encodable("attach", userid)
+            if not userid:
+                raise ValueError("attach: a user id must not be empty; None stands for nobody")
+        return AttachedState(id, userid, self._timing)
 
     # -- administration
 

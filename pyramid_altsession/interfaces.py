@@ -60,6 +60,9 @@ class ISessionAPI(Interface):
     def open(token):
         """The session of a token, for code without a request. It never makes a session."""
 
+    def attach(id, userid):
+        """The session with this id, if it is this user's, whatever its cookie is."""
+
     def create(values=None):
         """A new session, for code without a request; ``.token`` is its cookie's value."""
 

@@ -249,6 +249,7 @@ MORE_STORES = {
     "test_users": TOPOLOGIES,
     # What a session promises holds over sealed stores too.
     "test_session": ["sealed-memory", "sealed-valkey-unix"],
+    "test_attach": ["cluster-tcp", "sealed-memory", "sealed-valkey-unix"],
     "test_sync": [f"sealed-{kind}" for kind in STORES],
 }
 

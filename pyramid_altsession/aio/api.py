@@ -1,14 +1,16 @@
 """The utility for asyncio: sessions of tokens, and administration."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar
 
+from pyramid.exceptions import ConfigurationError
 from pyramid.response import Response
 
 from ..api_base import APIBase, Notify, OpenedView, SessionInfo
+from ..config.converters import PREFIX
 from ..config.sources import from_ini, read_settings
 from ..config.table import Settings
 from ..errors import AltSessionError
@@ -16,15 +18,18 @@ from ..interfaces import Codec, SealingCodec
 from ..protocol.administration import every_need, some_sessions
 from ..protocol.commands import UNSET, Unset
 from ..protocol.fields import Description
-from ..protocol.keys import Values
+from ..protocol.keys import Values, encodable
+from ..protocol.notices import Change, Watched
 from ..protocol.state import SessionState
 from ..protocol.steps import Steps
 from ..stores.observed import Observer
 from ..web.ending import send_off
 from .driver import AsyncDriver
+from .listening import Notices
 from .session import AsyncAltSession
 from .steps import run
 from .store import AsyncObservedStore, AsyncSealedStore, AsyncStore, open_store
+from .watch import changes
 
 T = TypeVar("T")
 
@@ -85,6 +90,7 @@ class AsyncSessionAPI(APIBase):
         super().__init__(settings, codec, notify)
         codec = self.commands.codec
         store = open_store(settings) if store is None else store
+        self._notices: Notices | None = getattr(store, "notices", None)
         if isinstance(codec, SealingCodec):
             store = AsyncSealedStore(store, codec)
         self._store = store
@@ -127,6 +133,37 @@ class AsyncSessionAPI(APIBase):
     def driver(self, state: SessionState) -> AsyncDriver:
         """What carries out the calls of one session."""
         return AsyncDriver(self._store, state, self._tell)
+
+    def attach(self, id: str, userid: str | None) -> AsyncAltSession:
+        driver = self.driver(self._state_of_id(id, userid))
+        return AsyncAltSession(driver, self.commands, self.settings.session)
+
+    def watch(
+        self, id: str, *, keys: bool = False, patience: float = 10.0
+    ) -> AsyncGenerator[Change, None]:
+        """What becomes of the session with this id, as it happens: ``async for change in
+        api.watch(id)``. The last :class:`Change` is ``ended``; a session that is not there has
+        ended. ``keys``: changes of keys too; the first one, with ``keys=None``, says that from then
+        on none is missed, so that a page is read when the loop begins.
+
+        It needs ``session.notify`` (``life``, or ``keys``) wherever the session is written;
+        ConfigurationError where these settings do not have it. A change is told within a second
+        while the server can be heard. When it cannot, the watch goes on trying for ``patience``
+        seconds and then raises :exc:`StoreUnavailable`; when it can be heard again, the session
+        is read, so that no end and no renewal is missed. All watches of an event loop share one
+        connection to each server; each reads its session when it begins, when it should have
+        expired, and every 15 seconds.
+        """
+        encodable("watch", id)
+        wanted = ("keys",) if keys else ("life", "keys")
+        found = self.settings.session.notify
+        if found not in wanted:
+            raise ConfigurationError(
+                f"watch wanted {PREFIX}session.notify = {' or '.join(wanted)}, found {found}"
+            )
+        if self._notices is None:
+            raise ConfigurationError(f"watch: {self._store!r} tells nobody what it does")
+        return changes(self._notices, self._run, Watched(id, keys), patience)
 
     # -- sessions of requests
 

@@ -45,6 +45,8 @@ class Connection(asyncio.Protocol):
         self._end = math.inf
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
+        self._heard: Callable[[Any], None] | None = None
+        self._lost: Callable[[redis.RedisError], None] | None = None
         self.failure: redis.RedisError | None = None
         """Why it serves no more."""
 
@@ -74,6 +76,17 @@ class Connection(asyncio.Protocol):
                 raise answer  # about the connection
         return answers
 
+    def listen(
+        self, heard: Callable[[Any], None], lost: Callable[[redis.RedisError], None]
+    ) -> None:
+        """From now on the server speaks whenever it likes: ``heard`` gets each thing that it says,
+        and ``lost`` why it says no more. No exchange may follow."""
+        self._heard, self._lost = heard, lost
+
+    def say(self, packet: bytes) -> None:
+        """What a connection that listens has to say."""
+        self._transport.write(packet)
+
     def close(self) -> None:
         """Close it at once."""
         self._fail(redis.ConnectionError("the connection was closed"))
@@ -95,9 +108,17 @@ class Connection(asyncio.Protocol):
             return
         waiter = self._waiter
         if waiter is None or len(replies) > self._expected:
-            self._fail(redis.ConnectionError("the server said something that nobody asked for"))
+            self._unasked()
         elif len(replies) == self._expected and not waiter.done():
             waiter.set_result(None)
+
+    def _unasked(self) -> None:
+        if self._heard is None:
+            self._fail(redis.ConnectionError("the server said something that nobody asked for"))
+            return
+        replies, self._replies = self._replies, []
+        for reply in replies:
+            self._heard(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None:
@@ -151,6 +172,8 @@ class Connection(asyncio.Protocol):
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_exception(error)
+            if self._lost is not None:
+                self._lost(error)
 
 
 # -- how connections are opened

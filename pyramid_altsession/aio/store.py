@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -16,12 +16,13 @@ from ..stores.observed import Observing
 from ..stores.redis.cluster import ClusterSteps
 from ..stores.redis.cluster_store import Nodes
 from ..stores.redis.failures import HINT, Trouble
-from ..stores.redis.steps import Address, OneServer, Steps, confirmation
+from ..stores.redis.steps import Address, Ask, OneServer, Steps, confirmation
 from ..stores.redis.waiting import Call, Node, Outcome, SteppedStore
 from ..stores.redis.wire import unpack_read, unpack_write
 from ..stores.sealed import Sealing
 from ..stores.traffic import Traffic
 from .connection import Open, open_at, open_server
+from .listening import MemoryNotices, Notices, ServerNotices, one_server
 from .pool import ConnectionPool, pool_of
 from .primary import Primary
 from .steps import carry_out, run
@@ -51,6 +52,10 @@ class DirectStore:
 
     async def execute(self, operation: Operation) -> Reply:
         return self._store.execute(operation)
+
+    @property
+    def notices(self) -> Notices | None:
+        return MemoryNotices(self._store) if isinstance(self._store, MemoryStore) else None
 
     async def close(self) -> None:
         self._store.close()
@@ -98,6 +103,13 @@ class AsyncObservedStore(Observing):
 class AwaitingStore(SteppedStore[ConnectionPool]):
     """The awaitable contract by way of steps. It serves several event loops, and after a fork;
     connects when first used."""
+
+    notices: ServerNotices
+
+    async def look_up(self, ask: Ask) -> list[Any]:
+        """The answers to a question about the servers."""
+        answers: list[Any] = await self._call().exchange(ask)
+        return answers
 
     async def execute(self, operation: Operation) -> Reply:
         first = self._steps.first(operation)
@@ -149,6 +161,9 @@ class AsyncRedisStore(AwaitingStore):
         servers: dict[Address | None, Node[ConnectionPool]] = {None: Node(pool, trouble)}
         steps = OneServer(prefix.encode() + b":", confirmation(settings))
         super().__init__(settings.place, steps, servers, trouble, wait=settings.timeout)
+        self.notices = ServerNotices(
+            prefix, one_server, self.look_up, lambda address: open, settings
+        )
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, prefix: str) -> "AsyncRedisStore":
@@ -162,6 +177,7 @@ class AsyncRedisStore(AwaitingStore):
 
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""
+        self.notices.close()
         self._pool.close()
         self._release()
 
@@ -176,8 +192,15 @@ class AsyncClusterStore(AwaitingStore):
         trouble = Trouble(settings.place)
         super().__init__(settings.place, steps, self._nodes, trouble, wait=settings.timeout)
 
+        def open_line(address: Address | None) -> Open:
+            assert address is not None
+            return at(address)
+
+        self.notices = ServerNotices(prefix, steps.map.say, self.look_up, open_line, settings)
+
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""
+        self.notices.close()
         self._nodes.close_idle()
 
 

@@ -84,7 +84,9 @@ def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
         yield from (finding._replace(node=name) for finding in of_node(node))
     if not reached:
         return
-    yield from rights(reached[0].ask, settings.session.prefix, settings.redis.username)
+    session = settings.session
+    publishes = session.notify != "none"
+    yield from rights(reached[0].ask, session.prefix, settings.redis.username, publishes=publishes)
     yield requests(SessionAPI(settings, store=store))
     yield latency(timed_reads(store, Timing.of(settings.session)), settings.redis.timeout)
 

@@ -40,17 +40,25 @@ LISTING = "scan"
 """Only these tools need it."""
 
 
-def rights(ask: Ask, prefix: str, name: str | None) -> Iterator[Finding]:
-    """``ask`` sends a command and raises redis.ResponseError for what the server refuses."""
+def rights(
+    ask: Ask, prefix: str, name: str | None, *, publishes: bool = False
+) -> Iterator[Finding]:
+    """``ask`` sends a command and raises redis.ResponseError for what the server refuses.
+    ``publishes``: whether writes tell those who watch."""
     key = f"{prefix}:doctor-{secrets.token_hex(4)}"
     tries = {command: (key, *more) for command, more in ARGUMENTS.items()} | OTHERS
     tries[LISTING] = ("0", "COUNT", "1")
+    if publishes:
+        tries["spublish"] = (key, "nobody listens")
     said = {command: _refusal(ask, command, *more) for command, more in tries.items()}
     missing = [command for command, refusal in said.items() if refusal == "command"]
     user = name or "default"
     if "key" in said.values():
         found = f"user {user} may not use keys that begin with {prefix}:"
         yield Finding("rights", ERROR, found, f"ACL SETUSER {user} ~{prefix}:*")
+    if "channel" in said.values():
+        found = f"user {user} may not publish to channels that begin with {prefix}:"
+        yield Finding("rights", ERROR, found, f"ACL SETUSER {user} &{prefix}:*")
     needed = [command for command in missing if command != LISTING]
     if needed:
         advice = f"ACL SETUSER {user} " + " ".join(f"+{command}" for command in needed)
@@ -63,11 +71,12 @@ def rights(ask: Ask, prefix: str, name: str | None) -> Iterator[Finding]:
 
 
 def _refusal(ask: Ask, *command: str) -> str:
-    """What is missing: ``command``, ``key``, or nothing."""
+    """What is missing: ``command``, ``channel``, ``key``, or nothing."""
     try:
         ask(*command)
     except redis.exceptions.NoPermissionError as error:
-        return "command" if "command" in str(error) else "key"
+        kinds = ("command", "channel", "key")
+        return next(kind for kind in kinds if kind in str(error))
     except redis.ResponseError as error:  # it was run, unless there is no such command
         return "command" if str(error).startswith("unknown command") else ""
     return ""

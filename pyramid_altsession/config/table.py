@@ -149,6 +149,11 @@ class SessionSettings:
         as_choice("end_oldest", "deny"),
         "what happens when the user signs in once more",
     )
+    notify: str = setting(
+        "none",
+        as_choice("none", "life", "keys"),
+        "what watch() is told of: nothing, ends and renewals, or changed keys too",
+    )
     prefix: str = setting("sess", as_prefix, "prefix of the keys on the server")
     secret: tuple[str, ...] = setting(
         (), as_secrets, "signs the cookie; the first signs, all verify", secret=True

@@ -57,6 +57,14 @@ TEXTS: dict[str, dict[str, str]] = {
         "add": "Add to cart",
         "remove": "Remove",
         "empty": "Nothing in the cart yet.",
+        "live": "Cart, live",
+        "live_text": (
+            "Another process serves this page, with the same session: change the cart or sign out"
+            " in the shop, in another window, and watch."
+        ),
+        "live_open": "Connected.",
+        "live_over": "The session has ended, or has not begun yet.",
+        "live_away": "Connecting …",
         "to_catalogue": "To the catalogue",
         "product": "Product",
         "number": "Number",
@@ -175,6 +183,14 @@ TEXTS: dict[str, dict[str, str]] = {
         "add": "In den Korb",
         "remove": "Entfernen",
         "empty": "Der Korb ist noch leer.",
+        "live": "Warenkorb, live",
+        "live_text": (
+            "Diese Seite kommt aus einem anderen Prozess, mit derselben Sitzung: Ändern Sie in"
+            " einem anderen Fenster den Korb, oder melden Sie sich ab, und sehen Sie zu."
+        ),
+        "live_open": "Verbunden.",
+        "live_over": "Die Sitzung ist beendet oder hat noch nicht begonnen.",
+        "live_away": "Verbindung wird aufgebaut …",
         "to_catalogue": "Zum Sortiment",
         "product": "Ware",
         "number": "Anzahl",

@@ -72,7 +72,10 @@ def catalogue(request: Request) -> Page:
 @view_config(route_name="cart", request_method="GET", renderer="templates/cart.jinja2")
 def cart(request: Request) -> Page:
     page = shop(request)
-    return page | {"total": sum(product.cents * number for product, number in page["cart"])}
+    return page | {
+        "total": sum(product.cents * number for product, number in page["cart"]),
+        "live": request.registry.settings.get("demo.live"),
+    }
 
 
 @view_config(route_name="counter", request_method="GET", renderer="templates/counter.jinja2")

@@ -63,6 +63,7 @@ class Timing(NamedTuple):
     first_tti: int | None = None
     max_keys: int = 0
     max_bytes: int = 0
+    notify: bytes = b""  # the setting's first letter, where it is not none
 
     @classmethod
     def of(cls, settings: SessionSettings) -> "Timing":
@@ -78,6 +79,7 @@ class Timing(NamedTuple):
             first_tti=None if settings.first_tti is None else round(settings.first_tti * 1000),
             max_keys=settings.max_keys,
             max_bytes=settings.max_bytes,
+            notify=b"" if settings.notify == "none" else settings.notify[:1].encode(),
         )
 
     def newborn(self) -> "Timing":
@@ -196,6 +198,14 @@ def by_predecessor(facts: Facts, proof: bytes, now: int, grace: int) -> bool:
     if previous is None or not hmac.compare_digest(previous[:32], proof):
         return False
     return facts.unconfirmed or 0 <= now - stamped(previous[32:37]) < grace
+
+
+def belongs(whose: str | None, state: State, facts: Facts) -> bool:
+    """Whether there is a session, and it is this user's (empty: nobody's), whatever its verifier
+    is. ``whose`` is None where that is not asked."""
+    if whose is None or state in (State.DEAD, State.ENDED):
+        return False
+    return whose.encode() == (facts.user or b"")
 
 
 def judge(claim: Claim, facts: Facts, now: int, window: int, timing: Timing) -> State:

@@ -17,12 +17,16 @@ class SessionLimit(Exception):
 @dataclass(slots=True)  # not frozen: it is the most frequent one, and that takes its time
 class Read:
     """Fetch fields (None: all) of the first live session among the claims; ``values`` follow
-    ``fields``, or are a dict."""
+    ``fields``, or are a dict.
+
+    ``whose``: whatever the session's verifier is, if it is this user's; empty: nobody's.
+    """
 
     claims: tuple[Claim, ...]
     fields: tuple[str, ...] | None
     timing: Timing
     touch: bool = True
+    whose: str | None = None
     repeatable: ClassVar[bool] = True
     optional: ClassVar[bool] = False
 
@@ -52,6 +56,8 @@ class Write:
     """What becomes of the session itself."""
     durable: bool = False
     """Whether a replica has to confirm it."""
+    whose: str | None = None
+    """As with a Read."""
 
     @property
     def repeatable(self) -> bool:

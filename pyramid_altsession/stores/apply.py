@@ -23,7 +23,9 @@ from ..protocol.fields import (
     Facts,
     Raw,
     State,
+    belongs,
     by_predecessor,
+    is_key,
     judge,
     keys_of,
     remember_dead,
@@ -32,6 +34,7 @@ from ..protocol.fields import (
 )
 from ..protocol.lifecycle import Invalidate, Life, Login, Renew, Rotate
 from ..protocol.messages import REVOKED, Reply, Write
+from ..protocol.notices import notice
 from ..protocol.verbs import DataVerb, Refused, Set, Verb
 
 if TYPE_CHECKING:
@@ -129,8 +132,7 @@ class Change:
         """Whether the index has lost this session and its user was logged out everywhere since the
         login. Any other lost entry is put back."""
         write, login = self.write, self.held.number(LOGIN)
-        guarded = not write.create and not write.anybody
-        if write.user is None or login is None or not guarded:
+        if write.user is None or login is None or write.create:
             return False
         if isinstance(self.life, Login | Invalidate) or self.id in self.index():
             return False
@@ -154,7 +156,8 @@ class Change:
             # A tombstone stands for the window, also when the clock was set back.
             facts = facts._replace(tombstone=None)
         state = judge(write.claim, facts, now, write.window, self.timing)
-        if write.anybody and state in (State.REJECTED, State.REPLACED, State.REUSED):
+        there = write.anybody and state not in (State.DEAD, State.ENDED)
+        if there or belongs(write.whose, state, facts):
             state = State.LIVE
         if write.create and not held:
             self.draft = Hash({PROOF: write.claim.proof, CREATED: b"%d" % now})
@@ -291,6 +294,8 @@ class Change:
             if owed is not None:
                 tombstone[OWED] = owed
             tombstone.expires = self.now + self.timing.window
+        if self.timing.notify:
+            self.store.publish(self.id, notice("ended"))
 
     def keep(self) -> None:
         self.draft[SEEN] = b"%d" % self.now
@@ -300,6 +305,18 @@ class Change:
         if deadline is not None:
             self.draft.expires = min(self.draft.expires, deadline)
         self.store.hashes[self.id] = self.draft
+        if self.timing.notify and PROOF in self.held:
+            self.tell()
+
+    def tell(self) -> None:
+        """Whoever watches the session, of its renewal, and of keys where that is wanted."""
+        held, draft, keys = self.held, self.draft, set[str]()
+        if self.timing.notify == b"k":
+            keys = {name for name in held | draft if held.get(name) != draft.get(name)}
+            keys |= {verb.name for verb in self.write.verbs if isinstance(verb, Set)}
+        renewed, told = draft[PROOF] != held[PROOF], tuple(filter(is_key, keys))
+        if renewed or told:
+            self.store.publish(self.id, notice("renewed" if renewed else "changed", *told))
 
     def answer(self, results: list[Any], done: int, held: Hash) -> Reply:
         left, remembered = held.expires - self.now, held.remembered(self.now)

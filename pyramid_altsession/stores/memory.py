@@ -17,6 +17,7 @@ from ..protocol.fields import (
     USER,
     Description,
     State,
+    belongs,
     judge,
     keys_of,
 )
@@ -46,6 +47,10 @@ def warn_of_processes() -> None:
     )
 
 
+Listener = Callable[[bytes], None]
+"""Called in the thread that writes, with the store locked: it must not wait."""
+
+
 class MemoryStore:
     """The store contract on dicts. ``clock`` gives seconds, as ``time.time`` does."""
 
@@ -53,6 +58,7 @@ class MemoryStore:
         self.clock = clock
         self.hashes: dict[str, Hash] = {}
         self.indexes: dict[str, dict[str, int]] = {}
+        self._listeners: dict[str, set[Listener]] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -102,18 +108,35 @@ class MemoryStore:
                 case _:
                     return Reply(State.LIVE, (0, list(self.hashes)), now)
 
+    def listen(self, id: str, told: Listener) -> None:
+        """Have ``told`` called with whatever is told of this session."""
+        with self._lock:
+            self._listeners.setdefault(id, set()).add(told)
+
+    def listen_no_more(self, id: str, told: Listener) -> None:
+        with self._lock:
+            listeners = self._listeners.get(id, set())
+            listeners.discard(told)
+            if not listeners:
+                self._listeners.pop(id, None)
+
+    def publish(self, id: str, notice: bytes) -> None:
+        """Tell whoever listens. Only for a Write that is carried out."""
+        for told in self._listeners.get(id, ()):
+            told(notice)
+
     def _read(self, operation: Read, now: int) -> Reply:
         states, timing = [], operation.timing
         for which, claim in enumerate(operation.claims):
             held = self.hashes.get(claim.id, Hash())
             state = judge(claim, held.facts, now, timing.window, timing)
-            if state is State.LIVE:
+            if state is State.LIVE or belongs(operation.whose, state, held.facts):
                 if operation.fields is None:
                     values: Any = {n: v for n, v in held.items() if n[:1] != "@" or n == CREATED}
                 else:
                     values = [held.get(name) for name in operation.fields]
                 left = held.expires - now
-                return Reply(state, values, now, left, which, held.facts, held.remembered(now))
+                return Reply(State.LIVE, values, now, left, which, held.facts, held.remembered(now))
             states.append(state)
         return Reply(State.DEAD, states)
 

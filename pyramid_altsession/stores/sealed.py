@@ -181,7 +181,8 @@ class Sealing:
         if write.create:
             return Reply(State.LIVE), {}
         whole = Everything() in write.verbs
-        read = Read((write.claim,), None if whole else names, write.timing, touch=False)
+        wanted = None if whole else names
+        read = Read((write.claim,), wanted, write.timing, touch=False, whose=write.whose)
         reply = yield read
         held: dict[str, Raw] = dict.fromkeys(names)
         if reply.state is State.LIVE:

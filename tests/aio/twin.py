@@ -107,6 +107,7 @@ class TwinAPI(SessionAPI):
         self._twin = Waited(AsyncSessionAPI(settings, DirectStore(store), **more))
         for name in (
             "open",
+            "attach",
             "create",
             "invalidate_user",
             "invalidate_id",

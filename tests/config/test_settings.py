@@ -57,6 +57,7 @@ TEXTS: list[tuple[str, str, object]] = [
     ("session.touch_interval", "0", 0.0),
     ("session.lifetime", "1e5", 100_000.0),
     ("session.gone_window", "0.5", 0.5),
+    ("session.notify", "keys", "keys"),
     ("session.prefix", "shop:sess", "shop:sess"),
     (
         "session.secret",

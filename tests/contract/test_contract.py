@@ -668,6 +668,70 @@ class TestGuard:
         assert keys.fields(nobody.id) == {"a": b"1"}
 
 
+# -- by the id and its user
+
+
+class TestWhose:
+    @pytest.fixture
+    def holder(self, session: Session) -> Session:
+        """It knows the id and no verifier."""
+        session.write(Set("a", b"1"))
+        return session.other()
+
+    def read(self, holder: Session, whose: str, fields: tuple[str, ...] | None = ("a",)) -> Reply:
+        return holder.store.execute(Read((holder.token.claim,), fields, TIMING, whose=whose))
+
+    def test_of_nobody(self, holder: Session, keys: Memory | Keys) -> None:
+        """Nobody's session serves whatever the verifier is."""
+        reply = self.read(holder, "")
+        assert (reply.state, reply.values) == (State.LIVE, [b"1"])
+        assert holder.execute((Set("a", b"2"),), whose="").state is State.LIVE
+        assert keys.fields(holder.id)["a"] == b"2"
+
+    @pytest.mark.parametrize("whose", ["", "bob", "ann\n", "an"])
+    def test_of_somebody_else(
+        self, holder: Session, session: Session, keys: Memory | Keys, whose: str
+    ) -> None:
+        """It is as with a wrong verifier."""
+        session.write(Login("new", "ann", None, 60_000))
+        before = keys.fields(holder.id)
+        assert self.read(holder, whose) == Reply(State.DEAD, [State.REJECTED])
+        assert holder.execute((Set("a", b"2"),), whose=whose).state is State.REJECTED
+        assert keys.fields(holder.id) == before
+
+    def test_of_the_user(self, holder: Session, session: Session, keys: Memory | Keys) -> None:
+        """The user's session serves, and all of it is read."""
+        session.write(Login("new", "ann", None, 60_000))
+        assert self.read(holder, "ann", None).values["a"] == b"1"
+        assert holder.execute((Set("a", b"2"),), whose="ann", user="ann").state is State.LIVE
+        assert keys.fields(holder.id)["a"] == b"2"
+
+    @pytest.mark.parametrize("whose", ["", "ann"])
+    def test_ended(
+        self, holder: Session, session: Session, keys: Memory | Keys, whose: str
+    ) -> None:
+        """An ended session serves nobody, and nothing touches its tombstone."""
+        session.write(Invalidate(b"nonce", told=False))
+        before = keys.fields(holder.id)
+        assert self.read(holder, whose) == Reply(State.DEAD, [State.ENDED])
+        reply = holder.execute((Set("a", b"2"),), whose=whose)
+        assert reply.state in (State.ENDED, State.OWED)
+        assert keys.fields(holder.id) == before
+
+    @pytest.mark.parametrize("whose", ["", "ann"])
+    def test_none(self, nobody: Session, keys: Memory | Keys, whose: str) -> None:
+        """Where there is no session none is made."""
+        assert self.read(nobody, whose) == Reply(State.DEAD, [State.DEAD])
+        assert nobody.execute((Set("a", b"2"),), whose=whose).state is State.DEAD
+        assert keys.ids() == set()
+
+    def test_past_its_deadline(self, holder: Session, keys: Memory | Keys) -> None:
+        """A hash that outlived its absolute end serves nobody."""
+        keys.put(holder.id, "@d", b"%d" % (keys.now() - 1))
+        assert self.read(holder, "").state is State.DEAD
+        assert holder.execute((Set("a", b"2"),), whose="").state is State.DEAD
+
+
 # -- renewal
 
 
@@ -848,6 +912,7 @@ def test_timing_comes_from_the_settings() -> None:
     assert Timing.of(SessionSettings()) == Timing(1_200_000, 120_000, 86_400_000, 10_000, 10_000)
     given = SessionSettings(tti=0.5, touch_interval=0.0, lifetime=0.0, gone_window=0.0)
     assert Timing.of(given) == Timing(500, 0, 0, 0, 10_000)
+    assert [Timing.of(SessionSettings(notify=n)).notify for n in ("life", "keys")] == [b"l", b"k"]
 
 
 def test_timing_of_a_session() -> None:
@@ -1121,11 +1186,13 @@ operations = st.one_of(
     st.builds(batched, claims, batches, timings, create=st.just(True)),
     st.builds(batched, claims, batches, timings, window=st.sampled_from([0, 20_000, 50_000])),
     st.builds(batched, claims, batches, timings, window=st.just(20_000)),
+    st.builds(batched, claims, batches, timings, whose=st.sampled_from(["", "ann"])),
     st.builds(
         Read,
         st.lists(claims, min_size=1, max_size=3).map(tuple),
         st.none() | st.lists(field_names, max_size=3, unique=True).map(tuple),
         timings,
+        whose=st.sampled_from([None, None, "", "ann"]),
     ),
 )
 own_ttis = st.tuples(st.sampled_from(PLACES), st.sampled_from([b"20000", b"300000"]))

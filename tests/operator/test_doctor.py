@@ -123,10 +123,10 @@ def test_idle_connections_are_closed(server: Server, command: Command) -> None:
         server.client.config_set("timeout", "0")
 
 
-def as_user(command: Command, server: Server, *rights: str) -> Ran:
+def as_user(command: Command, server: Server, *rights: str, notify: str = "none") -> Ran:
     """The doctor, as a user with these rights."""
     server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">word", *rights)
-    file_settings = {"session": COOKIE["session"]}
+    file_settings = {"session": {**COOKIE["session"], "notify": notify}}
     url = f"redis://app:word@127.0.0.1:{server.port}"
     return command(url, "doctor", "--json", **file_settings)
 
@@ -156,6 +156,23 @@ def test_documented_rights(fit: Server, command: Command) -> None:
 def test_all_rights(fit: Server, command: Command) -> None:
     """A user who may do all of it is fit."""
     assert levels(as_user(command, fit, *LOOKING, *commands())) == {}
+
+
+def test_rights_to_publish(fit: Server, command: Command) -> None:
+    """Where writes tell those who watch, the command and the channels are needed, and else not."""
+    most = (*LOOKING, *commands(), "resetchannels")
+    assert levels(as_user(command, fit, *most)) == {}
+    assert found(as_user(command, fit, *most, notify="life"))["rights"] == (
+        ERROR,
+        "user app may not run spublish",
+        "ACL SETUSER app +spublish",
+    )
+    assert found(as_user(command, fit, *most, "+spublish", notify="life"))["rights"] == (
+        ERROR,
+        "user app may not publish to channels that begin with sess:",
+        "ACL SETUSER app &sess:*",
+    )
+    assert levels(as_user(command, fit, *most, "+spublish", "&sess:*", notify="keys")) == {}
 
 
 def test_no_scripts(fit: Server, command: Command) -> None:

@@ -21,6 +21,7 @@ from ...protocol.fields import (
     Description,
     Facts,
     State,
+    belongs,
     judge,
     keys_of,
 )
@@ -102,11 +103,11 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
         else:
             facts, values = Facts(*fetched[:_BEHIND_OURS]), fetched[_BEHIND_OURS:]
         state = judge(claim, facts, now, timing.window, timing)
-        if state is State.LIVE:
+        if state is State.LIVE or belongs(operation.whose, state, facts):
             remembered = None
             if facts.tti is not None and facts.deadline is not None:
                 remembered = int(facts.deadline) - now
-            return Reply(state, values, now, _left(left), which, facts, remembered)
+            return Reply(State.LIVE, values, now, _left(left), which, facts, remembered)
         states.append(state)
     return Reply(State.DEAD, states)
 
@@ -132,20 +133,23 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
     """The script's call, by its hash or with its text; write.lua tells the arguments."""
     timing = operation.timing
     keys = [prefix + operation.claim.id.encode()]
+    who = b"1" if operation.create else b"any" if operation.anybody else b"0" + operation.mark
+    if operation.whose is not None:
+        who = b"=" + operation.whose.encode()
     if operation.user is not None:
         keys.append(index_key(prefix, operation.user))
     arguments = [
         *((b"EVAL", SCRIPT) if load else (b"EVALSHA", SCRIPT_SHA)),
         *(b"%d" % len(keys), *keys),
         operation.claim.proof,
-        b"1" if operation.create else b"any" if operation.anybody else b"0" + operation.mark,
+        who,
         b"%d" % timing.tti,
         b"%d" % timing.interval,
         b"%d" % timing.lifetime,
         b"%d" % timing.window,
         b"%d" % operation.window,
         b"%d" % timing.grace,
-        b"1" if timing.reuse_ends else b"0",
+        (b"r" if timing.reuse_ends else b"") + timing.notify,
         b"%d" % timing.max_keys,
         b"%d" % timing.max_bytes,
         *((b"",) if operation.life is None else operation.life.wire()),

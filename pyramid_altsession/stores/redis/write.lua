@@ -15,12 +15,14 @@
 -- ARGV  1  proof: SHA-256 of the caller's verifier, 32 bytes
 --       2  '1': make the session first, under this proof
 --          'any': it has to be there, whatever proof it answers to (for administration)
+--          '=' and perhaps a user: the same, and it has to be this user's, or nobody's
 --          '0' and perhaps the mark of a request: it has to be there; where its end was not told to
 --          the browser, the request with this mark may start the session that follows it
 --       3  tti, ms            4  touch interval, ms        5  lifetime, ms (0: none)
 --       6  gone_window, ms: how long a tombstone stands
 --       7  the window in which a proof that died counts as REPLACED, ms
---       8  renew_grace, ms    9  '1': a reused predecessor ends the session
+--       8  renew_grace, ms    9  letters, or '': r, a reused predecessor ends the session; l, tell
+--          who watches what becomes of it, or k, and which keys change
 --       10 keys, and 11 bytes of their names and values, that the session may have (0: any number)
 --       12 one step of the session's life, or '' for none, and its arguments:
 --          touch · renew proof · rotate proof after(ms)
@@ -32,6 +34,8 @@
 --          set name value ttl · remove name · pop name · setdefault name value ttl
 --          increment name by start ttl · append name item limit(bytes)
 --          compare_and_set name given('1'/'0') expected value ttl
+-- Tells with SPUBLISH, to the channel with the key's name: e (ended), r (renewed) or c (changed),
+--       and the names of keys, each after its length in 2 bytes.
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
 --       none), the user it was bound to, since when (ms) a signed-in session has its proof, the
 --       step's result (0: there is none), a list of the verbs' results}
@@ -49,7 +53,7 @@
 -- 1. Read
 
 local key, index, proof, life = KEYS[1], KEYS[2], ARGV[1], ARGV[12]
-local create, anybody = ARGV[2] == '1', ARGV[2] == 'any'
+local create = ARGV[2] == '1'
 local at = 13  -- the next verb
 if life ~= '' and life ~= 'touch' then
   at = ({renew = 14, rotate = 15, invalidate = 16, login = 20})[life] or error('no such step')
@@ -78,7 +82,7 @@ end
 local id, listed, revoked, entries
 if index then
   id = key:match('[^:]+$')
-  if life == 'login' or (user and login and life ~= 'invalidate' and not anybody) then
+  if life == 'login' or (user and login and life ~= 'invalidate') then
     listed, revoked = unpack(redis.call('ZMSCORE', index, id, '@ended'))
   end
   if life == 'login' then
@@ -123,7 +127,8 @@ local by_predecessor = false
 if owner ~= proof or create or tombstone or previous or listed == false
     or (deadline and (now >= deadline or (seen and now < seen))) then
   local tombstone_ms, window, grace = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-  local mark = not create and not anybody and ARGV[2]:sub(2) or ''
+  local mark = ARGV[2]:sub(1, 1) == '0' and ARGV[2]:sub(2) or ''
+  local anybody = ARGV[2] == 'any' or ARGV[2] == '=' .. (user or '')
 
   -- A predecessor is good until the grace after its successor's first use; then its window begins.
   -- Times in the future (a clock set back) count for nothing.
@@ -137,6 +142,7 @@ if owner ~= proof or create or tombstone or previous or listed == false
   for start = 1, dead and #dead or 0, 21 do
     if dead:sub(start, start + 15) == proof:sub(1, 16) then
       died = struct.unpack('>I5', dead, start + 16) * 10
+      break
     end
   end
 
@@ -165,7 +171,7 @@ if owner ~= proof or create or tombstone or previous or listed == false
   elseif owner ~= proof and not by_predecessor and not anybody then
     if died and now >= died and now - died < window then
       state = 'REPLACED'
-    elseif is_predecessor and now >= died and ARGV[9] == '1' then
+    elseif is_predecessor and now >= died and ARGV[9]:find('r') then
       state, over, owed = 'REUSED', 'reused', mark
     else
       state = 'REJECTED'
@@ -527,6 +533,9 @@ if over then
   if index and life == 'invalidate' then
     redis.call('ZREM', index, id)
   end
+  if ARGV[9]:find('[lk]') then
+    redis.pcall('SPUBLISH', key, 'e')
+  end
   return {state, now, -2, -1, user, since, done, results}
 end
 
@@ -591,6 +600,20 @@ end
 
 if lost then
   enter(login)
+end
+
+-- Nobody knows of a session that was made now. By pcall: who may not publish may still write.
+local notify = ARGV[9] ~= '' and not create and ARGV[9]:match('[lk]')
+if notify then
+  local told = {draft['@v'] and 'r' or 'c'}
+  for name in pairs(notify == 'k' and draft or {}) do
+    if name:byte() ~= 64 then
+      told[#told + 1] = struct.pack('>I2', #name) .. name
+    end
+  end
+  if draft['@v'] or #told > 1 then
+    redis.pcall('SPUBLISH', key, table.concat(told))
+  end
 end
 
 local remembered = own_tti and deadline and deadline - now or -1

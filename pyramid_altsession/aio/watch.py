@@ -1,0 +1,70 @@
+"""Watching a session: what becomes of it, as it happens."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import redis
+from redis.exceptions import NoPermissionError
+
+from ..errors import StoreUnavailable
+from ..protocol.administration import described
+from ..protocol.fields import Description
+from ..protocol.notices import Change, Watched
+from ..protocol.steps import Steps
+from .listening import Ear, Notices
+
+PAUSE = 0.25
+"""Seconds between two tries to hear a server that is away."""
+
+Found = list[Description | None]
+
+
+async def changes(
+    notices: Notices,
+    run: Callable[[Steps[Found]], Awaitable[Found]],
+    watched: Watched,
+    patience: float,
+) -> AsyncGenerator[Change, None]:
+    """What becomes of the session. It listens first and reads then, so that nothing is missed in
+    between."""
+    ear, deaf, trying_since = Ear(), True, time.monotonic()
+    try:
+        while not watched.over:
+            try:
+                if deaf:
+                    await notices.subscribe(watched.id, ear)
+                (known,) = await run(described([watched.id]))
+            except (redis.RedisError, StoreUnavailable) as error:
+                hopeless = isinstance(error, NoPermissionError)
+                if hopeless or time.monotonic() - trying_since > patience:
+                    raise _failure(error) from error
+                deaf = True
+                await asyncio.sleep(PAUSE)
+                continue
+            for change in watched.found(known, deaf=deaf):
+                yield change
+            deaf, trying_since = False, time.monotonic()
+            until = trying_since + watched.wait
+            while not watched.over and not deaf:
+                try:
+                    said = await ear.hear(until - time.monotonic())
+                except TimeoutError:
+                    trying_since = time.monotonic()
+                    break
+                if said is None:
+                    deaf, trying_since = True, time.monotonic()
+                else:
+                    for change in watched.heard(said):
+                        yield change
+    finally:
+        notices.leave(watched.id, ear)
+
+
+def _failure(error: Exception) -> StoreUnavailable:
+    if isinstance(error, StoreUnavailable):
+        return error
+    advice = ""
+    if isinstance(error, NoPermissionError):
+        advice = "; the server's user needs the channels, +ssubscribe and +sunsubscribe"
+    return StoreUnavailable(f"watch: the server cannot be heard: {error}{advice}")
