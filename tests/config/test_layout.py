@@ -36,6 +36,7 @@ LAYERS = [
             "memory",
             "sealed",
             "observed",
+            "trace",
             "traffic",
             "supervisor",
             "embedded",
@@ -49,7 +50,7 @@ LAYERS = [
     - {"web.cookie", "web.ending", "web.requests", "web.visits"},
     {"security", "testing", "tween"},
     {"aio"} | {f"aio.{path.stem}" for path in PACKAGE.glob("aio/*.py")},
-    {"", "demo"},
+    {"", "demo", "debugtoolbar"},
     {"admin.views"},
     {"admin", "cli"} | {f"cli.{path.stem}" for path in PACKAGE.glob("cli/*.py")},
 ]
