@@ -48,7 +48,8 @@ LAYERS = [
     {"web", "web.cookie", "web.ending", "web.requests", "web.visits", "api_base", "api"},
     {f"web.{path.stem}" for path in PACKAGE.glob("web/*.py")}
     - {"web.cookie", "web.ending", "web.requests", "web.visits"},
-    {"security", "testing", "tween"},
+    {"security", "testing", "tween"}
+    | {f"testing.{path.stem}" for path in PACKAGE.glob("testing/*.py")},
     {"aio"} | {f"aio.{path.stem}" for path in PACKAGE.glob("aio/*.py")},
     {"", "demo", "debugtoolbar"},
     {"admin.views"},
