@@ -32,12 +32,14 @@ from .stores.redis.node import Health
 from .web.security import add_view_options
 from .web.server_timing import add_server_timing
 from .web.tween import add_tween
+from .web.typed import AltSessionRequest
 from .web.view_options import add_sync_layer
 from .web.visits import innermost
 
 __all__ = [
     "AltSession",
     "AltSessionError",
+    "AltSessionRequest",
     "Batch",
     "CorruptValue",
     "FreshLoginRequired",
