@@ -279,7 +279,9 @@ def test_lowest_versions_are_those_that_are_tried() -> None:
     setup.read(root / "setup.cfg")
     extras = setup["options.extras_require"]
     wanted = setup["options"]["install_requires"]
-    wanted += "".join(extras[name] for name in ("admin", "cli", "embedded", "encryption"))
+    wanted += "".join(
+        extras[name] for name in ("admin", "cli", "debugtoolbar", "embedded", "encryption")
+    )
     bounds = re.findall(r"^([\w.]+)(?:\[\w+\])? >= ([\d.]+)$", wanted, re.MULTILINE)
     tried = re.findall(r"^([\w.]+) == ([\d.]+)$", (root / "tests/lowest.txt").read_text(), re.M)
     assert sorted(bounds) == tried
