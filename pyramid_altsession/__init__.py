@@ -31,13 +31,16 @@ from .session import AltSession
 from .stores.observed import Observation
 from .stores.redis.node import Health
 from .web.security import add_view_options
+from .web.server_timing import add_server_timing
 from .web.tween import add_tween
+from .web.typed import AltSessionRequest
 from .web.view_options import add_sync_layer
 from .web.visits import innermost
 
 __all__ = [
     "AltSession",
     "AltSessionError",
+    "AltSessionRequest",
     "Batch",
     "CorruptValue",
     "FreshLoginRequired",
@@ -97,3 +100,4 @@ def _include(config: Configurator) -> None:
     add_view_options(config)
     add_sync_layer(config)
     add_tween(config)
+    add_server_timing(config)

@@ -210,14 +210,26 @@ class SessionAPI(APIBase):
 
     def observe(self, observer: Observer) -> None:
         """Have ``observer`` called with an :class:`Observation` after each operation, in the
-        thread that asked for it. An error that it raises is logged, and fails no request.
+        thread that asked for it. An error that it raises is logged, and fails no request. The same
+        function given again is called once.
 
         For metrics, panels and tests; to be called at the start. Without observers nothing is
         measured.
         """
         if not isinstance(self._store, ObservedStore):
             self._store = ObservedStore(self._store)
-        self._store.observers += (observer,)
+        if observer not in self._store.observers:
+            self._store.observers += (observer,)
+
+    @property
+    def store(self) -> Store:
+        """Where the sessions are. Tests put another store around it, for sessions that are opened
+        from then on."""
+        return self._store
+
+    @store.setter
+    def store(self, store: Store) -> None:
+        self._store = store
 
     def check(self) -> None:
         """Raise :exc:`StoreUnavailable` unless the server answers and lets us do what we need; a

@@ -232,6 +232,12 @@ class Settings:
     admin_permission: str | None = setting(
         None, as_text, "permission that the admin page needs; it is not there without one"
     )
+    server_timing: bool = setting(
+        False, as_flag, "for development: answers say in Server-Timing what their session took"
+    )
+    debugtoolbar_values: bool = setting(
+        False, as_flag, "show what is stored in the panel of pyramid_debugtoolbar"
+    )
 
 
 def table() -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:

@@ -45,22 +45,22 @@ class SealedStore:
     """The store contract, on another store."""
 
     def __init__(self, store: Store, codec: SealingCodec) -> None:
-        self._store = store
+        self.store = store
         self._sealing = Sealing(codec)
 
     def __repr__(self) -> str:
-        return f"<SealedStore {self._store!r}>"
+        return f"<SealedStore {self.store!r}>"
 
     def execute(self, operation: Operation) -> Reply:
         """As many round trips as the other store, and for what is worked out here, a read more."""
-        return run(self._store.execute, self._sealing.steps(operation))
+        return run(self.store.execute, self._sealing.steps(operation))
 
     def send(self, operation: Read) -> "SealedPendingRead":
-        return SealedPendingRead(self._sealing, self._store.send(operation))
+        return SealedPendingRead(self._sealing, self.store.send(operation))
 
     def close(self) -> None:
         """Close the other store."""
-        self._store.close()
+        self.store.close()
 
 
 class SealedPendingRead:

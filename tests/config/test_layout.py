@@ -36,6 +36,7 @@ LAYERS = [
             "memory",
             "sealed",
             "observed",
+            "trace",
             "traffic",
             "supervisor",
             "embedded",
@@ -47,9 +48,10 @@ LAYERS = [
     {"web", "web.cookie", "web.ending", "web.requests", "web.visits", "api_base", "api"},
     {f"web.{path.stem}" for path in PACKAGE.glob("web/*.py")}
     - {"web.cookie", "web.ending", "web.requests", "web.visits"},
-    {"security", "testing", "tween"},
+    {"security", "testing", "tween"}
+    | {f"testing.{path.stem}" for path in PACKAGE.glob("testing/*.py")},
     {"aio"} | {f"aio.{path.stem}" for path in PACKAGE.glob("aio/*.py")},
-    {"", "demo"},
+    {"", "demo", "debugtoolbar"},
     {"admin.views"},
     {"admin", "cli"} | {f"cli.{path.stem}" for path in PACKAGE.glob("cli/*.py")},
 ]
@@ -277,7 +279,9 @@ def test_lowest_versions_are_those_that_are_tried() -> None:
     setup.read(root / "setup.cfg")
     extras = setup["options.extras_require"]
     wanted = setup["options"]["install_requires"]
-    wanted += "".join(extras[name] for name in ("admin", "cli", "embedded", "encryption"))
+    wanted += "".join(
+        extras[name] for name in ("admin", "cli", "debugtoolbar", "embedded", "encryption")
+    )
     bounds = re.findall(r"^([\w.]+)(?:\[\w+\])? >= ([\d.]+)$", wanted, re.MULTILINE)
     tried = re.findall(r"^([\w.]+) == ([\d.]+)$", (root / "tests/lowest.txt").read_text(), re.M)
     assert sorted(bounds) == tried

@@ -98,6 +98,8 @@ TEXTS: list[tuple[str, str, object]] = [
     ("log_events", "yes", True),
     ("log_events", "JSON", "json"),
     ("admin_permission", "manage", "manage"),
+    ("server_timing", "true", True),
+    ("debugtoolbar_values", "true", True),
     ("transactional", "1", True),
 ]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import redis
-from clock import Clock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parts import Part, in_a_row, write_of
@@ -49,6 +48,7 @@ from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.apply import Hash
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis.store import RedisStore
+from pyramid_altsession.testing import Clock
 
 TIMING = Timing(tti=60_000, interval=6_000, lifetime=3_600_000, window=10_000)
 WHOLE = TIMING.tti + TIMING.interval

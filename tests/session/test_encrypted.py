@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from apps import Behind, Browser, Site, Watched, site
-from clock import Clock
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from inside import idle_in, lease_in, put_store, state_in, store_in
@@ -41,6 +40,7 @@ from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Increment
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.sealed import SealedStore
+from pyramid_altsession.testing import Clock
 
 Act = Callable[[AltSession], Any]
 OLD, NEW = "the-secret-of-the-old-days", "the-secret-of-the-new-days"

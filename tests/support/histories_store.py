@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from clock import Clock
 from inside import lease_in, put_lease
 from redis import ConnectionError as Disconnected
 from redis import Redis
@@ -17,6 +16,7 @@ from pyramid_altsession.protocol.messages import Operation, Read, Reply
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis.store import RedisStore
 from pyramid_altsession.stores.redis.wire import index_key
+from pyramid_altsession.testing import Clock
 
 MOST_OPERATIONS = 12
 """What one call, or the end of a request, may ask of the store, where nobody crosses it."""

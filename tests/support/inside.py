@@ -13,12 +13,15 @@ Change = Change
 
 def store_in(holder: Any) -> Any:
     """The store of the utility, or the one that is sealed."""
-    return holder._store
+    return holder.store if hasattr(holder, "store") else holder._store
 
 
 def put_store(holder: Any, store: Any) -> None:
     """Another one in its place."""
-    holder._store = store
+    if hasattr(holder, "store"):
+        holder.store = store
+    else:
+        holder._store = store
 
 
 def state_in(session: Any) -> Any:

@@ -1,0 +1,33 @@
+"""A server's clock that a test sets."""
+
+from ..stores.memory import MemoryStore
+from .steering import steer
+
+
+class Clock:
+    """Seconds since 1970, as ``time.time()`` gives them; it stands still until it is moved."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        self.now += seconds
+
+
+def settable_clock(app: object) -> Clock:
+    """The clock by which the application's sessions end, from now on in the hands of the test.
+
+    TypeError unless the sessions are in memory: the clock of a server cannot be set.
+    """
+    store = steer(app).store
+    if not isinstance(store, MemoryStore):
+        raise TypeError(
+            f"a clock that can be set needs altsession.redis.url = memory://, got {store!r}"
+        )
+    if not isinstance(store.clock, Clock):
+        store.clock = Clock(store.clock())
+    return store.clock

@@ -1,0 +1,47 @@
+"""Sessions for tests of single views: in memory, with the server's semantics."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyramid.config import Configurator
+from pyramid.request import Request
+
+from ..api import SessionAPI
+from ..config.sources import from_ini, read_settings
+from ..interfaces import ISessionAPI
+from ..protocol.keys import Values
+from ..session import AltSession
+from ..stores.memory import MemoryStore
+from ..web import visits
+from .steering import SteeredStore, api_of
+
+
+def testing_altsession(config: Configurator, data: Values | None = None) -> AltSession:
+    """``config.testing_altsession(data)``: from now on sessions live in memory.
+
+    Returns a live session that holds ``data``, to be given to ``DummyRequest(altsession=…)``;
+    later requests of the same registry get sessions from the same memory.
+    """
+    settings = read_settings(from_ini(config.registry.settings or {}))
+    api = SessionAPI(settings, SteeredStore(MemoryStore()), notify=config.registry.notify)
+    config.registry.registerUtility(api, ISessionAPI)
+    return api.create(data)
+
+
+@contextmanager
+def serving(request: Request) -> Iterator[Request]:
+    """``with serving(request):`` a ``DummyRequest`` is the request that is being served, as the
+    tween has it for requests of the application: ``SessionInfo.current`` is about its session.
+
+    ``request.altsession`` is the session that it was made with; without one, that of a visitor
+    without a cookie.
+    """
+    life = api_of(request).requests
+    life.session(request)
+    visit = life.visit(request)
+    began = visit.open(request)
+    try:
+        yield request
+    finally:
+        visits.serving.reset(began)
+        visit.request = visit.outer = None
