@@ -4,7 +4,6 @@
 import logging
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -32,11 +31,10 @@ class Held(NamedTuple):
     plain: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Flash(Append):
+class Flash(Append, frozen=True, eq=False):
     """A message on its way to its queue, and the object that was handed in."""
 
-    message: Any = field(repr=False, compare=False)
+    message: Any
 
 
 def messages_of(flashes: list[Flash]) -> list[Any]:
