@@ -7,9 +7,11 @@ from collections.abc import Collection, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from ..errors import CorruptValue
 from .commands import Commands
-from .envelope import framed, holding
+from .envelope import framed, holding, split
 from .field_cache import FieldCache
 from .fields import CSRF_TOKEN, Raw
 from .lifecycle import Renew
@@ -23,7 +25,10 @@ USERID = "userid"
 stands before it, ``auth.`` unless the application says another."""
 
 
-class Held(NamedTuple):
+_UNCHANGING = frozenset({str, int, float, bool, type(None)})
+
+
+class Held(Struct, frozen=True, eq=False):
     """A value handed out: the cache's bytes it came from, and its own, to see changes by."""
 
     value: Any
@@ -114,8 +119,10 @@ class PendingChanges:
         if waiting and isinstance(value, list):
             # As part of the queue; they are still appended, unless it changes otherwise.
             value = value + messages_of(waiting)
-        # Not the stored bytes: another program's spacing is no change of this request's.
-        held = self.held[name] = Held(value, raw, self._commands.codec.encode(name, value))
+            plain = self._commands.codec.encode(name, value)
+        else:
+            plain = split(raw or b"[]")[1]
+        held = self.held[name] = Held(value, raw, plain)
         return held
 
     def append(self, name: str, message: Any) -> None:
@@ -129,6 +136,16 @@ class PendingChanges:
         """Whether the server can append to this queue: only to JSON, and to what is stored."""
         return name not in self.dirty and self._commands.codec.encode(name, []) == b"[]"
 
+    def due(self) -> bool:
+        """Whether anything has to be written. After an error, which tells of a value that JSON
+        cannot carry, nothing has: the error's page would meet it again."""
+        try:
+            self.publish()
+        except BaseException:
+            self.forget()
+            raise
+        return bool(self.dirty or self.flashes)
+
     def publish(self) -> None:
         """Put changed values into the cache, where ``request.altsession`` finds them. How long they
         are is asked when they are to be written."""
@@ -137,8 +154,8 @@ class PendingChanges:
         for waiting in self.flashes.values():
             waiting[:] = [self.flash(flash.name, flash.message) for flash in waiting]
         for name, held in list(self.held.items()):
-            if fields.get(name) != held.raw:
-                continue  # written through request.altsession since
+            if held.value.__class__ in _UNCHANGING or fields.get(name) != held.raw:
+                continue  # the other: written through request.altsession since
             plain = self._commands.codec.encode(name, held.value)
             if plain != held.plain and self._differ(name, held.plain, plain):
                 raw = holding(held.raw or b"", plain)  # a change in place keeps the value's end

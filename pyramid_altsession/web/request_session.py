@@ -9,13 +9,12 @@ from pyramid.interfaces import ISession
 from pyramid.request import Request
 from zope.interface import implementer
 
-from ..api import SessionAPI
-from ..interfaces import ISessionAPI
 from ..protocol.changes import Held, PendingChanges, checked, messages_of
 from ..protocol.fields import CSRF_TOKEN, Raw
 from ..protocol.keys import field_name
 from ..protocol.verbs import Pop
 from ..session import AltSession
+from .requests import life_of
 
 
 @implementer(ISession)
@@ -244,6 +243,5 @@ class SyncSession(MutableMapping[str, Any]):
 
 def session_factory(request: Request) -> SyncSession:
     """``request.session``: subrequests for the same visitor share what is not written yet."""
-    api: SessionAPI = request.registry.getUtility(ISessionAPI)
-    sync = api.settings.sync
-    return SyncSession(api.session(request), sync.keys, sync.login_keys)
+    life = life_of(request)
+    return SyncSession(life.session(request), life.sync.keys, life.sync.login_keys)

@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from ..config.table import Settings
 from ..driver import Driver
-from ..interfaces import IAltSession
+from ..interfaces import IAltSession, ISessionAPI, Store
 from ..protocol.commands import Commands
 from ..protocol.fields import Timing
 from ..protocol.state import SessionState
@@ -44,12 +44,13 @@ class RequestLife:
         settings: Settings,
         commands: Commands,
         cookie: SessionCookie,
-        driver: Callable[[SessionState, Tell], Driver],
+        store: Store,
         tell: Tell,
     ) -> None:
         self._settings = settings
+        self.sync = settings.sync
         self._commands = commands
-        self._driver = driver
+        self.store = store
         self._cookie = cookie
         self._tell = tell
         self._timing = Timing.of(settings.session)
@@ -130,7 +131,7 @@ class RequestLife:
             state = self._begin_attempt(visit, outermost)
         # A weak reference: the request holds its session, and a circle would outlive both.
         tell = partial(self._tell, of=weakref.ref(request))
-        driver = self._driver(state, tell)
+        driver = Driver(self.store, state, tell)
         return RequestSession(driver, self._commands, self._settings.session)
 
     def _begin_attempt(self, visit: Visit, request: Request) -> SessionState:
@@ -164,3 +165,12 @@ class RequestLife:
         state = request.environ[self.key].state
         if state is not None:
             self.ending.at(Moment.LEAVING, request, state, response)
+
+
+def life_of(request: Request) -> RequestLife:
+    """Of the application that serves this request."""
+    visit = innermost()
+    if visit is not None and visit.request is request:
+        return visit.life
+    life: RequestLife = request.registry.getUtility(ISessionAPI).requests
+    return life

@@ -4,6 +4,7 @@ import math
 import select
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import hiredis
@@ -100,15 +101,15 @@ class Timed(AbstractConnection):
     def receive(self, count: int) -> list[Any]:
         """The replies to what was just sent; an error reply is one of them."""
         replies: list[Any] = []
-        self._read()
-        gets = self._reader.gets
+        gets, missing = self._reader.gets, count
         try:
-            for _ in range(count):
-                while (reply := gets()) is False:
-                    self._read()
+            while missing > 0:
+                self._read()
+                replies += islice(iter(gets, False), missing)  # what has come of them
+                missing = count - len(replies)
+            for reply in replies:
                 if reply.__class__ not in PLAIN and not isinstance(reply, redis.ResponseError):
                     raise reply  # about the connection
-                replies.append(reply)
         except redis.ConnectionError as error:
             said = [reply for reply in replies if isinstance(reply, redis.ResponseError)]
             if said:
