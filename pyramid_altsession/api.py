@@ -19,7 +19,7 @@ from .protocol.administration import (
 from .protocol.commands import UNSET, Unset
 from .protocol.fields import Description
 from .protocol.keys import Values
-from .protocol.state import SessionState
+from .protocol.state import PendingEvent, SessionState
 from .protocol.steps import Steps, run
 from .session import AltSession
 from .stores import open_store
@@ -61,7 +61,7 @@ class SessionAPI(APIBase):
         store = open_store(settings) if store is None else store
         self._nodes: Callable[[], Sequence[ServerNode]] = getattr(store, "nodes", tuple)
         self._store: Store = SealedStore(store, codec) if isinstance(codec, SealingCodec) else store
-        self.requests = RequestLife(settings, self.commands, self._cookie, self._store, self._tell)
+        self.requests = RequestLife(settings, self.commands, self._cookie, self._driver, self._tell)
 
     def __repr__(self) -> str:
         return f"<SessionAPI {self._store!r}>"
@@ -84,6 +84,9 @@ class SessionAPI(APIBase):
     def session(self, request: Request) -> AltSession:
         """The session of a request: ``request.altsession`` itself. No round trip."""
         return self.requests.session(request)
+
+    def _driver(self, state: SessionState, tell: Callable[[PendingEvent], None]) -> Driver:
+        return Driver(self._store, state, tell)
 
     def _request(self) -> Request | None:
         around = under_way(self.requests)
@@ -108,7 +111,7 @@ class SessionAPI(APIBase):
         return session
 
     def _detached(self, state: SessionState) -> OpenSession:
-        driver = Driver(self._store, state, self._tell)
+        driver = self._driver(state, self._tell)
         return OpenSession(driver, self.commands, self.settings.session, self._cookie)
 
     # -- sessions of users
@@ -198,7 +201,7 @@ class SessionAPI(APIBase):
         measured.
         """
         if not isinstance(self._store, ObservedStore):
-            self._store = self.requests.store = ObservedStore(self._store)
+            self._store = ObservedStore(self._store)
         self._store.observers += (observer,)
 
     def check(self) -> None:

@@ -264,7 +264,7 @@ class Asking:
         if life is not None and isinstance(life, Login):
             starts, user = True, life.user
         mark = self.mark if starts and not self._detached and creates(verbs, life) else b""
-        timing = self._times(user)
+        timing = self._times(user) if self.new else self._timing
         return Write(
             token.claim,
             verbs,

@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from ..config.table import Settings
 from ..driver import Driver
-from ..interfaces import IAltSession, ISessionAPI, Store
+from ..interfaces import IAltSession, ISessionAPI
 from ..protocol.commands import Commands
 from ..protocol.fields import Timing
 from ..protocol.state import SessionState
@@ -44,13 +44,13 @@ class RequestLife:
         settings: Settings,
         commands: Commands,
         cookie: SessionCookie,
-        store: Store,
+        driver: Callable[[SessionState, Tell], Driver],
         tell: Tell,
     ) -> None:
         self._settings = settings
         self.sync = settings.sync
         self._commands = commands
-        self.store = store
+        self._driver = driver
         self._cookie = cookie
         self._tell = tell
         self._timing = Timing.of(settings.session)
@@ -80,6 +80,7 @@ class RequestLife:
             visit = Visit()
             visit.life = self
             visit.began = time.monotonic() if known is None else known.began
+            visit.unwatched = known is not None and known.unwatched
         request.environ[self.key] = visit
         return visit
 
@@ -131,11 +132,16 @@ class RequestLife:
             state = self._begin_attempt(visit, outermost)
         # A weak reference: the request holds its session, and a circle would outlive both.
         tell = partial(self._tell, of=weakref.ref(request))
-        driver = Driver(self.store, state, tell)
+        driver = self._driver(state, tell)
         return RequestSession(driver, self._commands, self._settings.session)
 
     def _begin_attempt(self, visit: Visit, request: Request) -> SessionState:
         state, answered = visit.state, self._answered in request.__dict__
+        in_hand = visit.request is request  # of our tween
+        if visit.unwatched and not in_hand:
+            # The tween left no callback, as there was no other: Pyramid makes an empty list of them
+            # when the router asks for it.
+            answered = not request.__dict__.get("response_callbacks", True)
         if state is None:
             visit.home = id(request.environ)
             tokens = self._cookie.candidates(request.environ)
@@ -144,7 +150,7 @@ class RequestLife:
             state.root, state.answered = id(request), answered
         else:
             state.begin_attempt(id(request), answered)
-        if visit.request is not request:  # our tween does not have it in hand
+        if not in_hand:
             request.add_response_callback(self.answer)
         return state
 
