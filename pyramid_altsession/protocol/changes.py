@@ -177,7 +177,7 @@ class PendingChanges:
         it looks at all of them). ``exists``: there may be a session, which a change of who is
         signed in has to renew."""
         self.publish()
-        return self._take([*self.dirty, *self.flashes] if names is None else names, exists)
+        return self.take(names, exists=exists)
 
     def shortened(
         self, verbs: Collection[Verb], queues: Collection[str], id: str | None
@@ -228,9 +228,12 @@ class PendingChanges:
             return True  # a value has one form
         return repr(known) != repr(codec.decode(name, now))
 
-    def _take(self, names: Collection[str], exists: bool) -> tuple[Renew | None, tuple[Verb, ...]]:
-        """Verbs for what these keys have to become, and the renewal that a change of who is signed
-        in needs; then it counts as written."""
+    def take(
+        self, names: Collection[str] | None, *, exists: bool
+    ) -> tuple[Renew | None, tuple[Verb, ...]]:
+        """The same, where changes have been published. It counts as written then."""
+        if names is None:
+            names = [*self.dirty, *self.flashes]
         verbs: list[Verb] = []
         renewal: Renew | None = None
         for name in names:

@@ -196,7 +196,8 @@ class SyncSession(MutableMapping[str, Any]):
 
     def write_back(self) -> None:
         """Write what changed now, and not when the request ends."""
-        self._driver.run(self._driver.dialogue.write_back(self._changes))
+        if self._changes.due():
+            self._driver.run(self._driver.dialogue.write_back(self._changes))
 
     # -- inside
 

@@ -19,6 +19,9 @@ SMALL = 16384
 PLAIN = {bytes, int, list, type(None)}
 """Types of replies; any other is an error."""
 
+NOTHING = object()
+"""What the reader gives where no whole reply has come yet. Equal to no reply, as False is to 0."""
+
 
 def left(end: float) -> float:
     """Seconds until then; never none, as a socket would take that for "do not wait"."""
@@ -73,7 +76,9 @@ class Timed(AbstractConnection):
         sock = super()._connect()  # type: ignore[no-untyped-call, safe-super]
         self._told = 0.0
         self._reader = hiredis.Reader(
-            protocolError=redis.exceptions.InvalidResponse, replyError=DefaultParser.parse_error
+            protocolError=redis.exceptions.InvalidResponse,
+            replyError=DefaultParser.parse_error,
+            notEnoughData=NOTHING,
         )
         poll = select.poll()
         poll.register(sock, select.POLLIN)
@@ -105,7 +110,7 @@ class Timed(AbstractConnection):
         try:
             while missing > 0:
                 self._read()
-                replies += islice(iter(gets, False), missing)  # what has come of them
+                replies += islice(iter(gets, NOTHING), missing)  # what has come of them
                 missing = count - len(replies)
             for reply in replies:
                 if reply.__class__ not in PLAIN and not isinstance(reply, redis.ResponseError):
@@ -124,7 +129,7 @@ class Timed(AbstractConnection):
 
     def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
         """For redis-py too: the next reply; an error reply is raised."""
-        while (reply := self._reader.gets()) is False:
+        while (reply := self._reader.gets()) is NOTHING:
             self._read()
         if isinstance(reply, redis.RedisError):
             raise reply
