@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from ..protocol.envelope import alive
 from ..protocol.fields import (
     CREATED,
@@ -139,7 +141,7 @@ class Change:
         facts = held.facts
         if held.expires - now > self.timing.window:
             # A tombstone stands for the window, also when the clock was set back.
-            facts = facts._replace(tombstone=None)
+            facts = replace(facts, tombstone=None)
         state = judge(write.claim, facts, now, write.window, self.timing)
         if write.anybody and state in (State.REJECTED, State.REPLACED, State.REUSED):
             state = State.LIVE

@@ -60,8 +60,12 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
             at(Moment.FAILED, request, visit.state)
             raise
         finally:
-            # The session may be used yet, by a tween above or another callback.
-            request.response_callbacks += (answer,)
+            # The session may be used yet, by a tween above or another callback. Where there is no
+            # callback yet, the first use adds ours, so that most requests need none.
+            callbacks = "response_callbacks" in request.__dict__
+            visit.unwatched = visit.state is None and token is not None and not callbacks
+            if not visit.unwatched:
+                request.response_callbacks += (answer,)
             if token is not None:
                 end(token)
                 visit.request = visit.outer = None

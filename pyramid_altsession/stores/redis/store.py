@@ -1,5 +1,6 @@
 """Sessions on one Redis or Valkey server: one packet for a read, one script for a write."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,7 +73,7 @@ class RedisStore(WaitingStore):
         the cost of a generator. Where it was not the last, the steps go on from its outcome.
         """
         outcome: Any
-        end = self._pool.until() if end is None else end
+        end = time.monotonic() + self._wait if end is None else end
         try:
             match operation:
                 case Read():

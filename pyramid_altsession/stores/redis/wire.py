@@ -21,6 +21,7 @@ from ...protocol.fields import (
     Description,
     Facts,
     State,
+    Timing,
     judge,
     keys_of,
 )
@@ -44,6 +45,7 @@ from .scripts import CONFIRM_SCRIPT, PRUNE_SCRIPT, REVOKE_SCRIPT, SCRIPT, SCRIPT
 
 _OURS = tuple(name.encode() for name in FACTS)
 _BEHIND_OURS = len(_OURS)
+_STATES = {state.value: state for state in State}
 _DESCRIBED = tuple(
     name.encode() for name in (PROOF, PREDECESSOR, USER, CREATED, SEEN, LOGIN, *INFO)
 )
@@ -106,7 +108,9 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
             remembered = None
             if facts.tti is not None and facts.deadline is not None:
                 remembered = int(facts.deadline) - now
-            return Reply(state, values, now, _left(left), which, facts, remembered)
+            if left == -2:  # it ended between the commands: the fields were read while it lived
+                left = None
+            return Reply(state, values, now, left, which, facts, remembered)
         states.append(state)
     return Reply(State.DEAD, states)
 
@@ -116,11 +120,6 @@ def milliseconds(clock: Sequence[bytes]) -> int:
     return int(clock[0]) * 1000 + int(clock[1]) // 1000
 
 
-def _left(pttl: int) -> int | None:
-    # The key may have ended between the commands: the fields were read while it lived.
-    return None if pttl == -2 else pttl
-
-
 @lru_cache(1024)
 def index_key(prefix: bytes, user: str) -> bytes:
     """The key of a user's index: no user id, whatever is in it, gets into a key or a log."""
@@ -128,24 +127,26 @@ def index_key(prefix: bytes, user: str) -> bytes:
     return prefix + b"user:" + digest.rstrip(b"=")
 
 
+@lru_cache(256)
+def _times(timing: Timing) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """The script's arguments that the settings say, before and after the window."""
+    before = timing.tti, timing.interval, timing.lifetime, timing.window
+    grace, reuse_ends = b"%d" % timing.grace, b"1" if timing.reuse_ends else b"0"
+    return tuple([b"%d" % time for time in before]), (grace, reuse_ends)
+
+
 def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
     """The script's call, by its hash or with its text; write.lua tells the arguments."""
-    timing = operation.timing
-    keys = [prefix + operation.claim.id.encode()]
-    if operation.user is not None:
-        keys.append(index_key(prefix, operation.user))
+    before, after = _times(operation.timing)
+    key, user = prefix + operation.claim.id.encode(), operation.user
     arguments = [
         *((b"EVAL", SCRIPT) if load else (b"EVALSHA", SCRIPT_SHA)),
-        *(b"%d" % len(keys), *keys),
+        *((b"1", key) if user is None else (b"2", key, index_key(prefix, user))),
         operation.claim.proof,
         b"1" if operation.create else b"any" if operation.anybody else b"0" + operation.mark,
-        b"%d" % timing.tti,
-        b"%d" % timing.interval,
-        b"%d" % timing.lifetime,
-        b"%d" % timing.window,
+        *before,
         b"%d" % operation.window,
-        b"%d" % timing.grace,
-        b"1" if timing.reuse_ends else b"0",
+        *after,
         *((b"",) if operation.life is None else operation.life.wire()),
     ]
     for verb in operation.verbs:
@@ -154,9 +155,12 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
 
 
 def unpack_write(answer: Any) -> Reply:
-    state, now, left, remembered, user, since, done, values = no_errors([answer])[0]
+    if answer.__class__ is not list:
+        no_errors([answer])
+    state, now, left, remembered, user, since, done, values = answer
+    left = None if left == -2 else left
     remembered = None if remembered < 0 else remembered
-    return Reply(State(state), values, now, _left(left), 0, None, remembered, user, since, done)
+    return Reply(_STATES[state], values, now, left, 0, None, remembered, user, since, done)
 
 
 def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
