@@ -49,6 +49,7 @@ class RequestLife:
     ) -> None:
         self._settings = settings
         self.sync = settings.sync
+        self.attribute = "altsession"  # of the request
         self._commands = commands
         self._driver = driver
         self._cookie = cookie
@@ -62,9 +63,9 @@ class RequestLife:
 
     def session(self, request: Request) -> AltSession:
         """The session of a request: ``request.altsession`` itself. No round trip."""
-        known = request.__dict__.get("altsession")
+        known: AltSession | None = request.__dict__.get(self.attribute)
         if known is None:
-            known = request.__dict__["altsession"] = self.attach(request)
+            known = request.__dict__[self.attribute] = self.attach(request)
         return known
 
     def visit(self, request: Request) -> Visit:
@@ -160,8 +161,9 @@ class RequestLife:
         It runs after all others, which may still use the session. It may run once for each
         attempt that pyramid_retry discards, and then says the same again.
         """
+        # (Another of our sessions would wait for this one in turn.)
         waiting = request.response_callbacks
-        if waiting:
+        if not all(isinstance(getattr(each, "__self__", None), RequestLife) for each in waiting):
             if self.answer not in waiting:
                 request.add_response_callback(self.answer)
             return
