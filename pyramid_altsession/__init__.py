@@ -3,6 +3,8 @@
 ``config.include("pyramid_altsession")`` gives every request ``request.altsession``.
 """
 
+from functools import partial
+
 from pyramid.config import PHASE1_CONFIG, Configurator
 from pyramid.config.actions import action_method
 from pyramid.request import Request
@@ -10,7 +12,7 @@ from pyramid.request import Request
 from ._version import VERSION as __version__
 from .api import SessionAPI, SessionInfo
 from .batch import Batch, Handle
-from .config.sources import from_ini, read_settings
+from .config.sessions import attribute_of, read_sessions
 from .config.table import Settings
 from .errors import (
     AltSessionError,
@@ -75,6 +77,11 @@ def altsession(request: Request) -> AltSession:
     return api.requests.attach(request)
 
 
+def _further(request: Request, *, name: str) -> AltSession:
+    api: SessionAPI = request.registry.getUtility(ISessionAPI, name)
+    return api.requests.attach(request)
+
+
 def includeme(config: Configurator) -> None:
     """Register the ISessionAPI utility, ``request.altsession`` and the tween. No network I/O."""
     _include(config, _backframes=2)  # errors name the line that includes us
@@ -82,11 +89,17 @@ def includeme(config: Configurator) -> None:
 
 @action_method
 def _include(config: Configurator) -> None:
+    registry = config.registry
+
     def register() -> None:
-        settings = read_settings(from_ini(config.registry.settings or {}))
-        if config.registry.queryUtility(ISessionAPI) is None:  # else config.testing_altsession's
-            api = SessionAPI.from_registry(settings, config.registry)
-            config.registry.registerUtility(api, ISessionAPI)
+        for name, settings in read_sessions(registry.settings or {}).items():
+            if registry.queryUtility(ISessionAPI, name) is None:  # else config.testing_altsession's
+                api = SessionAPI.from_registry(settings, registry)
+                api.requests.attribute = attribute_of(name)
+                registry.registerUtility(api, ISessionAPI, name)
+            if name:
+                further = partial(_further, name=name)
+                config.add_request_method(further, attribute_of(name), reify=True)
 
     introspectable = config.introspectable(
         "altsession", "altsession", "sessions in Redis or Valkey", "altsession"

@@ -130,6 +130,18 @@ def as_texts(value: object) -> tuple[str, ...]:
     return tuple(items)
 
 
+def as_names(value: object) -> tuple[str, ...]:
+    """Names, each once, that can be a part of an attribute's name."""
+    wanted = "a list of names, each of a-z, 0-9 and _ and beginning with a letter"
+    try:
+        found = as_texts(value)
+    except ValueError:
+        raise ValueError(wanted) from None
+    if len(set(found)) < len(found) or not all(re.fullmatch("[a-z][a-z0-9_]*", n) for n in found):
+        raise ValueError(wanted)
+    return found
+
+
 def as_secrets(value: object) -> tuple[str, ...]:
     wanted = "one or several secrets of at least 16 characters"
     try:

@@ -28,13 +28,13 @@ ANCESTOR_NAMES = {"redis.auth_pass": "redis.password", "session.dbIndex": "redis
 """The spellings of npm ``alt-session``, and ours."""
 
 
-def from_ini(mapping: Mapping[str, object]) -> dict[str, object]:
+def from_ini(mapping: Mapping[str, object], prefix: str = PREFIX) -> dict[str, object]:
     """What belongs to this package in the settings of an application, without our prefix."""
     found: dict[str, object] = {}
     for name, value in mapping.items():
-        if name.startswith(PREFIX):
-            found[name.removeprefix(PREFIX)] = value
-        elif name == PREFIX[:-1]:
+        if name.startswith(prefix):
+            found[name.removeprefix(prefix)] = value
+        elif name == prefix[:-1]:
             nested = _flat("", value) if isinstance(value, Mapping) else [("", value)]
             for inner, item in nested:
                 found.setdefault(inner, item)

@@ -19,6 +19,7 @@ from .converters import (
     as_flag,
     as_host,
     as_matching,
+    as_names,
     as_nodes,
     as_path,
     as_port,
@@ -223,6 +224,9 @@ class Settings:
     redis: RedisSettings = RedisSettings()
     session: SessionSettings = SessionSettings()
     sync: SyncSettings = SyncSettings()
+    sessions: tuple[str, ...] = setting(
+        (), as_names, "names of further sessions; admin is request.altsession_admin"
+    )
     transactional: bool = setting(
         False, as_flag, "changes of request.session are written when pyramid_tm commits"
     )

@@ -90,7 +90,7 @@ class Asking:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tokens = tokens
-        if len(tokens) > 1:
+        if tokens[1:]:
             self.several = True
         self._timing = timing
         self._detached = detached
@@ -260,10 +260,11 @@ class Asking:
             self._refuse_lost_cookie()
         age = round((self.clock() - self.began) * 1000)
         window = self._timing.window and self._timing.window + age
-        user = life.user if isinstance(life, Login) else self.user
-        starts = self.status is not Status.ALIVE or isinstance(life, Login)
+        starts, user = self.status is not Status.ALIVE, self.user
+        if life is not None and isinstance(life, Login):
+            starts, user = True, life.user
         mark = self.mark if starts and not self._detached and creates(verbs, life) else b""
-        timing = self._times(user)
+        timing = self._times(user) if self.new else self._timing
         return Write(
             token.claim,
             verbs,

@@ -1,6 +1,6 @@
 """A session that code of the application's own uses by its id, whatever its cookie is. No I/O."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from .fields import State, Timing
 from .lifecycle import Life, Login, Renew
@@ -27,9 +27,7 @@ class AttachedState(SessionState):
     ) -> Read | None:
         """It prolongs nothing."""
         found = super().read(names, touch=False, fresh=fresh)
-        if found is not None:
-            found.whose = self._whose
-        return found
+        return None if found is None else replace(found, whose=self._whose)
 
     def _guarded(
         self, token: Token, verbs: tuple[Verb, ...], life: Life | None, optional: bool = False

@@ -3,8 +3,9 @@ without I/O, for every driver."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from ..config.table import SessionSettings
 from ..errors import (

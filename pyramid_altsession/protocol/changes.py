@@ -4,13 +4,14 @@
 import logging
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from ..errors import CorruptValue
 from .commands import Commands
-from .envelope import framed, holding
+from .envelope import framed, holding, split
 from .field_cache import FieldCache
 from .fields import CSRF_TOKEN, Raw
 from .lifecycle import Renew
@@ -24,7 +25,10 @@ USERID = "userid"
 stands before it, ``auth.`` unless the application says another."""
 
 
-class Held(NamedTuple):
+_UNCHANGING = frozenset({str, int, float, bool, type(None)})
+
+
+class Held(Struct, frozen=True, eq=False):
     """A value handed out: the cache's bytes it came from, and its own, to see changes by."""
 
     value: Any
@@ -32,11 +36,10 @@ class Held(NamedTuple):
     plain: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Flash(Append):
+class Flash(Append, frozen=True, eq=False):
     """A message on its way to its queue, and the object that was handed in."""
 
-    message: Any = field(repr=False, compare=False)
+    message: Any
 
 
 def messages_of(flashes: list[Flash]) -> list[Any]:
@@ -116,8 +119,10 @@ class PendingChanges:
         if waiting and isinstance(value, list):
             # As part of the queue; they are still appended, unless it changes otherwise.
             value = value + messages_of(waiting)
-        # Not the stored bytes: another program's spacing is no change of this request's.
-        held = self.held[name] = Held(value, raw, self._commands.codec.encode(name, value))
+            plain = self._commands.codec.encode(name, value)
+        else:
+            plain = split(raw or b"[]")[1]
+        held = self.held[name] = Held(value, raw, plain)
         return held
 
     def append(self, name: str, message: Any) -> None:
@@ -131,6 +136,16 @@ class PendingChanges:
         """Whether the server can append to this queue: only to JSON, and to what is stored."""
         return name not in self.dirty and self._commands.codec.encode(name, []) == b"[]"
 
+    def due(self) -> bool:
+        """Whether anything has to be written. After an error, which tells of a value that JSON
+        cannot carry, nothing has: the error's page would meet it again."""
+        try:
+            self.publish()
+        except BaseException:
+            self.forget()
+            raise
+        return bool(self.dirty or self.flashes)
+
     def publish(self) -> None:
         """Put changed values into the cache, where ``request.altsession`` finds them. How long they
         are is asked when they are to be written."""
@@ -139,8 +154,8 @@ class PendingChanges:
         for waiting in self.flashes.values():
             waiting[:] = [self.flash(flash.name, flash.message) for flash in waiting]
         for name, held in list(self.held.items()):
-            if fields.get(name) != held.raw:
-                continue  # written through request.altsession since
+            if held.value.__class__ in _UNCHANGING or fields.get(name) != held.raw:
+                continue  # the other: written through request.altsession since
             plain = self._commands.codec.encode(name, held.value)
             if plain != held.plain and self._differ(name, held.plain, plain):
                 raw = holding(held.raw or b"", plain)  # a change in place keeps the value's end
@@ -162,7 +177,7 @@ class PendingChanges:
         it looks at all of them). ``exists``: there may be a session, which a change of who is
         signed in has to renew."""
         self.publish()
-        return self._take([*self.dirty, *self.flashes] if names is None else names, exists)
+        return self.take(names, exists=exists)
 
     def shortened(
         self, verbs: Collection[Verb], queues: Collection[str], id: str | None
@@ -213,9 +228,12 @@ class PendingChanges:
             return True  # a value has one form
         return repr(known) != repr(codec.decode(name, now))
 
-    def _take(self, names: Collection[str], exists: bool) -> tuple[Renew | None, tuple[Verb, ...]]:
-        """Verbs for what these keys have to become, and the renewal that a change of who is signed
-        in needs; then it counts as written."""
+    def take(
+        self, names: Collection[str] | None, *, exists: bool
+    ) -> tuple[Renew | None, tuple[Verb, ...]]:
+        """The same, where changes have been published. It counts as written then."""
+        if names is None:
+            names = [*self.dirty, *self.flashes]
         verbs: list[Verb] = []
         renewal: Renew | None = None
         for name in names:

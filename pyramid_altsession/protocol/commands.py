@@ -7,6 +7,8 @@ call asks, and what its answer means, is written once, here.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from msgspec import Struct
+
 from ..errors import CorruptValue, InvalidKey, ValueTooLarge
 from .envelope import UNREADABLE, framed, split, version_of
 from .fields import Raw
@@ -41,20 +43,12 @@ class Unset:
 UNSET = Unset()
 
 
-class Command(Generic[T]):
+class Command(Struct, Generic[T], frozen=True, eq=False):
     """Verbs, what their results mean, and what is wrong when the server refuses one."""
 
-    __slots__ = ("refused", "result", "verbs")
-
-    def __init__(
-        self,
-        verbs: tuple[Verb, ...],
-        result: Callable[[Sequence[Any]], T],
-        refused: str = "",
-    ) -> None:
-        self.verbs = verbs
-        self.result = result
-        self.refused = refused
+    verbs: tuple[Verb, ...]
+    result: Callable[[Sequence[Any]], T]
+    refused: str = ""
 
 
 def nothing(results: Sequence[Any]) -> None:
@@ -92,7 +86,8 @@ class Commands:
     def stored(self, key: Key, value: Any) -> tuple[str, bytes]:
         """Name and bytes, as they are stored."""
         name, raw = self.framed(key, value)
-        self.check_size(name, raw)
+        if len(raw) > self.limit:
+            self.check_size(name, raw)
         return name, raw
 
     def framed(self, key: Key, value: Any) -> tuple[str, bytes]:

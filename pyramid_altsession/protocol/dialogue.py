@@ -163,16 +163,15 @@ class Dialogue:
         return (yield from self._write_after(changes, life, before, verbs))
 
     def write_back(self, changes: PendingChanges) -> Steps[None]:
-        """Write what changed in ``request.session``, in one step; nothing if nothing did.
+        """Write what changed in ``request.session`` and is ``due``, in one step.
 
         A change of who is signed in replaces the verifier and the CSRF token, as a login does,
         because a visitor who planted the session knows both.
         """
         try:
             yield from self.prepare()
-            life, verbs = self._pending(changes, None)
-            if verbs:
-                yield from self._write_after(changes, life, verbs, ())
+            life, verbs = changes.take(None, exists=self.state.status is not Status.NONE)
+            yield from self._write_after(changes, life, verbs, ())
         except BaseException:
             changes.forget()  # or the page that tells of the error would try it again
             raise

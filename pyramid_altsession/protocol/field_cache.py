@@ -1,16 +1,15 @@
 """What a request remembers of the fields that it has seen."""
 
+from msgspec import Struct
+
 from .fields import Raw, is_key
 
 
-class FieldCache:
+class FieldCache(Struct, eq=False):
     """Raw bytes of the fields that one request has seen."""
 
-    __slots__ = ("complete", "fields")
-
-    def __init__(self) -> None:
-        self.fields: dict[str, Raw] = {}
-        self.complete = False
+    fields: dict[str, Raw] = {}  # each has its own
+    complete: bool = False
 
     def missing(self, names: tuple[str, ...]) -> tuple[str, ...]:
         if self.complete:

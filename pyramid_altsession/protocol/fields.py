@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from ..config.table import SessionSettings
 from .envelope import alive
 from .token import Claim
@@ -108,7 +110,7 @@ def keys_of(fields: Mapping[str, bytes], now: int) -> dict[str, bytes]:
     }
 
 
-class Facts(NamedTuple):
+class Facts(Struct, frozen=True):
     """Our own fields of one session, as they are stored."""
 
     proof: Raw

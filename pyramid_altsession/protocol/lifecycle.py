@@ -1,9 +1,10 @@
 """Steps of a session's life: at most one of them is a part of a write."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import ClassVar
+
+from msgspec import Struct
 
 from .field_cache import FieldCache
 from .fields import CSRF_TOKEN, USER
@@ -11,12 +12,14 @@ from .token import proof_of
 from .verbs import Verb
 
 
-class LifeStep:
+class LifeStep(Struct, frozen=True):
     """A step has the same methods as a verb."""
 
-    __slots__ = ()
     creates: ClassVar[bool] = False
     repeatable: ClassVar[bool] = True
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # some hold a verifier
 
     def absent(self) -> int:
         return 0
@@ -25,19 +28,17 @@ class LifeStep:
         pass
 
 
-@dataclass(frozen=True, slots=True)
-class Touch(LifeStep):
+class Touch(LifeStep, frozen=True):
     """Result 1. Every Write restarts the tti; this step does nothing else."""
 
     def wire(self) -> tuple[bytes, ...]:
         return (b"touch",)
 
 
-@dataclass(frozen=True, slots=True)
-class Renew(LifeStep):
+class Renew(LifeStep, frozen=True):
     """Result 1. The session answers only to a new verifier; the old one is remembered as dead."""
 
-    verifier: str = field(repr=False)
+    verifier: str
 
     @property
     def proof(self) -> bytes:
@@ -47,8 +48,7 @@ class Renew(LifeStep):
         return b"renew", self.proof
 
 
-@dataclass(frozen=True, slots=True)
-class Invalidate(LifeStep):
+class Invalidate(LifeStep, frozen=True):
     """Result 1. Forgets the data and leaves a tombstone, by whose nonce a repeated script
     recognises its own.
 
@@ -67,12 +67,11 @@ class Invalidate(LifeStep):
         cache.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class Rotate(LifeStep):
+class Rotate(LifeStep, frozen=True):
     """Periodic renewal. Result 1, or 0 when the verifier is not ``after`` ms old yet. The old
     verifier stays good until the grace after the new one's first use."""
 
-    verifier: str = field(repr=False)
+    verifier: str
     after: int
 
     @property
@@ -83,8 +82,7 @@ class Rotate(LifeStep):
         return b"rotate", self.proof, b"%d" % self.after
 
 
-@dataclass(frozen=True, slots=True)
-class Login(LifeStep):
+class Login(LifeStep, frozen=True):
     """Result: how many entries the user's index has. Binds the session to a user under a new
     verifier, with a new lifetime.
 
@@ -93,7 +91,7 @@ class Login(LifeStep):
     good; those that the user's index still lists do not count.
     """
 
-    verifier: str = field(repr=False)
+    verifier: str
     user: str
     tti: int | None
     lifetime: int

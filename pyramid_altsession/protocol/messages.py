@@ -1,8 +1,9 @@
 """What a store is asked, and what it answers: values, without I/O. ``state.py`` tells what an
 answer means for a request."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
+
+from msgspec import Struct
 
 from .fields import Facts, Raw, State, Timing, as_number
 from .lifecycle import Invalidate, Life
@@ -14,8 +15,7 @@ class SessionLimit(Exception):
     """A login was refused: the user has as many sessions as allowed."""
 
 
-@dataclass(slots=True)  # not frozen: it is the most frequent one, and that takes its time
-class Read:
+class Read(Struct, frozen=True):
     """Fetch fields (None: all) of the first live session among the claims; ``values`` follow
     ``fields``, or are a dict.
 
@@ -31,8 +31,7 @@ class Read:
     optional: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     """All or nothing, on a live session: the verbs, in their order, and then the step of its life.
     ``values`` has one result for each verb, ``done`` is the step's.
 
@@ -64,8 +63,7 @@ class Write:
         return all(verb.repeatable for verb in self.verbs)
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """The index of a user: ``values`` are (session id, time of login in ms), newest first.
 
     ``sample``: only so many, drawn at random; 0: all.
@@ -76,8 +74,7 @@ class Listing:
     repeatable: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class Revoke:
+class Revoke(Struct, frozen=True):
     """Note in a user's index that every session whose login is older than now is over, but the one
     with the id ``keep``. ``values``: the entries of the others, as for a Listing.
 
@@ -91,8 +88,7 @@ class Revoke:
     repeatable: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """End many sessions of one user (None: of whomever), whatever their verifiers are.
     ``values``: for each id whether it was ended. A second try finds what the first one ended by
     the nonce."""
@@ -115,8 +111,7 @@ class End:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Prune:
+class Prune(Struct, frozen=True):
     """Remove entries of ended sessions from a user's index: only those that are older than 60 s
     and unchanged, or a login under way would be lost. ``values``: how many."""
 
@@ -125,16 +120,14 @@ class Prune:
     repeatable: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class Describe:
+class Describe(Struct, frozen=True):
     """What our own fields tell of sessions: ``values`` are Descriptions or None, in order."""
 
     ids: tuple[str, ...]
     repeatable: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class Inspect:
+class Inspect(Struct, frozen=True):
     """What sessions hold for the application, whoever asks and without a touch: ``values`` are
     dicts of key and stored bytes, or None where the session ended, in order.
 
@@ -146,8 +139,7 @@ class Inspect:
     repeatable: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(Struct, frozen=True):
     """Some session ids of all: ``values`` are (next cursor, ids); cursor 0 begins and ends."""
 
     cursor: int
@@ -165,7 +157,7 @@ PRUNE_AGE = 60_000
 """Milliseconds in which the entry of a login may come before its session."""
 
 
-class Reply(NamedTuple):
+class Reply(Struct, frozen=True):
     """``left``: milliseconds until the server forgets the session; -1: never; None: no session.
 
     ``which``: the claim of a Read that was served, and ``facts`` of its session.

@@ -6,7 +6,8 @@ server holds its SHA-256 only, so a stolen dump holds no usable cookie.
 
 import secrets
 from hashlib import sha256
-from typing import NamedTuple
+
+from msgspec import Struct
 
 ID_LENGTH = 22
 
@@ -19,7 +20,7 @@ def proof_of(verifier: str) -> bytes:
     return sha256(verifier.encode()).digest()
 
 
-class Claim(NamedTuple):
+class Claim(Struct, frozen=True):
     """Names a session on the server and proves the right to it."""
 
     id: str

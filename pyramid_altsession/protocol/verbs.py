@@ -2,8 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from msgspec import Struct
 
 from .envelope import end_of, ending, split
 from .field_cache import FieldCache
@@ -17,7 +18,7 @@ class Refused(Exception):
     """A verb cannot be carried out on what its field holds; ``args[0]``: its place."""
 
 
-class DataVerb:
+class DataVerb(Struct, frozen=True):
     """A verb about one field. ``ttl``: milliseconds that a value stored by it lasts; 0: as long
     as the session. What changes a value in place keeps its end.
 
@@ -25,7 +26,6 @@ class DataVerb:
     doing it twice is the same as once, so that a lost reply is no harm.
     """
 
-    __slots__ = ()
     creates: ClassVar[bool] = True
     repeatable: ClassVar[bool] = False
     name: str
@@ -52,12 +52,10 @@ def lasting(raw: bytes, ttl: int, now: int) -> bytes:
     return ending(raw, now + ttl) if ttl else raw
 
 
-@dataclass(frozen=True, slots=True)
-class Get(DataVerb):
+class Get(DataVerb, frozen=True):
     """Result: what the field holds at this place among the verbs. Not repeatable: a second time it
     would see what the others did the first time."""
 
-    name: str
     creates: ClassVar[bool] = False
 
     def wire(self) -> tuple[bytes, ...]:
@@ -67,11 +65,9 @@ class Get(DataVerb):
         return held, held
 
 
-@dataclass(frozen=True, slots=True)
-class Set(DataVerb):
+class Set(DataVerb, frozen=True):
     """Result: the value's end in ms, or None where it has none."""
 
-    name: str
     value: bytes
     ttl: int = 0
     repeatable: ClassVar[bool] = True
@@ -86,11 +82,9 @@ class Set(DataVerb):
         cache.fields[self.name] = self.value if result is None else ending(self.value, int(result))
 
 
-@dataclass(frozen=True, slots=True)
-class Remove(DataVerb):
+class Remove(DataVerb, frozen=True):
     """Result: 1 when there was such a field, else 0."""
 
-    name: str
     creates: ClassVar[bool] = False
 
     def wire(self) -> tuple[bytes, ...]:
@@ -106,11 +100,9 @@ class Remove(DataVerb):
         cache.fields[self.name] = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pop(DataVerb):
+class Pop(DataVerb, frozen=True):
     """Result: the bytes taken out, or None."""
 
-    name: str
     creates: ClassVar[bool] = False
 
     def wire(self) -> tuple[bytes, ...]:
@@ -123,11 +115,9 @@ class Pop(DataVerb):
         cache.fields[self.name] = None
 
 
-@dataclass(frozen=True, slots=True)
-class SetDefault(DataVerb):
+class SetDefault(DataVerb, frozen=True):
     """Result: the bytes that the field holds afterwards."""
 
-    name: str
     value: bytes
     ttl: int = 0
 
@@ -139,14 +129,12 @@ class SetDefault(DataVerb):
         return value, value
 
 
-@dataclass(frozen=True, slots=True)
-class Increment(DataVerb):
+class Increment(DataVerb, frozen=True):
     """Result: the new number as bytes, in its frame. Refused when the field holds anything else.
 
     ``start``: zero, in the frame that a new number gets.
     """
 
-    name: str
     by: int
     start: bytes = b"0"
     ttl: int = 0
@@ -167,14 +155,12 @@ class Increment(DataVerb):
         return value, value
 
 
-@dataclass(frozen=True, slots=True)
-class CompareAndSet(DataVerb):
+class CompareAndSet(DataVerb, frozen=True):
     """Result: [1, the new bytes], or [0, what the field holds instead of ``expected``].
 
     Whatever their ends, equal values are equal.
     """
 
-    name: str
     expected: Raw
     value: bytes
     ttl: int = 0
@@ -208,13 +194,11 @@ class CompareAndSet(DataVerb):
         cache.fields[self.name] = result[1]
 
 
-@dataclass(frozen=True, slots=True)
-class Append(DataVerb):
+class Append(DataVerb, frozen=True):
     """Add one item to a JSON list (a new one where there is none). Result 1, and not the list,
     which nobody asked for. Refused when the field holds anything else, and when the list would have
     more than ``limit`` bytes."""
 
-    name: str
     item: bytes
     limit: int
 
@@ -234,11 +218,9 @@ class Append(DataVerb):
         cache.forget(self.name)  # others may have appended
 
 
-@dataclass(frozen=True, slots=True)
-class Expect(DataVerb):
+class Expect(DataVerb, frozen=True):
     """Result 1. Refused unless the field holds exactly this: the verbs after it rely on that."""
 
-    name: str
     expected: Raw
     creates: ClassVar[bool] = False
 
@@ -255,8 +237,7 @@ class Expect(DataVerb):
         cache.fields[self.name] = self.expected
 
 
-@dataclass(frozen=True, slots=True)
-class Everything:
+class Everything(Struct, frozen=True):
     """Result: name, bytes, name, bytes … of all that the application stored. Not repeatable, as
     Get."""
 

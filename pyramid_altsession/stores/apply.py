@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from ..protocol.envelope import alive
 from ..protocol.fields import (
     CREATED,
@@ -154,7 +156,7 @@ class Change:
         facts = held.facts
         if held.expires - now > self.timing.window:
             # A tombstone stands for the window, also when the clock was set back.
-            facts = facts._replace(tombstone=None)
+            facts = replace(facts, tombstone=None)
         state = judge(write.claim, facts, now, write.window, self.timing)
         there = write.anybody and state not in (State.DEAD, State.ENDED)
         if there or belongs(write.whose, state, facts):

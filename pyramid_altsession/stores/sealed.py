@@ -6,8 +6,9 @@ if nobody changed it meanwhile; else again. Ends, names, ids and user ids stay r
 server judges by them.
 """
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from ..interfaces import SealingCodec, Store
 from ..protocol.contract import PendingRead
@@ -98,14 +99,14 @@ class Sealing:
                     known and known._replace(info=known.info and self._open(id, NOTED, known.info))
                     for id, known in zip(ids, described.values, strict=True)
                 ]
-                return described._replace(values=values)
+                return replace(described, values=values)
             case Inspect(ids, opened=True):
                 found = yield operation
                 values = [
                     held and {name: self._open(id, name, raw) for name, raw in held.items()}
                     for id, held in zip(ids, found.values, strict=True)
                 ]
-                return found._replace(values=values)
+                return replace(found, values=values)
             case _:
                 return (yield operation)
 
@@ -119,7 +120,7 @@ class Sealing:
         else:
             fields = zip(operation.fields, reply.values, strict=True)
             values = [self._unsealed(id, name, raw) for name, raw in fields]
-        return reply._replace(values=values)
+        return replace(reply, values=values)
 
     def _pass_on(self, write: Write) -> Steps[Reply]:
         """A write that the server can carry out without reading a value."""
@@ -130,7 +131,7 @@ class Sealing:
         if reply.state is not State.LIVE:
             return reply
         results = zip(write.verbs, reply.values, strict=True)
-        return reply._replace(values=[self._result(id, verb, raw) for verb, raw in results])
+        return replace(reply, values=[self._result(id, verb, raw) for verb, raw in results])
 
     def _seal_verb(self, id: str, verb: Verb) -> Verb:
         if isinstance(verb, Set | SetDefault):
@@ -166,12 +167,12 @@ class Sealing:
             except Refused as refused:
                 if found.state is State.LIVE:
                     user = found.facts and found.facts.user  # as the reply to a write tells it
-                    return found._replace(state=State.REFUSED, values=refused.args[0], user=user)
+                    return replace(found, state=State.REFUSED, values=refused.args[0], user=user)
                 changes = _IMPOSSIBLE  # the other store says what is with the session
             unchanged = [Expect(n, raw) for n, raw in stored.items() if n in names or raw is None]
             reply = yield replace(write, verbs=(*unchanged, *changes), life=life)
             if reply.state is State.LIVE:
-                return reply._replace(values=worked_out(write.verbs, plain, reply.now)[1])
+                return replace(reply, values=worked_out(write.verbs, plain, reply.now)[1])
             if reply.state is not State.REFUSED:
                 return reply
         raise RuntimeError(f"a sealed value: somebody else was faster {TRIES} times")

@@ -29,7 +29,7 @@ from .observed import Observation
 OWN = {USER: "userid", LOGIN: "login", CREATED: "created"}
 """The package's own fields that a call asks for, by the names of the calls."""
 
-LIVES = {Touch: "touched", Renew: "renewed", Rotate: "renewed", Login: "signed in"}
+LIVES: dict[type, str] = {Touch: "touched", Renew: "renewed", Rotate: "renewed", Login: "signed in"}
 SHOWN = 200
 """Characters of a value that are shown."""
 

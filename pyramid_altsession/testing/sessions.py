@@ -7,7 +7,7 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 
 from ..api import SessionAPI
-from ..config.sources import from_ini, read_settings
+from ..config.sessions import attribute_of, read_sessions
 from ..interfaces import ISessionAPI
 from ..protocol.keys import Values
 from ..session import AltSession
@@ -22,10 +22,13 @@ def testing_altsession(config: Configurator, data: Values | None = None) -> AltS
     Returns a live session that holds ``data``, to be given to ``DummyRequest(altsession=…)``;
     later requests of the same registry get sessions from the same memory.
     """
-    settings = read_settings(from_ini(config.registry.settings or {}))
-    api = SessionAPI(settings, SteeredStore(MemoryStore()), notify=config.registry.notify)
-    config.registry.registerUtility(api, ISessionAPI)
-    return api.create(data)
+    registry = config.registry
+    for name, settings in read_sessions(registry.settings or {}).items():
+        api = SessionAPI(settings, SteeredStore(MemoryStore()), notify=registry.notify)
+        api.requests.attribute = attribute_of(name)
+        registry.registerUtility(api, ISessionAPI, name)
+    first: SessionAPI = registry.getUtility(ISessionAPI)
+    return first.create(data)
 
 
 @contextmanager

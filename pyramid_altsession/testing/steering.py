@@ -34,7 +34,9 @@ class SteeredStore(ObservedStore):
     plans: tuple[Plan, ...] = ()
 
     def execute(self, operation: Operation) -> Reply:
-        return self.observe(operation, Traffic(), lambda: self._carry_out(operation))
+        with self.watching(operation, Traffic()) as watched:
+            watched.reply = reply = self._carry_out(operation)
+        return reply
 
     def send(self, operation: Read) -> ObservedRead:
         self._before(operation)

@@ -71,9 +71,11 @@ class Ending:
                     self._write_back(request, response, state)
                 except TypeError:  # a value that JSON cannot carry
                     response = render(request)
-                self._note_error(request, state)
+                if request.exception is not None:
+                    self._note_error(request, state)
             case _:  # LEAVING
-                state.abandon()
+                if state.sent is not None:
+                    state.abandon()
                 if state.changes is not None:  # the application left the tween out
                     self._write_back_late(request, response, state)
                 if state.renewal_due:
@@ -88,6 +90,8 @@ class Ending:
         already that the session is gone."""
         changes, raised = state.changes, getattr(request, "exception", None)
         if changes is None or response.status_int >= 500 or isinstance(raised, SessionGone):
+            return
+        if not changes.due():
             return
         driver = self._session(request).driver
         try:
@@ -174,7 +178,10 @@ def turn_into(response: Response, error: HTTPException, environ: Mapping[str, An
 def vary_on_cookie(response: Response) -> None:
     """Tell caches that the answer depends on the cookie."""
     headers = response.headerlist
-    found = [value for name, value in headers if name.lower() == "vary"]
+    found = []
+    for name, value in headers:
+        if name[:1] in "Vv" and name.lower() == "vary":
+            found.append(value)
     if not found:
         headers.append(("Vary", "Cookie"))
         return

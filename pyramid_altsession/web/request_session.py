@@ -9,13 +9,12 @@ from pyramid.interfaces import ISession
 from pyramid.request import Request
 from zope.interface import implementer
 
-from ..api import SessionAPI
-from ..interfaces import ISessionAPI
 from ..protocol.changes import Held, PendingChanges, checked, messages_of
 from ..protocol.fields import CSRF_TOKEN, Raw
 from ..protocol.keys import field_name
 from ..protocol.verbs import Pop
 from ..session import AltSession
+from .requests import life_of
 
 
 @implementer(ISession)
@@ -197,7 +196,8 @@ class SyncSession(MutableMapping[str, Any]):
 
     def write_back(self) -> None:
         """Write what changed now, and not when the request ends."""
-        self._driver.run(self._driver.dialogue.write_back(self._changes))
+        if self._changes.due():
+            self._driver.run(self._driver.dialogue.write_back(self._changes))
 
     # -- inside
 
@@ -244,6 +244,5 @@ class SyncSession(MutableMapping[str, Any]):
 
 def session_factory(request: Request) -> SyncSession:
     """``request.session``: subrequests for the same visitor share what is not written yet."""
-    api: SessionAPI = request.registry.getUtility(ISessionAPI)
-    sync = api.settings.sync
-    return SyncSession(api.session(request), sync.keys, sync.login_keys)
+    life = life_of(request)
+    return SyncSession(life.session(request), life.sync.keys, life.sync.login_keys)

@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from ..config.table import Settings
 from ..driver import Driver
-from ..interfaces import IAltSession
+from ..interfaces import IAltSession, ISessionAPI
 from ..protocol.commands import Commands
 from ..protocol.fields import Timing
 from ..protocol.state import SessionState
@@ -48,6 +48,8 @@ class RequestLife:
         tell: Tell,
     ) -> None:
         self._settings = settings
+        self.sync = settings.sync
+        self.attribute = "altsession"  # of the request
         self._commands = commands
         self._driver = driver
         self._cookie = cookie
@@ -61,9 +63,9 @@ class RequestLife:
 
     def session(self, request: Request) -> AltSession:
         """The session of a request: ``request.altsession`` itself. No round trip."""
-        known = request.__dict__.get("altsession")
+        known: AltSession | None = request.__dict__.get(self.attribute)
         if known is None:
-            known = request.__dict__["altsession"] = self.attach(request)
+            known = request.__dict__[self.attribute] = self.attach(request)
         return known
 
     def visit(self, request: Request) -> Visit:
@@ -79,6 +81,7 @@ class RequestLife:
             visit = Visit()
             visit.life = self
             visit.began = time.monotonic() if known is None else known.began
+            visit.unwatched = known is not None and known.unwatched
         request.environ[self.key] = visit
         return visit
 
@@ -135,6 +138,11 @@ class RequestLife:
 
     def _begin_attempt(self, visit: Visit, request: Request) -> SessionState:
         state, answered = visit.state, self._answered in request.__dict__
+        in_hand = visit.request is request  # of our tween
+        if visit.unwatched and not in_hand:
+            # The tween left no callback, as there was no other: Pyramid makes an empty list of them
+            # when the router asks for it.
+            answered = not request.__dict__.get("response_callbacks", True)
         if state is None:
             visit.home = id(request.environ)
             tokens = self._cookie.candidates(request.environ)
@@ -143,7 +151,7 @@ class RequestLife:
             state.root, state.answered = id(request), answered
         else:
             state.begin_attempt(id(request), answered)
-        if visit.request is not request:  # our tween does not have it in hand
+        if not in_hand:
             request.add_response_callback(self.answer)
         return state
 
@@ -153,8 +161,9 @@ class RequestLife:
         It runs after all others, which may still use the session. It may run once for each
         attempt that pyramid_retry discards, and then says the same again.
         """
+        # (Another of our sessions would wait for this one in turn.)
         waiting = request.response_callbacks
-        if waiting:
+        if not all(isinstance(getattr(each, "__self__", None), RequestLife) for each in waiting):
             if self.answer not in waiting:
                 request.add_response_callback(self.answer)
             return
@@ -164,3 +173,12 @@ class RequestLife:
         state = request.environ[self.key].state
         if state is not None:
             self.ending.at(Moment.LEAVING, request, state, response)
+
+
+def life_of(request: Request) -> RequestLife:
+    """Of the application that serves this request."""
+    visit = innermost()
+    if visit is not None and visit.request is request:
+        return visit.life
+    life: RequestLife = request.registry.getUtility(ISessionAPI).requests
+    return life

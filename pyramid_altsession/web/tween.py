@@ -17,6 +17,7 @@ from ..api import SessionAPI
 from ..errors import AltSessionError
 from ..interfaces import ISessionAPI
 from .ending import Moment
+from .requests import RequestLife
 from .transaction import TM, TRANSACTION, Handler
 from .visits import Visit, serving
 
@@ -27,8 +28,15 @@ NONE = (Token.MISSING, None)
 
 
 def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
-    api: SessionAPI = registry.getUtility(ISessionAPI)
-    life = api.requests
+    found: dict[str, SessionAPI] = dict(registry.getUtilitiesFor(ISessionAPI))
+    handler = watching(handler, found.pop("").requests)  # the innermost, which is asked most
+    for further in found.values():
+        handler = watching(handler, further.requests)
+    return handler
+
+
+def watching(handler: Handler, life: RequestLife) -> Handler:
+    """The tween of one session."""
     key, answer, at = life.key, life.answer, life.ending.at
     begin, end, monotonic = serving.set, serving.reset, time.monotonic
 
@@ -60,8 +68,12 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
             at(Moment.FAILED, request, visit.state)
             raise
         finally:
-            # The session may be used yet, by a tween above or another callback.
-            request.response_callbacks += (answer,)
+            # The session may be used yet, by a tween above or another callback. Where there is no
+            # callback yet, the first use adds ours, so that most requests need none.
+            callbacks = "response_callbacks" in request.__dict__
+            visit.unwatched = visit.state is None and token is not None and not callbacks
+            if not visit.unwatched:
+                request.response_callbacks += (answer,)
             if token is not None:
                 end(token)
                 visit.request = visit.outer = None

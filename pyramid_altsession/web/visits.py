@@ -30,6 +30,7 @@ class Visit:
     request: Request | None = None
     outer: "Visit | None" = None
     state: SessionState | None = None
+    unwatched = False  # the tween is over, and has left no response callback
     home = 0  # once it has a state: the id of the environ that it lies in, to tell it from copies
 
     def open(self, request: Request) -> "Token[Visit | None]":

@@ -24,6 +24,7 @@ PACKAGE = Path(str(resources.files("pyramid_altsession")))
 LAYERS = [
     {"_version", "errors", "protocol.contract", "interfaces", "events"},
     {f"config{name}" for name in ("", ".converters", ".server_url", ".sources", ".table")}
+    | {"config.sessions"}
     | {"config.yamlfile", "codecs"}
     | {f"codecs.{path.stem}" for path in PACKAGE.glob("codecs/*.py")},
     {"protocol"}

@@ -91,6 +91,7 @@ TEXTS: list[tuple[str, str, object]] = [
     ("session.max_sessions_per_user", "3", 3),
     ("session.on_max_sessions", "deny", "deny"),
     ("session.prefetch", "cart, user", ("cart", "user")),
+    ("sessions", "admin api_2", ("admin", "api_2")),
     ("sync.enabled", "on", True),
     ("sync.keys", "cart user", ("cart", "user")),
     ("sync.on_gone", "drop", "drop"),

@@ -14,6 +14,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from parts import Part, in_a_row, write_of
 from servers import Server
 
@@ -1301,8 +1302,8 @@ def resolved(operation: Operation, keys: Memory) -> Operation:
         return Claim(asked.id, owner) if asked.proof == OWNER else asked
 
     if isinstance(operation, Read):
-        return replace(operation, claims=tuple(map(claim, operation.claims)))
-    return replace(operation, claim=claim(operation.claim))
+        return structs.replace(operation, claims=tuple(map(claim, operation.claims)))
+    return structs.replace(operation, claim=claim(operation.claim))
 
 
 def shown(fields: dict[str, bytes], now: int, limited: bool) -> dict[str, Any]:

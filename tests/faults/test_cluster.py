@@ -2,11 +2,11 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from accounts import Books
+from msgspec.structs import replace
 from proxy import Proxy
 from servers import Server
 from topologies import Cluster, until

@@ -8,12 +8,12 @@ acknowledged is done, and only documented errors come out.
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from histories import History, World, execute, find, shrunk
 from histories_machine import VARIANTS
+from msgspec.structs import replace
 from servers import Server
 
 from pyramid_altsession.protocol.calls import Calls

@@ -253,7 +253,8 @@ def test_login_keys(visitor: Visitor, key: str, renewed: bool) -> None:
     not."""
     planted = visitor.jar
     shop = Visitor(visitor.watched.store, planted)
-    shop.api.settings = read_settings({"sync": {"enabled": True, "login_keys": "account person"}})
+    settings = read_settings({"sync": {"enabled": True, "login_keys": "account person"}})
+    shop.api.requests.sync = settings.sync
     shop()[key] = "ann"
     shop.done()
     assert ((shop.jar != planted), shop.stored[key]) == (renewed, "ann")
@@ -411,7 +412,7 @@ def test_order(live: Visitor) -> None:
 def test_order_of_named_keys(visitor: Visitor) -> None:
     """With sync.keys the order is theirs."""
     named = Visitor(visitor.watched.store, visitor.jar)
-    named.api.settings = read_settings({"sync": {"enabled": True, "keys": "b x a"}})
+    named.api.requests.sync = read_settings({"sync": {"enabled": True, "keys": "b x a"}}).sync
     assert list(named()) == ["b", "a"]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pyramid_altsession import SessionGone
 from pyramid_altsession.config.table import SessionSettings
@@ -222,7 +223,7 @@ def test_touch_is_not_owed_by_ttl(state: SessionState) -> None:
     """A read that asks for the time left owes no touch."""
     operation = state.read((), touch=False)
     assert operation is not None
-    assert state.learn(operation, live(1)._replace(values=[])) is None
+    assert state.learn(operation, replace(live(1), values=[])) is None
     assert state.left == 1
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.lifecycle import Life, LifeStep
 from pyramid_altsession.protocol.messages import Reply, Write
@@ -24,4 +26,4 @@ def in_a_row(parts: tuple[Part, ...], reply: Reply) -> Reply:
         return reply
     results = iter(reply.values)
     values = [reply.done if isinstance(part, LifeStep) else next(results) for part in parts]
-    return reply._replace(values=[*values, *results])
+    return replace(reply, values=[*values, *results])

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import redis
+from msgspec.structs import replace
 from redis.crc import key_slot
 
 from ...protocol.fields import DEADLINE, LOGIN, PROOF, USER, State
@@ -105,7 +105,7 @@ class ClusterSteps:
             case Revoke(durable=True):
                 durably = self._durably(index_key(self._prefix, operation.user))
                 reply = yield from steps.many(operation, self._prefix, durably)
-                return reply._replace(confirmed=durably.done)
+                return replace(reply, confirmed=durably.done)
             case Listing(sample=0):
                 return (yield from self._listing(operation))
             case _:
@@ -127,7 +127,7 @@ class ClusterSteps:
             replies = yield from self.map.say(self._key(claim.id), packet, count, True, address)
             reply = unpack_read(one, replies)
             if reply.state is State.LIVE:
-                return reply._replace(which=which)
+                return replace(reply, which=which)
             states += reply.values
         return Reply(State.DEAD, states)
 
@@ -137,7 +137,7 @@ class ClusterSteps:
             return (yield from steps.write(alone, self._prefix, self._say_at(key, address)))
         say = self._durably(key)
         reply = yield from steps.write(alone, self._prefix, say)
-        return reply._replace(confirmed=say.done)
+        return replace(reply, confirmed=say.done)
 
     def _durably(self, key: bytes) -> steps.Durably:
         return steps.Durably(self._say_at(key), key, self._prefix, self.wait)
@@ -155,7 +155,7 @@ class ClusterSteps:
         reply = yield from self._write(alone)
         if reply.state in OVER:  # else the entry may be that of somebody who was faster
             yield from self._leave(user, [id])
-        return reply._replace(done=entries) if reply.state is State.LIVE else reply
+        return replace(reply, done=entries) if reply.state is State.LIVE else reply
 
     def _invalidate(self, operation: Write, user: str) -> Steps[Reply]:
         reply = yield from self._write(operation)
@@ -181,7 +181,7 @@ class ClusterSteps:
             return (yield from self._write(operation))
         over = Invalidate(b"revoked", user, told=False)
         reply = yield from self._write(replace(operation, verbs=(), anybody=True, life=over))
-        return reply._replace(state=State.ENDED, values=(), done=0, left=None)
+        return replace(reply, state=State.ENDED, values=(), done=0, left=None)
 
     def _unlisted(self, operation: Write) -> bool:
         """Whether it is time to see whether its user's index lists the session."""
@@ -233,7 +233,7 @@ class ClusterSteps:
         *replies, clock = no_errors((yield from self.map.say(index, packet, count + 1, True)))
         reply, now = unpack_many(operation, self._prefix, replies), milliseconds(clock)
         young = [id for id, entered in reply.values if now - entered < ENTERING]
-        return reply._replace(entering=frozenset(young))
+        return replace(reply, entering=frozenset(young))
 
     # -- many sessions
 

@@ -132,8 +132,16 @@ class ConnectionPool:
         """A connection with nothing unread in it. ``end``: of the call."""
         if self._pid != os.getpid():  # whatever forked, and whether or not it runs hooks
             self._reset()
+        connection: Timed | None
         while True:
-            connection = self._free()
+            try:
+                # One that can be read at once was closed by the server, or holds what nobody waits
+                # for. Connecting may fail: others serve first.
+                while (connection := self._idle.pop())._sock is not None and connection.can_read():
+                    connection.disconnect()
+                    self._idle.appendleft(connection)
+            except IndexError:
+                connection = self._another()
             if connection is not None:
                 if connection._sock is not None:
                     connection.end = end
@@ -143,17 +151,6 @@ class ConnectionPool:
             if time.monotonic() > end:
                 raise NotConnected(self._reason())
             time.sleep(0.001)
-
-    def _free(self) -> Timed | None:
-        """An idle connection, or a new one, if there is a place for it. One that can be read at
-        once was closed by the server, or holds what nobody waits for."""
-        try:
-            while (connection := self._idle.pop())._sock is not None and connection.can_read():
-                connection.disconnect()
-                self._idle.appendleft(connection)  # connecting may fail: others serve first
-        except IndexError:
-            return self._another()
-        return connection
 
     def _another(self) -> Timed | None:
         """A new connection, if there is a place for it. Without a lock, which an exception from

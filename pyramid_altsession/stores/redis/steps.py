@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import redis
+from msgspec.structs import replace
 from redis.exceptions import MovedError, NoScriptError, ReadOnlyError
 
 from ...config.converters import PREFIX
@@ -148,7 +149,7 @@ class OneServer:
                 reply = Reply(State.LIVE, (yield from end(operation.writes(), self._prefix, say)))
             case _:
                 reply = yield from many(operation, self._prefix, say)
-        return reply._replace(confirmed=say.done)
+        return replace(reply, confirmed=say.done)
 
     def _say(self, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
         try:

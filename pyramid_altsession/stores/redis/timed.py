@@ -4,6 +4,7 @@ import math
 import select
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import hiredis
@@ -17,6 +18,9 @@ SMALL = 16384
 
 PLAIN = {bytes, int, list, type(None)}
 """Types of replies; any other is an error."""
+
+NOTHING = object()
+"""What the reader gives where no whole reply has come yet. Equal to no reply, as False is to 0."""
 
 
 def left(end: float) -> float:
@@ -72,7 +76,9 @@ class Timed(AbstractConnection):
         sock = super()._connect()  # type: ignore[no-untyped-call, safe-super]
         self._told = 0.0
         self._reader = hiredis.Reader(
-            protocolError=redis.exceptions.InvalidResponse, replyError=DefaultParser.parse_error
+            protocolError=redis.exceptions.InvalidResponse,
+            replyError=DefaultParser.parse_error,
+            notEnoughData=NOTHING,
         )
         poll = select.poll()
         poll.register(sock, select.POLLIN)
@@ -100,15 +106,15 @@ class Timed(AbstractConnection):
     def receive(self, count: int) -> list[Any]:
         """The replies to what was just sent; an error reply is one of them."""
         replies: list[Any] = []
-        self._read()
-        gets = self._reader.gets
+        gets, missing = self._reader.gets, count
         try:
-            for _ in range(count):
-                while (reply := gets()) is False:
-                    self._read()
+            while missing > 0:
+                self._read()
+                replies += islice(iter(gets, NOTHING), missing)  # what has come of them
+                missing = count - len(replies)
+            for reply in replies:
                 if reply.__class__ not in PLAIN and not isinstance(reply, redis.ResponseError):
                     raise reply  # about the connection
-                replies.append(reply)
         except redis.ConnectionError as error:
             said = [reply for reply in replies if isinstance(reply, redis.ResponseError)]
             if said:
@@ -123,7 +129,7 @@ class Timed(AbstractConnection):
 
     def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
         """For redis-py too: the next reply; an error reply is raised."""
-        while (reply := self._reader.gets()) is False:
+        while (reply := self._reader.gets()) is NOTHING:
             self._read()
         if isinstance(reply, redis.RedisError):
             raise reply

@@ -21,6 +21,7 @@ from ...protocol.fields import (
     Description,
     Facts,
     State,
+    Timing,
     belongs,
     judge,
     keys_of,
@@ -45,6 +46,7 @@ from .scripts import CONFIRM_SCRIPT, PRUNE_SCRIPT, REVOKE_SCRIPT, SCRIPT, SCRIPT
 
 _OURS = tuple(name.encode() for name in FACTS)
 _BEHIND_OURS = len(_OURS)
+_STATES = {state.value: state for state in State}
 _DESCRIBED = tuple(
     name.encode() for name in (PROOF, PREDECESSOR, USER, CREATED, SEEN, LOGIN, *INFO)
 )
@@ -107,7 +109,9 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
             remembered = None
             if facts.tti is not None and facts.deadline is not None:
                 remembered = int(facts.deadline) - now
-            return Reply(State.LIVE, values, now, _left(left), which, facts, remembered)
+            if left == -2:  # it ended between the commands: the fields were read while it lived
+                left = None
+            return Reply(State.LIVE, values, now, left, which, facts, remembered)
         states.append(state)
     return Reply(State.DEAD, states)
 
@@ -117,11 +121,6 @@ def milliseconds(clock: Sequence[bytes]) -> int:
     return int(clock[0]) * 1000 + int(clock[1]) // 1000
 
 
-def _left(pttl: int) -> int | None:
-    # The key may have ended between the commands: the fields were read while it lived.
-    return None if pttl == -2 else pttl
-
-
 @lru_cache(1024)
 def index_key(prefix: bytes, user: str) -> bytes:
     """The key of a user's index: no user id, whatever is in it, gets into a key or a log."""
@@ -129,29 +128,30 @@ def index_key(prefix: bytes, user: str) -> bytes:
     return prefix + b"user:" + digest.rstrip(b"=")
 
 
+@lru_cache(256)
+def _times(timing: Timing) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """The script's arguments that the settings say, before and after the window."""
+    before = timing.tti, timing.interval, timing.lifetime, timing.window
+    flags = (b"r" if timing.reuse_ends else b"") + timing.notify
+    limits = b"%d" % timing.max_keys, b"%d" % timing.max_bytes
+    return tuple([b"%d" % time for time in before]), (b"%d" % timing.grace, flags, *limits)
+
+
 def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
     """The script's call, by its hash or with its text; write.lua tells the arguments."""
-    timing = operation.timing
-    keys = [prefix + operation.claim.id.encode()]
+    before, after = _times(operation.timing)
+    key, user = prefix + operation.claim.id.encode(), operation.user
     who = b"1" if operation.create else b"any" if operation.anybody else b"0" + operation.mark
     if operation.whose is not None:
         who = b"=" + operation.whose.encode()
-    if operation.user is not None:
-        keys.append(index_key(prefix, operation.user))
     arguments = [
         *((b"EVAL", SCRIPT) if load else (b"EVALSHA", SCRIPT_SHA)),
-        *(b"%d" % len(keys), *keys),
+        *((b"1", key) if user is None else (b"2", key, index_key(prefix, user))),
         operation.claim.proof,
         who,
-        b"%d" % timing.tti,
-        b"%d" % timing.interval,
-        b"%d" % timing.lifetime,
-        b"%d" % timing.window,
+        *before,
         b"%d" % operation.window,
-        b"%d" % timing.grace,
-        (b"r" if timing.reuse_ends else b"") + timing.notify,
-        b"%d" % timing.max_keys,
-        b"%d" % timing.max_bytes,
+        *after,
         *((b"",) if operation.life is None else operation.life.wire()),
     ]
     for verb in operation.verbs:
@@ -160,9 +160,12 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
 
 
 def unpack_write(answer: Any) -> Reply:
-    state, now, left, remembered, user, since, done, values = no_errors([answer])[0]
+    if answer.__class__ is not list:
+        no_errors([answer])
+    state, now, left, remembered, user, since, done, values = answer
+    left = None if left == -2 else left
     remembered = None if remembered < 0 else remembered
-    return Reply(State(state), values, now, _left(left), 0, None, remembered, user, since, done)
+    return Reply(_STATES[state], values, now, left, 0, None, remembered, user, since, done)
 
 
 def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
