@@ -51,9 +51,10 @@ lowest: $(VENV)/wheel.stamp
 	$(VENV)-lowest/bin/pip install --quiet --constraint tests/lowest.txt "$$(ls dist/*.whl)[test]"
 	$(VENV)-lowest/bin/pytest
 
+# What docs/performance.rst shows, in less than ten minutes on a quiet machine. Under load it
+# measures with Debian's wrk.
 bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/run.py
-	$(BIN)/python benchmarks/sync.py
 	$(BIN)/python benchmarks/prefetch.py
 	$(BIN)/python benchmarks/script.py
 	$(BIN)/python benchmarks/cluster.py

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from common import application, at, caller, interleaved, options, pin, server
+from common import application, at, caller, cpu_of_both, interleaved, options, pin, server
 from peers import BEAKER, OURS, REDIS, Browser, of_pyramid
 from pyramid.request import Request
 from pyramid.response import Response
@@ -41,7 +41,7 @@ def by_size(path: str, rounds: int, times: int) -> dict[str, Any]:
     for library, view in ((OURS, read), (REDIS, session_read), (BEAKER, session_read)):
         for size in SIZES:
             calls[f"{library}\t{size}"] = _sized(library, path, view, size)
-    return _over_bare(calls, rounds, times)
+    return _over_bare(path, calls, rounds, times)
 
 
 def _sized(library: str, path: str, view: View, size: int) -> Browser:
@@ -66,10 +66,10 @@ def _sized(library: str, path: str, view: View, size: int) -> Browser:
 
 
 def _over_bare(
-    calls: dict[str, Callable[[], object]], rounds: int, times: int
+    path: str, calls: dict[str, Callable[[], object]], rounds: int, times: int
 ) -> dict[str, dict[str, float]]:
-    """{library: {size: µs over the bare application}}"""
-    samples = interleaved(calls, rounds, times)
+    """{library: {size: µs of CPU time over the bare application}}"""
+    samples = interleaved(calls, rounds, times, cpu_of_both(path))
     base = samples.pop("bare").median
     found: dict[str, dict[str, float]] = {}
     for name, sample in samples.items():
@@ -88,7 +88,7 @@ def by_keys(path: str, rounds: int, times: int) -> dict[str, float]:
         session = api.create({"cart": [1, 2, 3]})
         session.mset(values)
         calls[f"{OURS}\t{number}"] = caller(app, f"sid={session.token}")
-    return _over_bare(calls, rounds, times)[OURS]
+    return _over_bare(path, calls, rounds, times)[OURS]
 
 
 def by_sessions(path: str, most: int, rounds: int, times: int) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def by_sessions(path: str, most: int, rounds: int, times: int) -> dict[str, Any]
             present = number
             used = client.info("memory")["used_memory"] - empty
             found["bytes"][str(number)] = used / number
-            found["us"][str(number)] = _over_bare(calls, rounds, times)[OURS][""]
+            found["us"][str(number)] = _over_bare(path, calls, rounds, times)[OURS][""]
             number *= 10
     return found
 
@@ -118,7 +118,7 @@ def by_sessions(path: str, most: int, rounds: int, times: int) -> dict[str, Any]
 def by_threads(path: str, seconds: float) -> dict[str, Any]:
     """Reads a second of so many threads that share an application's connections, beside HGETs of
     redis-py's."""
-    api = SessionAPI.from_settings({"redis.url": f"unix://{path}"})
+    api = SessionAPI.from_settings(at(path))
     token = str(api.create(CONTENT).token)
     client = redis.Redis(unix_socket_path=path)
     client.hset("hash", "cart", "[1, 2, 3]")

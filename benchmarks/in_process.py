@@ -3,19 +3,30 @@
     python benchmarks/in_process.py --rounds 5 --times 50
 
 Each request goes through the whole WSGI application, whose browser keeps cookies. Microseconds are
-over the same application without sessions. ``pinned``: this process and the server share one CPU,
-so that wall time is what both spend.
+over the same application without sessions. ``normal``: time on the wall, on any CPU. ``pinned``:
+CPU time of this process and the server together, on one CPU.
 """
 
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import hiredis
-import redis
-from common import Calls, application, caller, interleaved, options, pin, server
+from common import (
+    Calls,
+    Clock,
+    application,
+    caller,
+    cpu_of_both,
+    interleaved,
+    options,
+    pin,
+    process_of,
+    server,
+)
 from peers import DICT, FACTORIES, FRAMEWORKS, HOLDS_LITTLE, OURS, browsers
 from views import Floor, bare, plain
 
@@ -46,37 +57,35 @@ def measured(rounds: int, times: int) -> dict[str, Any]:
             "bare": caller(application(bare, {}), ""),
             "bare, no request property": caller(application(plain, {}, property=False), ""),
         }
-        for mode in ("normal", "pinned"):
+        for mode, clock in (("normal", time.perf_counter), ("pinned", cpu_of_both(path))):
             if mode == "pinned":
-                pin(0, server_process(path))
+                pin(0, process_of(path))
             found[mode] = {
-                "small": flat(raw, calls, rounds, times),
-                "64 kB": flat(raw, large, rounds, max(times // 3, 1)),
-                "frameworks": flat({}, frameworks, rounds, max(times // 3, 1)),
+                "small": flat(raw, calls, rounds, times, clock),
+                "64 kB": flat(raw, large, rounds, max(times // 3, 1), clock),
+                "frameworks": flat({}, frameworks, rounds, max(times // 3, 1), clock),
             }
     return found
 
 
-def server_process(path: str) -> int:
-    with redis.Redis(unix_socket_path=path) as client:
-        return int(client.info("server")["process_id"])
-
-
 def flat(
-    raw: Calls, calls: dict[str, dict[str, Callable[[], object]]], rounds: int, times: int
+    raw: Calls,
+    calls: dict[str, dict[str, Callable[[], object]]],
+    rounds: int,
+    times: int,
+    clock: Clock,
 ) -> dict[str, Any]:
-    """{library: {what: {"us", "low", "high", "cpu_us"}}}, all in the same rounds."""
+    """{library: {what: {"us", "low", "high"}}}, all in the same rounds."""
     together: dict[str, Callable[[], object]] = {f"\t{name}": call for name, call in raw.items()}
     for library, each in calls.items():
         together |= {f"{library}\t{name}": call for name, call in each.items()}
     found: dict[str, Any] = {}
-    for name, sample in interleaved(together, rounds, times).items():
+    for name, sample in interleaved(together, rounds, times, clock).items():
         library, _, what = name.partition("\t")
         found.setdefault(library, {})[what] = {
             "us": sample.median * MICRO,
             "low": sample.low * MICRO,
             "high": sample.high * MICRO,
-            "cpu_us": sample.cpu * MICRO,
         }
     return found
 

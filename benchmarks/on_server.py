@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
-from common import options, server
+from common import at, options, server
 from peers import BEAKER, OURS, REDIS, browsers
 
 from pyramid_altsession import SessionAPI
@@ -68,7 +68,7 @@ WATCHING = {"cmdstat_info", "cmdstat_config|resetstat"}
 
 def memory_of(path: str, number: int) -> dict[str, float]:
     """Bytes of one session with five small keys, with all that the server adds to it."""
-    api = SessionAPI.from_settings({"redis.url": f"unix://{path}"})
+    api = SessionAPI.from_settings(at(path))
     with redis.Redis(unix_socket_path=path) as client:
         first = api.create(FIVE_SMALL)
         before = client.info("memory")["used_memory"]

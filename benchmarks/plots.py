@@ -25,13 +25,13 @@ def draw(results: Results, folder: Path) -> None:
         growth["size"],
         folder / "size.svg",
         "bytes stored beside the key",
-        "µs over the bare application",
+        "µs of CPU time over bare",
     )
     _lines(
         {OURS: growth["sessions"]["us"]},
         folder / "sessions.svg",
         "sessions on the server",
-        "µs over the bare application",
+        "µs of CPU time over bare",
         logarithmic=False,
     )
     _lines(
@@ -52,7 +52,7 @@ def _requests(results: Results, path: Path) -> None:
         axes.bar_label(drawn, fmt="%.0f", padding=3)
     axes.set_yticks([number + 0.17 for number in range(len(SHOWN))], SHOWN)
     axes.invert_yaxis()
-    axes.set_xlabel("µs over the bare application, client and server on one CPU")
+    axes.set_xlabel("µs of CPU time over the bare application, client and server")
     axes.legend(frameon=False)
     _save(figure, path)
 

@@ -21,11 +21,12 @@ def machine(results: Results) -> str:
     said = results["machine"]
     versions = ", ".join([f"{name} {version}" for name, version in said["versions"].items()])
     load = said["load"]
+    quick = " This was a quick look of few rounds." if said["quick"] else ""
     return (
         f"Measured on {said['date']} on {said['cpus']} CPUs of the model *{said['model']}*, with"
         f" Python {said['python']}. The machine's load was {load[0]:.1f} when the run began and"
         f" {load[1]:.1f} when it ended; above 2, something else was running, and times suffer from"
-        f" that, but not counts. Versions: {versions}.\n"
+        f" that, but not counts.{quick} Versions: {versions}.\n"
     )
 
 
@@ -44,8 +45,8 @@ def requests(results: Results) -> str:
 
 
 _MODES = {
-    "pinned": "client and server share one CPU",
-    "normal": "client and server on any CPU",
+    "pinned": "CPU time of client and server, which share one CPU",
+    "normal": "time on the wall, client and server on any CPU",
 }
 _CONTENTS = {"small": "five small keys", "64 kB": "five small keys and one of 64 kB"}
 
@@ -81,7 +82,7 @@ def _bare(found: Results) -> str:
         )
     return table(
         "µs of one call of what the others are compared with, and quartiles",
-        ("", "normal", "pinned"),
+        ("", "time on the wall", "CPU time of client and server"),
         rows,
     )
 
@@ -118,7 +119,7 @@ def _frameworks(found: Results) -> str:
         ours += [f"{taken[OURS][doing]['us'] - taken['']['bare']['us']:.0f}" for doing in _BOTH]
     return table(
         "µs of a request over a bare application of the same framework, five small keys",
-        ("", "read one", "write one", "read one, pinned", "write one, pinned"),
+        ("", "read one, wall", "write one, wall", "read one, CPU", "write one, CPU"),
         [ours, *rows],
     )
 
@@ -152,13 +153,13 @@ def growth(results: Results) -> str:
     size, sessions = found["size"], found["sessions"]
     parts = [
         table(
-            "µs over the bare application to read one small key, by the bytes stored beside it;"
-            " pinned",
+            "µs of CPU time of client and server over the bare application to read one small"
+            " key, by the bytes stored beside it",
             ("", *(f"{int(each):,}" for each in size[OURS])),
             [[library, *(f"{us:.0f}" for us in taken.values())] for library, taken in size.items()],
         ),
         table(
-            "µs over the bare application to read one key, by the keys of its session; pinned",
+            "The same by the keys of the session",
             ("", *(f"{int(each):,}" for each in found["keys"])),
             [[OURS, *(f"{us:.0f}" for us in found["keys"].values())]],
         ),

@@ -26,6 +26,7 @@ stands before it, ``auth.`` unless the application says another."""
 
 
 _UNCHANGING = frozenset({str, int, float, bool, type(None)})
+"""Values of these types cannot be changed in place."""
 
 
 class Held(Struct, frozen=True, eq=False):
@@ -92,7 +93,7 @@ class PendingChanges:
         raw = framed(plain)
         fields = self.cache.fields
         self.flashes.pop(name, None)
-        self.held[name] = Held(value, raw, plain)
+        self._keep(name, Held(value, raw, plain))
         if fields.get(name) is None:
             fields.pop(name, None)  # a new key is the last one
         fields[name] = self.dirty[name] = raw
@@ -122,8 +123,15 @@ class PendingChanges:
             plain = self._commands.codec.encode(name, value)
         else:
             plain = split(raw or b"[]")[1]
-        held = self.held[name] = Held(value, raw, plain)
+        held = Held(value, raw, plain)
+        self._keep(name, held)
         return held
+
+    def _keep(self, name: str, held: Held) -> None:
+        if held.value.__class__ in _UNCHANGING:
+            self.held.pop(name, None)
+        else:
+            self.held[name] = held
 
     def append(self, name: str, message: Any) -> None:
         """Append a message to a queue."""
@@ -135,6 +143,11 @@ class PendingChanges:
     def appends(self, name: str) -> bool:
         """Whether the server can append to this queue: only to JSON, and to what is stored."""
         return name not in self.dirty and self._commands.codec.encode(name, []) == b"[]"
+
+    @property
+    def possible(self) -> bool:
+        """Whether there may be any."""
+        return bool(self.dirty or self.flashes or self.held)
 
     def due(self) -> bool:
         """Whether anything has to be written. After an error, which tells of a value that JSON
@@ -154,8 +167,8 @@ class PendingChanges:
         for waiting in self.flashes.values():
             waiting[:] = [self.flash(flash.name, flash.message) for flash in waiting]
         for name, held in list(self.held.items()):
-            if held.value.__class__ in _UNCHANGING or fields.get(name) != held.raw:
-                continue  # the other: written through request.altsession since
+            if fields.get(name) != held.raw:
+                continue  # written through request.altsession since
             plain = self._commands.codec.encode(name, held.value)
             if plain != held.plain and self._differ(name, held.plain, plain):
                 raw = holding(held.raw or b"", plain)  # a change in place keeps the value's end

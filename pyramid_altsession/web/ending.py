@@ -88,10 +88,11 @@ class Ending:
     def _write_back(self, request: Request, response: Response, state: SessionState) -> None:
         """Write what changed in ``request.session``, unless the answer is a failure, or says
         already that the session is gone."""
-        changes, raised = state.changes, getattr(request, "exception", None)
-        if changes is None or response.status_int >= 500 or isinstance(raised, SessionGone):
+        changes = state.changes
+        if changes is None or not changes.possible:
             return
-        if not changes.due():
+        raised = getattr(request, "exception", None)
+        if response.status_int >= 500 or isinstance(raised, SessionGone) or not changes.due():
             return
         driver = self._session(request).driver
         try:

@@ -37,6 +37,7 @@ from pyramid_altsession.events import (
 from pyramid_altsession.protocol.state import SessionState
 from pyramid_altsession.protocol.token import Token
 from pyramid_altsession.session import AltSession
+from pyramid_altsession.web.tween import NAME
 
 Make = Callable[..., Site]
 
@@ -566,6 +567,25 @@ def test_response_callback_may_use_the_session(make: Make, uses: bool) -> None:
     app = make(BASIC | {"page": view})
     assert len(set_cookies(app.get("/page"))) == 1
     assert app.get("/get").json == "callback"
+
+
+def late_tween(handler: Any, registry: Any) -> Any:
+    def tween(request: Request) -> Response:
+        response = handler(request)
+        request.altsession.set("name", "tween")
+        return response
+
+    return tween
+
+
+def test_a_tween_above_may_be_the_first_to_use_the_session(make: Make) -> None:
+    """A tween above this package's may make the session, after a view that left it alone and added
+    no response callback; the answer carries it."""
+    app = make(
+        BASIC, configure=lambda config: config.add_tween(f"{__name__}.late_tween", over=NAME)
+    )
+    assert len(set_cookies(app.get("/untouched"))) == 1
+    assert app.get("/get").json == "tween"
 
 
 # -- pyramid_retry
