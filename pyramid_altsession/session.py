@@ -107,8 +107,9 @@ class AltSession(SessionView[Driver]):
     Every call may raise :exc:`SessionGone` (409) when this request saw the session alive and it
     ended since, or, for writes, when the cookie was replaced moments ago; and
     :exc:`StoreUnavailable` (503). A write may raise :exc:`SessionFull` (409) where
-    ``session.max_keys`` or ``session.max_bytes`` is set. Keys are non-empty str of at most 512 bytes that do not begin
-    with ``@`` (:exc:`InvalidKey`), or a :class:`SessionKey`. All durations are seconds.
+    ``session.max_keys`` or ``session.max_bytes`` is set. Keys are non-empty str of at most 512
+    bytes that do not begin with ``@`` (:exc:`InvalidKey`), or a :class:`SessionKey`. All durations
+    are seconds.
 
     An AltSession belongs to one thread.
     """
