@@ -951,6 +951,12 @@ class TestEveryKeyEnds:
             assert keys.ids() == {session.id}
             assert 0 < keys.left(session.id) <= WHOLE
 
+    def test_a_session_that_ends_as_it_begins(self, nobody: Session, keys: Memory | Keys) -> None:
+        """Its tombstone ends too."""
+        assert nobody.create(Set("a", b"1"), Invalidate(b"n")).state is State.LIVE
+        assert set(keys.fields(nobody.id)) == {"@x"}
+        assert 0 <= TIMING.window - keys.left(nobody.id) <= SLACK
+
     def test_a_write_gives_a_lost_ttl_back(self, session: Session, keys: Memory | Keys) -> None:
         """A TTL that was taken off by hand comes back with the next use."""
         if isinstance(keys, Keys):

@@ -521,6 +521,9 @@ if over then
     end
     redis.call('PEXPIRE', key, tombstone_ms)
     redis.call('HSET', key, '@x', over)
+    if create then
+      redis.call('PEXPIRE', key, tombstone_ms)  -- there was no key to give an end
+    end
     if owed then
       redis.call('HSET', key, '@o', owed)
     end
