@@ -6,12 +6,9 @@ from typing import Any
 
 import pytest
 from crowd import FAILOVERS, through
-from outages import EMPTIES, TOPOLOGIES, UNNOTICED, cost_of
+from outages import EMPTIES, KILLS, QUICK, TOPOLOGIES, UNNOTICED, cost_of
 
 from pyramid_altsession.stores.redis.failures import LULL
-
-KILLS = {"kill -9", "SIGSTOP"}
-"""What was acknowledged a moment before may not have reached the replica."""
 
 LINES = 4
 """Of the log, about one server; two more whenever trouble that comes and goes is told again."""
@@ -58,6 +55,7 @@ def test_a_crowd_of_processes_through_failovers(started: dict[str, Any], kind: s
     if kind not in started:
         started[kind] = start()
     started[kind].settle()
+    started[kind].suspect_after(QUICK)
     found = through(started[kind], failovers, lambda load: load.serves(50))
     cost = found.cost
     assert (cost.untyped, cost.foreign, cost.endless, cost.resurrected_durably) == ([], 0, 0, 0)

@@ -155,8 +155,7 @@ def test_moved_while_others_have_looked(known: SlotMap) -> None:
     nodes.map = {"seed": [ranges(B)]}
     assert nodes.say(known) == [1]
     known.changed = lambda: told.append(known.primaries)
-    known._slots[SLOT] = A  # as the late call has found it
-    assert nodes.say(known) == [1]
+    assert nodes.run(known.say(KEY, GET, 1, True, A)) == [1]
     assert told == [(B,)]
 
 

@@ -323,13 +323,21 @@ EMPTIES = {"kill -9, restarted empty", "FLUSHALL"}
 """Faults after which everything is gone."""
 UNNOTICED = {"SCRIPT FLUSH", "FLUSHALL", "slots moved by key", "slots moved whole", "slow"}
 """Faults with which no call fails, given time: a busy machine is no outage."""
+KILLS = {"kill -9", "SIGSTOP"}
+"""Faults with which a primary is replaced that has not told its replica all."""
+QUICK, CALM = 500, 5000
+"""Milliseconds after which servers replace a primary: a busy machine must not make them replace one
+that is well, where that is not the fault."""
 PATIENT = {"timeout": 30, "connect_timeout": 30}
 
 
 def cost_of(name: str, fault: Fault, servers: Any) -> Cost:
     """Of one fault, under load."""
     times: dict[str, Any] = PATIENT if name in UNNOTICED else {}
-    load = Load(servers.url, durable=isinstance(servers, Sentinels | Cluster), **times)
+    several = isinstance(servers, Sentinels | Cluster)
+    if several:
+        servers.suspect_after(QUICK if name in KILLS else CALM)
+    load = Load(servers.url, durable=several, **times)
     with load.running():
         fault(servers, load)
     load.cost.endless = endless(servers)

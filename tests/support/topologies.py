@@ -147,6 +147,12 @@ class Sentinels:
         told = [each if isinstance(each, dict) else _pairs(each) for each in replicas]
         return [(r["flags"], r["master-link-status"]) for r in told] == [("slave", "ok")]
 
+    def suspect_after(self, ms: int) -> None:
+        """A primary that does not answer for so long is replaced."""
+        for sentinel in self.sentinels:
+            told = (MASTER, "down-after-milliseconds", ms)
+            sentinel.client.execute_command("SENTINEL", "SET", *told)
+
     def failover(self) -> None:
         """An ordered one, to its end: the old primary hands over without losing a write."""
         old, ask = self.current, self.sentinels[0].client.execute_command
@@ -252,6 +258,11 @@ class Cluster:
     @property
     def client(self) -> "Everywhere":
         return Everywhere(self)
+
+    def suspect_after(self, ms: int) -> None:
+        """A primary that does not answer for so long is replaced."""
+        for node in self.alive:
+            node.client.config_set("cluster-node-timeout", ms)
 
     def primary_of(self, key: str) -> ClusterNode:
         slot = key_slot(key.encode())
