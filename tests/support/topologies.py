@@ -211,8 +211,8 @@ class Cluster:
             )
             node.id, node.bus = secrets.token_hex(20), bus
             self.nodes.append(node)
-        # Nodes that begin with no ids of shards, or with several, take time to agree, and Valkey 9.1
-        # ends with a failed assertion when SPUBLISH comes before. (Redis 7.0 knows no such ids.)
+        # Nodes that begin without the ids of their shards take time to agree, and Valkey 9.1 ends
+        # with a failed assertion when SPUBLISH comes before. (Redis 7.0 knows no such ids.)
         shards = [f",,shard-id={secrets.token_hex(20)}" if binary is None else "" for _ in range(3)]
         for node in self.nodes:
             Path(node.directory, "nodes.conf").write_text(self._view_of(node, shards))
