@@ -120,7 +120,8 @@ def report(figures: Mapping[str, Times]) -> None:
     print(f"{'':20} {'wall, µs':>10} {'x hget':>8} {'CPU, µs':>10} {'x hget':>8}")
     for name, (each, own) in figures.items():
         print(f"{name:20} {each * 1e6:10.1f} {each / wall:8.2f} {own * 1e6:10.1f} {own / cpu:8.2f}")
-    read = max(figures["open and get"][0] / wall, figures["open and get"][1] / cpu)
+    asked = figures["get, asked again"]
+    read = max(asked[0] / wall, asked[1] / cpu)
     print(f"one key read: {read:.2f} x hget, and {READ} is allowed")
     assert read <= READ, read
 
