@@ -50,7 +50,7 @@ def test_api_of_the_registry(config: Configurator) -> None:
     session = config.testing_altsession({"name": "Ann"})
     api = config.registry.getUtility(ISessionAPI)
     request = testing.DummyRequest(altsession=session)
-    assert isinstance(store_in(api), MemoryStore)
+    assert isinstance(store_in(store_in(api)), MemoryStore)
     assert api.session(request) is session
     assert api.open(session.token).get("name") == "Ann"
 
