@@ -30,6 +30,7 @@ from .protocol.keys import SessionKey
 from .session import AltSession
 from .stores.observed import Observation
 from .stores.redis.node import Health
+from .stores.redis.pool import PoolUsage
 from .web.security import add_view_options
 from .web.tween import add_tween
 from .web.view_options import add_sync_layer
@@ -48,6 +49,7 @@ __all__ = [
     "InvalidKey",
     "NotDurable",
     "Observation",
+    "PoolUsage",
     "SessionAPI",
     "SessionFull",
     "SessionGone",

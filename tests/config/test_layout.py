@@ -36,6 +36,7 @@ LAYERS = [
             "memory",
             "sealed",
             "observed",
+            "summary",
             "traffic",
             "supervisor",
             "embedded",
@@ -49,7 +50,7 @@ LAYERS = [
     - {"web.cookie", "web.ending", "web.requests", "web.visits"},
     {"security", "testing", "tween"},
     {"aio"} | {f"aio.{path.stem}" for path in PACKAGE.glob("aio/*.py")},
-    {"", "demo"},
+    {"", "demo", "opentelemetry", "prometheus"},
     {"admin.views"},
     {"admin", "cli"} | {f"cli.{path.stem}" for path in PACKAGE.glob("cli/*.py")},
 ]
@@ -270,6 +271,9 @@ def test_included_twice() -> None:
     config.make_wsgi_app()
 
 
+EXTRAS = ("admin", "cli", "embedded", "encryption", "opentelemetry", "prometheus")
+
+
 def test_lowest_versions_are_those_that_are_tried() -> None:
     """``make lowest`` runs the tests with the lower bounds of what setup.cfg installs."""
     root = Path(__file__).parents[2]
@@ -277,9 +281,9 @@ def test_lowest_versions_are_those_that_are_tried() -> None:
     setup.read(root / "setup.cfg")
     extras = setup["options.extras_require"]
     wanted = setup["options"]["install_requires"]
-    wanted += "".join(extras[name] for name in ("admin", "cli", "embedded", "encryption"))
-    bounds = re.findall(r"^([\w.]+)(?:\[\w+\])? >= ([\d.]+)$", wanted, re.MULTILINE)
-    tried = re.findall(r"^([\w.]+) == ([\d.]+)$", (root / "tests/lowest.txt").read_text(), re.M)
+    wanted += "".join(extras[name] for name in EXTRAS)
+    bounds = re.findall(r"^([\w.-]+)(?:\[\w+\])? >= ([\d.]+)$", wanted, re.MULTILINE)
+    tried = re.findall(r"^([\w.-]+) == ([\d.]+)$", (root / "tests/lowest.txt").read_text(), re.M)
     assert sorted(bounds) == tried
 
 
