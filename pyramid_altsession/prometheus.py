@@ -14,7 +14,7 @@ from pyramid.exceptions import ConfigurationError
 
 from .api import SessionAPI
 from .errors import AltSessionError
-from .events import BY_KIND, SessionEvent
+from .events import BY_KIND
 from .interfaces import ISessionAPI, ISessionEvent
 from .stores.observed import Observation
 from .stores.redis.pool import PoolUsage
@@ -32,7 +32,7 @@ except ImportError as error:
 
 __all__ = ["count_event", "count_operation", "count_response", "includeme"]
 
-KINDS = {event: kind for kind, event in BY_KIND.items()}
+KINDS: dict[type[object], str] = {event: kind for kind, event in BY_KIND.items()}
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 OPERATIONS = Counter("altsession_operations", "Operations on the store.", ["operation", "outcome"])
@@ -66,7 +66,7 @@ def count_operation(seen: Observation) -> None:
     BYTES.labels("received").inc(seen.received)
 
 
-def count_event(event: SessionEvent) -> None:
+def count_event(event: object) -> None:
     """The subscriber to session events, and ``notify`` of a utility without Pyramid."""
     EVENTS.labels(KINDS[type(event)]).inc()
 

@@ -135,9 +135,8 @@ class ConnectionPool:
 
     def usage(self, server: str) -> "PoolUsage":
         """How it stands now. No round trip."""
-        away, known = self._away, []
-        if self._pid == os.getpid():  # else they are the parent's
-            known = [place() for place in list(self._places.values())]
+        away, mine = self._away, self._pid == os.getpid()  # else they are the parent's
+        known = [place() for place in list(self._places.values())] if mine else []
         in_use = max(sum(each is not None for each in known) - len(self._idle), 0)
         failing = away is not None and time.monotonic() < away[0]
         return PoolUsage(server, in_use, self._limit, failing)
