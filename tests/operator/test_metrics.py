@@ -1,5 +1,6 @@
 """What Prometheus and OpenTelemetry are told of a request, and what it costs without them."""
 
+import asyncio
 import importlib
 import os
 import subprocess
@@ -33,8 +34,10 @@ from pyramid_altsession import (
     SessionGone,
     StoreFull,
     StoreUnavailable,
+    opentelemetry,
     prometheus,
 )
+from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.lifecycle import Invalidate, Login, Renew, Rotate, Touch
@@ -361,6 +364,27 @@ def test_span_of_a_failure(spans: Callable[[], list[ReadableSpan]]) -> None:
     assert span.status.description is None
     assert dict(span.attributes or {})["error.type"] == "StoreUnavailable"
     assert "nowhere" not in span.to_json()
+
+
+def test_awaited(server: Server, spans: Callable[[], list[ReadableSpan]]) -> None:
+    """The observers serve the awaitable utility too; its spans are below the task's own."""
+    before = samples()
+
+    async def create() -> trace.Span:
+        async with AsyncSessionAPI.from_settings({"redis.url": server.url}) as api:
+            api.observe(prometheus.count_operation)
+            api.observe(opentelemetry.trace_operation)
+            with trace.get_tracer("test").start_as_current_span("task") as outer:
+                await api.create({"cart": 1})
+        return outer
+
+    outer = asyncio.run(create())
+    created = 'altsession_operations_total{operation="create",outcome="ok"}'
+    assert samples()[created] == before.get(created, 0) + 1
+    span, above = spans()
+    assert (span.name, above.name) == ("altsession create", "task")
+    assert span.parent is not None
+    assert span.parent.span_id == outer.get_span_context().span_id
 
 
 def test_both(server: Server, spans: Callable[[], list[ReadableSpan]]) -> None:
