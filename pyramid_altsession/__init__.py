@@ -32,6 +32,7 @@ from .protocol.keys import SessionKey
 from .session import AltSession
 from .stores.observed import Observation
 from .stores.redis.node import Health
+from .stores.redis.pool import PoolUsage
 from .web.security import add_view_options
 from .web.server_timing import add_server_timing
 from .web.tween import add_tween
@@ -53,6 +54,7 @@ __all__ = [
     "InvalidKey",
     "NotDurable",
     "Observation",
+    "PoolUsage",
     "SessionAPI",
     "SessionFull",
     "SessionGone",

@@ -25,6 +25,7 @@ from .session import AltSession
 from .stores import open_store
 from .stores.observed import ObservedStore, Observer
 from .stores.redis.node import Health, ServerNode, health_of
+from .stores.redis.pool import PoolUsage
 from .stores.sealed import SealedStore
 from .web.requests import RequestLife
 from .web.visits import under_way
@@ -60,6 +61,7 @@ class SessionAPI(APIBase):
         codec = self.commands.codec
         store = open_store(settings) if store is None else store
         self._nodes: Callable[[], Sequence[ServerNode]] = getattr(store, "nodes", tuple)
+        self._pools: Callable[[], Sequence[PoolUsage]] = getattr(store, "pool_usage", tuple)
         self._store: Store = SealedStore(store, codec) if isinstance(codec, SealingCodec) else store
         self.requests = RequestLife(settings, self.commands, self._cookie, self._driver, self._tell)
 
@@ -244,6 +246,11 @@ class SessionAPI(APIBase):
         """What the servers tell of themselves; see :class:`Health`. One round trip to each.
         StoreUnavailable when one cannot be reached. :meth:`check` finds out whether they serve."""
         return health_of(self._nodes())
+
+    def pool_usage(self) -> Sequence[PoolUsage]:
+        """The connections of this process, for each server that was asked; see
+        :class:`PoolUsage`. No round trip."""
+        return self._pools()
 
     def close(self) -> None:
         """Give the connections back. The sessions stay; a later use connects again."""

@@ -84,6 +84,9 @@ class ISessionAPI(Interface):
     def health():
         """What the servers tell of themselves, as Health."""
 
+    def pool_usage():
+        """The connections of this process to each server, as PoolUsage. No I/O."""
+
     def invalidate_all(told=None):
         """End every session; how many."""
 

@@ -88,7 +88,12 @@ def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
     publishes = session.notify != "none"
     yield from rights(reached[0].ask, session.prefix, settings.redis.username, publishes=publishes)
     yield requests(SessionAPI(settings, store=store))
-    yield latency(timed_reads(store, Timing.of(settings.session)), settings.redis.timeout)
+    try:
+        taken = timed_reads(store, Timing.of(settings.session))
+    except StoreUnavailable as error:
+        yield Finding("latency", ERROR, str(error), "not even reads of a session are served")
+    else:
+        yield latency(taken, settings.redis.timeout)
 
 
 def of_node(node: Node) -> Iterator[Finding]:

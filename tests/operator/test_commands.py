@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -430,6 +431,26 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as caught:
         run_main(capsys, "x.ini", *arguments)
     assert caught.value.code == 2
+
+
+@pytest.mark.process
+def test_completion(tmp_path: Path) -> None:
+    """The script that shtab makes, as docs/operator.rst tells, completes commands in bash."""
+    page = (Path(__file__).parents[2] / "docs/operator.rst").read_text()
+    made = re.findall(r"\$ (shtab .*) > \S+/(altsession)$", page, re.MULTILINE)
+    ((line, name),) = made
+    tool = Path(sys.executable).with_name("shtab")
+    script = subprocess.run(
+        [tool, *line.split()[1:]], check=True, capture_output=True, text=True
+    ).stdout
+    (tmp_path / name).write_text(script)
+    asked = (
+        f"source {tmp_path / name}; COMP_WORDS=(altsession app.ini st); COMP_CWORD=2;"
+        " $(complete -p altsession | sed 's/.*-F \\(\\S*\\).*/\\1/') altsession st app.ini;"
+        ' echo "${COMPREPLY[@]}"'
+    )
+    bash = ["bash", "--norc", "-c", asked]
+    assert subprocess.run(bash, check=True, capture_output=True, text=True).stdout == "stats\n"
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

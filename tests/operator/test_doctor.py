@@ -9,7 +9,7 @@ import yaml
 from conftest import settings_for
 from operator_cli import Command, Ran, run_main
 from servers import Server, valkey
-from topologies import Cluster, Sentinels
+from topologies import Cluster, Sentinels, until
 
 from pyramid_altsession.cli import configuration
 from pyramid_altsession.cli.doctor import clock, latency
@@ -251,7 +251,8 @@ def test_replica(fit: Server, command: Command) -> None:
 def test_plain_text_where_tls_is_configured(server: Server, command: Command) -> None:
     """The advice says so, and no password was sent."""
     url = f"rediss://ann:word@127.0.0.1:{server.port}"
-    ran = command(url, "doctor", "--json", **COOKIE)
+    wait = "altsession.redis.connect_timeout=1"  # it waits for the end of what it takes for a line
+    ran = command(url, "doctor", "--json", wait, **COOKIE)
     level, _, advice = found(ran)["reachable"]
     assert (level, "speaks plain text" in advice) == (ERROR, True)
     assert list(found(ran)) == ["cookie", "times", "transport", "reachable"]
@@ -318,6 +319,32 @@ def test_cluster(cluster_server: Cluster, command: Command) -> None:
     assert len(set(reachable)) == 3
     assert found(ran)["requests"][0] == OK
     assert found(ran)["rights"][0] == OK
+
+
+def state_of(node: Server) -> str:
+    return str(node.client.execute_command("CLUSTER", "INFO"))
+
+
+def test_cluster_with_a_node_down(command: Command) -> None:
+    """The node is named, the others are examined, and what requests meet is told."""
+    cluster = Cluster()
+    try:
+        down, replica = cluster.nodes[2::3]
+        for node in (replica, down):
+            node.kill()
+        until(lambda: all("cluster_state:fail" in state_of(node) for node in cluster.alive))
+        ran = command(cluster.url, "doctor", "--json", **COOKIE)
+    finally:
+        cluster.stop()
+    reachable = {row["node"]: row["level"] for row in ran.objects if row["check"] == "reachable"}
+    name = f"127.0.0.1:{down.port}"
+    assert (reachable.pop(name), set(reachable.values()), len(reachable)) == (ERROR, {OK}, 2)
+    assert {row["node"] for row in ran.objects if row["check"] == "eviction"} == set(reachable)
+    assert found(ran)["rights"][0] == OK
+    for check in ("requests", "latency"):
+        level, words, _ = found(ran)[check]
+        assert (level, "does not serve" in words) == (ERROR, True)
+    assert (ran.code, ran.error) == (1, "")
 
 
 def test_cluster_that_is_down(command: Command) -> None:

@@ -12,7 +12,7 @@ from .cluster import ClusterSteps
 from .connections import Connect, connect
 from .failures import Trouble
 from .node import ServerNode
-from .pool import ConnectionPool
+from .pool import ConnectionPool, PoolUsage
 from .slots import SlotMap
 from .steps import Address, confirmation
 from .waiting import Node, Pool, WaitingStore, carry_out
@@ -80,6 +80,10 @@ class ClusterStore(WaitingStore):
             carry_out(self._map.address(0), self._call().exchange)
         addresses = self._map.primaries or self._map.seeds
         return [ServerNode(shown((each,)), self._nodes[each].pool) for each in addresses]
+
+    def pool_usage(self) -> list[PoolUsage]:
+        """How the pool of each node that was asked stands now. No round trip."""
+        return [node.pool.usage(shown((at,))) for at, node in list(self._nodes.items()) if at]
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""

@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -32,6 +32,17 @@ in each PAUSE finds out whether it answers again, the others fail at once."""
 
 TURNED_AWAY = "max number of clients reached"
 """What a server says to a new connection that is one too many, before it reads anything of it."""
+
+
+class PoolUsage(NamedTuple):
+    """The connections of this process to one server. ``in_use``: those that calls hold now, of at
+    most ``limit``. ``away``: whether calls that have to connect fail at once now, because the last
+    attempts failed."""
+
+    server: str
+    in_use: int
+    limit: int
+    away: bool
 
 
 class ConnectionPool:
@@ -121,6 +132,14 @@ class ConnectionPool:
 
     def _answered(self) -> None:
         self._late, self._away = 0, None
+
+    def usage(self, server: str) -> "PoolUsage":
+        """How it stands now. No round trip."""
+        away, mine = self._away, self._pid == os.getpid()  # else they are the parent's
+        known = [place() for place in list(self._places.values())] if mine else []
+        in_use = max(sum(each is not None for each in known) - len(self._idle), 0)
+        failing = away is not None and time.monotonic() < away[0]
+        return PoolUsage(server, in_use, self._limit, failing)
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""

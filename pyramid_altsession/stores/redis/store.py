@@ -8,7 +8,7 @@ from ..embedded import EmbeddedServer
 from .connections import connections
 from .failures import HINT, Trouble
 from .node import ServerNode
-from .pool import ConnectionPool
+from .pool import ConnectionPool, PoolUsage
 from .sentinel import Sentinels
 from .steps import Address, OneServer, confirmation
 from .timed import Timed
@@ -56,6 +56,10 @@ class RedisStore(WaitingStore):
     def nodes(self) -> list[ServerNode]:
         """The server, to be asked about itself. No round trip."""
         return [ServerNode(self._name, self._pool)]
+
+    def pool_usage(self) -> list[PoolUsage]:
+        """How the pool stands now. No round trip."""
+        return [self._pool.usage(self._name)]
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
