@@ -27,6 +27,7 @@ import docutils.core
 import plaster
 import pytest
 import yaml
+from docutils import nodes
 from pyramid.exceptions import ConfigurationError
 from servers import Server, free_port, valkey
 
@@ -193,13 +194,60 @@ def test_readme_example_is_the_quickstart() -> None:
 
 
 def test_readme_links_lead_somewhere() -> None:
-    """The files that README links to exist."""
-    links = re.findall(r"<(docs/[^>]*)>`_", PAGES["README.rst"].read_text())
+    """The files that README links to exist, and README links to every page."""
+    links = re.findall(r"<([\w/]+\.rst)>`_", PAGES["README.rst"].read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
-    assert {link.removeprefix("docs/") for link in links} == set(PAGES) - {
-        "README.rst",
-        "index.rst",
+    elsewhere = {"README.rst", "index.rst", "contributing.rst"}  # the last one includes a file
+    pages = {f"docs/{name}" for name in set(PAGES) - elsewhere}
+    assert set(links) == pages | {"CONTRIBUTING.rst"}
+
+
+# -- pages as plain files, as a code host shows them
+
+
+def empty_sections(text: str) -> list[str]:
+    """The titles of the sections that hold nothing when docutils renders a text, which knows no
+    directive of Sphinx."""
+    silent = {"report_level": 5, "halt_level": 5}
+    tree = docutils.core.publish_doctree(text, settings_overrides=silent)
+    invisible = (nodes.title, nodes.comment, nodes.system_message, nodes.target)
+    return [
+        section[0].astext()
+        for section in tree.findall(nodes.section)
+        if all(isinstance(child, invisible) for child in section.children)
+    ]
+
+
+def test_empty_sections_are_found() -> None:
+    """A title with nothing, a comment or a directive of Sphinx under it; but not one with text."""
+    text = "A\n=\n\nB\n-\n\n.. checked\n\n   x = 1\n\nC\n-\n\n.. autoclass:: C\n\nD\n-\n\nWords.\n"
+    assert empty_sections(text) == ["B", "C"]
+
+
+@page_test
+def test_no_section_is_empty_in_the_plain_file(page: Path) -> None:
+    """Where Sphinx fills a page in, the page says how to build it."""
+    text = page.read_text()
+    if re.search(r"^ *\.\. (auto\w+|altsession-settings|glossary)::", text, re.MULTILINE):
+        assert "plain file" in text and "``make docs``" in text
+    elif page != PAGES["contributing.rst"]:  # README leads to the file that it includes
+        assert empty_sections(text) == []
+
+
+@page_test
+def test_internal_links_lead_somewhere(page: Path) -> None:
+    """Pages, labels and images that a page names exist."""
+    text = page.read_text()
+    pages = {path.stem for path in ROOT.glob("docs/*.rst")}
+    assert set(re.findall(r":doc:`(?:[^`<]*<)?([^`>]+)>?`", text)) - pages == set()
+    labels = {
+        label
+        for p in PAGES.values()
+        for label in re.findall(r"^\.\. _([\w-]+):", p.read_text(), re.M)
     }
+    assert set(re.findall(r":ref:`(?:[^`<]*<)?([^`>]+)>?`", text)) - labels == set()
+    images = re.findall(r"\.\. (?:image|figure):: (\S+)", text)
+    assert [image for image in images if not (page.parent / image).exists()] == []
 
 
 # -- quickstart
