@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import docutils.core
 import plaster
@@ -30,6 +31,7 @@ import yaml
 from docutils import nodes
 from pyramid.exceptions import ConfigurationError
 from servers import Server, free_port, valkey
+from webtest import TestApp
 
 from pyramid_altsession import SessionAPI, StoreUnavailable, TooManySessions
 from pyramid_altsession.api import OpenSession
@@ -229,7 +231,8 @@ def test_no_section_is_empty_in_the_plain_file(page: Path) -> None:
     """Where Sphinx fills a page in, the page says how to build it."""
     text = page.read_text()
     if re.search(r"^ *\.\. (auto\w+|altsession-settings|glossary)::", text, re.MULTILINE):
-        assert "plain file" in text and "``make docs``" in text
+        assert "plain file" in text
+        assert "``make docs``" in text
     elif page != PAGES["contributing.rst"]:  # README leads to the file that it includes
         assert empty_sections(text) == []
 
@@ -362,6 +365,33 @@ def test_quickstart_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_settings({"config": str(file)})
     assert str(caught.value).replace(str(tmp_path), "/home/you/counter") + "\n" == message.text
+
+
+# -- tutorial
+
+
+def test_tutorial_needs_nothing_else() -> None:
+    """What the page shows makes an application, without what only these tests see."""
+    names: dict[str, Any] = {"__name__": __name__}
+    for block in blocks(PAGES["tutorial.rst"], "python"):
+        exec(block.text, names)
+    assert (
+        TestApp(names["main"](**{"altsession.redis.url": "memory://"})).get("/").status_int == 200
+    )
+
+
+# -- diagrams
+
+
+def test_diagrams_say_what_they_show() -> None:
+    """Each is on a page, and has a title and a description for those who do not see it."""
+    everything = "".join(path.read_text() for path in PAGES.values())
+    shown = set(re.findall(r"images/([\w-]+\.svg)", everything))
+    files = {path.name: path for path in ROOT.glob("docs/images/*.svg")}
+    assert shown == set(files)
+    for file in files.values():
+        root = ElementTree.parse(file).getroot()
+        assert [bool(root.findtext(f"{{*}}{tag}")) for tag in ("title", "desc")] == [True, True]
 
 
 # -- settings
