@@ -131,7 +131,7 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
     known = {name for name, _ in table()} | set(ANCESTOR_NAMES)
     named = set(re.findall(r"\baltsession\.((?:redis|session)\.\w+)", text))
-    short = set(re.findall(r"``((?:redis|session)\.(?!py`)\w+)[`(]", text))
+    short = set(re.findall(r"``((?:redis|session)\.(?!py`|asyncio`)\w+)[`(]", text))
     attributes = {f"session.{name}" for name in dir(OpenSession)} - known
     assert (named | short) - known - attributes - {"session.ttl"} == set()
 
