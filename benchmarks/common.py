@@ -70,7 +70,6 @@ def server(*options: str, binary: str | None = None) -> Iterator[str]:
         shutil.rmtree(directory)
 
 
-<<<<<<< HEAD
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -110,12 +109,12 @@ def _knows_all(client: redis.Redis) -> bool:
     info = client.execute_command("CLUSTER", "INFO")
     assert isinstance(info, bytes)
     return b"cluster_state:ok" in info
-=======
+
+
 def process_of(path: str) -> int:
     """The id of the server's process."""
     with redis.Redis(unix_socket_path=path) as client:
         return int(client.info("server")["process_id"])
->>>>>>> e9134f4338bd546e25930c4725af7c0d652a39b8
 
 
 def at(path: str) -> dict[str, str]:

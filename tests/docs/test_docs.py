@@ -22,13 +22,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import docutils.core
 import plaster
 import pytest
 import yaml
+from docutils import nodes
 from pyramid.exceptions import ConfigurationError
 from servers import Server, free_port, valkey
+from webtest import TestApp
 
 from pyramid_altsession import SessionAPI, StoreUnavailable, TooManySessions
 from pyramid_altsession.api import OpenSession
@@ -128,7 +131,7 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
     known = {name for name, _ in table()} | set(ANCESTOR_NAMES)
     named = set(re.findall(r"\baltsession\.((?:redis|session)\.\w+)", text))
-    short = set(re.findall(r"``((?:redis|session)\.(?!py`)\w+)[`(]", text))
+    short = set(re.findall(r"``((?:redis|session)\.(?!py`|asyncio`)\w+)[`(]", text))
     attributes = {f"session.{name}" for name in dir(OpenSession)} - known
     assert (named | short) - known - attributes - {"session.ttl"} == set()
 
@@ -193,13 +196,61 @@ def test_readme_example_is_the_quickstart() -> None:
 
 
 def test_readme_links_lead_somewhere() -> None:
-    """The files that README links to exist."""
-    links = re.findall(r"<(docs/[^>]*)>`_", PAGES["README.rst"].read_text())
+    """The files that README links to exist, and README links to every page."""
+    links = re.findall(r"<([\w/]+\.rst)>`_", PAGES["README.rst"].read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
-    assert {link.removeprefix("docs/") for link in links} == set(PAGES) - {
-        "README.rst",
-        "index.rst",
+    elsewhere = {"README.rst", "index.rst", "contributing.rst"}  # the last one includes a file
+    pages = {f"docs/{name}" for name in set(PAGES) - elsewhere}
+    assert set(links) == pages | {"CONTRIBUTING.rst"}
+
+
+# -- pages as plain files, as a code host shows them
+
+
+def empty_sections(text: str) -> list[str]:
+    """The titles of the sections that hold nothing when docutils renders a text, which knows no
+    directive of Sphinx."""
+    silent = {"report_level": 5, "halt_level": 5}
+    tree = docutils.core.publish_doctree(text, settings_overrides=silent)
+    invisible = (nodes.title, nodes.comment, nodes.system_message, nodes.target)
+    return [
+        section[0].astext()
+        for section in tree.findall(nodes.section)
+        if all(isinstance(child, invisible) for child in section.children)
+    ]
+
+
+def test_empty_sections_are_found() -> None:
+    """A title with nothing, a comment or a directive of Sphinx under it; but not one with text."""
+    text = "A\n=\n\nB\n-\n\n.. checked\n\n   x = 1\n\nC\n-\n\n.. autoclass:: C\n\nD\n-\n\nWords.\n"
+    assert empty_sections(text) == ["B", "C"]
+
+
+@page_test
+def test_no_section_is_empty_in_the_plain_file(page: Path) -> None:
+    """Where Sphinx fills a page in, the page says how to build it."""
+    text = page.read_text()
+    if re.search(r"^ *\.\. (auto\w+|altsession-settings|glossary)::", text, re.MULTILINE):
+        assert "plain file" in text
+        assert "``make docs``" in text
+    elif page != PAGES["contributing.rst"]:  # README leads to the file that it includes
+        assert empty_sections(text) == []
+
+
+@page_test
+def test_internal_links_lead_somewhere(page: Path) -> None:
+    """Pages, labels and images that a page names exist."""
+    text = page.read_text()
+    pages = {path.stem for path in ROOT.glob("docs/*.rst")}
+    assert set(re.findall(r":doc:`(?:[^`<]*<)?([^`>]+)>?`", text)) - pages == set()
+    labels = {
+        label
+        for p in PAGES.values()
+        for label in re.findall(r"^\.\. _([\w-]+):", p.read_text(), re.M)
     }
+    assert set(re.findall(r":ref:`(?:[^`<]*<)?([^`>]+)>?`", text)) - labels == set()
+    images = re.findall(r"\.\. (?:image|figure):: (\S+)", text)
+    assert [image for image in images if not (page.parent / image).exists()] == []
 
 
 # -- quickstart
@@ -314,6 +365,33 @@ def test_quickstart_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_settings({"config": str(file)})
     assert str(caught.value).replace(str(tmp_path), "/home/you/counter") + "\n" == message.text
+
+
+# -- tutorial
+
+
+def test_tutorial_needs_nothing_else() -> None:
+    """What the page shows makes an application, without what only these tests see."""
+    names: dict[str, Any] = {"__name__": __name__}
+    for block in blocks(PAGES["tutorial.rst"], "python"):
+        exec(block.text, names)
+    assert (
+        TestApp(names["main"](**{"altsession.redis.url": "memory://"})).get("/").status_int == 200
+    )
+
+
+# -- diagrams
+
+
+def test_diagrams_say_what_they_show() -> None:
+    """Each is on a page, and has a title and a description for those who do not see it."""
+    everything = "".join(path.read_text() for path in PAGES.values())
+    shown = set(re.findall(r"images/([\w-]+\.svg)", everything))
+    files = {path.name: path for path in ROOT.glob("docs/images/*.svg")}
+    assert shown == set(files)
+    for file in files.values():
+        root = ElementTree.parse(file).getroot()
+        assert [bool(root.findtext(f"{{*}}{tag}")) for tag in ("title", "desc")] == [True, True]
 
 
 # -- settings
