@@ -163,7 +163,9 @@ class RequestLife:
         """
         # (Another of our sessions would wait for this one in turn.)
         waiting = request.response_callbacks
-        if not all(isinstance(getattr(each, "__self__", None), RequestLife) for each in waiting):
+        if waiting and not all(
+            isinstance(getattr(each, "__self__", None), RequestLife) for each in waiting
+        ):
             if self.answer not in waiting:
                 request.add_response_callback(self.answer)
             return
