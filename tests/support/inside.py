@@ -71,11 +71,6 @@ def take_a_new_one(pool: Any) -> Any:
     return pool._another()
 
 
-def free_places(api: Any) -> int:
-    """Connections that an awaitable store may still lease, in the loops that used it."""
-    return sum(pool._places._free for pool in store_in(api)._node.pool._pools.values())
-
-
 def socket_in(connection: Any) -> Any:
     return connection._sock
 
