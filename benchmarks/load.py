@@ -110,7 +110,7 @@ def cookie_of(port: int) -> str:
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
-def drive(port: int, cookie: str, clients: int, seconds: int) -> tuple[float, float]:
+def drive(app: str, port: int, cookie: str, clients: int, seconds: int) -> tuple[float, float]:
     """Requests a second, and the seconds within which 99 of 100 were answered. Answers that are
     errors, as where the server does not answer in time, are told of, and count as requests."""
     said = subprocess.check_output(
@@ -122,7 +122,7 @@ def drive(port: int, cookie: str, clients: int, seconds: int) -> tuple[float, fl
     )
     errors = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
     if errors is not None:
-        print(f"{clients} clients: {errors[1]} answers were errors", file=sys.stderr)
+        print(f"{app}, {clients} clients: {errors[1]} errors", file=sys.stderr)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
     slow = re.search(r"99%\s+([\d.]+)(us|ms|s|m)", said)
     if rate is None or slow is None:
@@ -141,7 +141,7 @@ def measured(rounds: int, seconds: int) -> dict[str, Any]:
                     with serving(command, name, path) as port:
                         cookie = cookie_of(port)
                         for clients in CLIENTS:
-                            pair = drive(port, cookie, clients, seconds)
+                            pair = drive(name, port, cookie, clients, seconds)
                             taken.setdefault((clients, name), []).append(pair)
             found[served] = {}
             for clients in CLIENTS:

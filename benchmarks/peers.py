@@ -5,8 +5,8 @@ frameworks are compared with a bare application of their own framework.
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Any
 
 from common import Browser, application, at
@@ -36,16 +36,21 @@ HOLDS_LITTLE = {COOKIE, NACL}
 """A cookie has 4 kB at most."""
 
 
+def secret(path: str) -> bytes:
+    """The same in all processes of an application server."""
+    return sha256(path.encode()).digest()
+
+
 def signed_cookie(path: str) -> Any:
     return SignedCookieSessionFactory(
-        secrets.token_hex(), timeout=TTI, reissue_time=30, serializer=JSONSerializer()
+        secret(path).hex(), timeout=TTI, reissue_time=30, serializer=JSONSerializer()
     )
 
 
 def session_redis(path: str) -> Any:
     from pyramid_session_redis import RedisSessionFactory
 
-    return RedisSessionFactory(secrets.token_hex(), timeout=TTI, redis_unix_socket_path=path)
+    return RedisSessionFactory(secret(path).hex(), timeout=TTI, redis_unix_socket_path=path)
 
 
 def beaker(path: str) -> Any:
@@ -58,7 +63,7 @@ def beaker(path: str) -> Any:
             "session.timeout": TTI,
             "session.auto": True,
             "session.key": "beaker",
-            "session.secret": secrets.token_hex(),
+            "session.secret": secret(path).hex(),
         }
     )
 
@@ -66,7 +71,7 @@ def beaker(path: str) -> Any:
 def nacl(path: str) -> Any:
     from pyramid_nacl_session import EncryptedCookieSessionFactory
 
-    return EncryptedCookieSessionFactory(secrets.token_bytes(32), timeout=TTI, reissue_time=30)
+    return EncryptedCookieSessionFactory(secret(path), timeout=TTI, reissue_time=30)
 
 
 FACTORIES: dict[str, Callable[[str], Any]] = {
@@ -184,7 +189,7 @@ def django(path: str) -> dict[str, Browser]:
     bare_module = type("bare_urls", (), {"urlpatterns": [url("", bare)]})
     settings.configure(
         ALLOWED_HOSTS=["*"],
-        SECRET_KEY=secrets.token_hex(),
+        SECRET_KEY=secret(path).hex(),
         ROOT_URLCONF=module,
         SESSION_ENGINE="django.contrib.sessions.backends.cache",
         CACHES={

@@ -92,7 +92,7 @@ class Commands:
 
     def framed(self, key: Key, value: Any) -> tuple[str, bytes]:
         """The same of any length, for comparison with what is stored."""
-        if isinstance(key, SessionKey):
+        if key.__class__ is not str and isinstance(key, SessionKey):
             return key.name, framed(self.codec.encode(key.name, key.plain(value)), key.version)
         name = field_name(key)
         return name, framed(self.codec.encode(name, value))
@@ -105,7 +105,7 @@ class Commands:
                 " under a secret that is not among session.codec_secret"
             )
         value = split(raw)[1] if raw[:1] == b"@" else raw
-        if isinstance(key, SessionKey):
+        if key.__class__ is not str and isinstance(key, SessionKey):
             return key.typed(self.codec.decode(key.name, value), version_of(raw))
         return self.codec.decode(key, value)
 
@@ -204,7 +204,7 @@ class Commands:
 def _ttl(key: Key, ttl: float | None = None) -> int:
     if ttl is not None:
         return milliseconds(field_name(key), ttl)
-    return key.ttl if isinstance(key, SessionKey) else 0
+    return key.ttl if key.__class__ is not str and isinstance(key, SessionKey) else 0
 
 
 def several(keys: Iterable[Key]) -> tuple[Key, ...]:
