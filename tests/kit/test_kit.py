@@ -257,6 +257,15 @@ def test_a_prefetch_fails(app: Any) -> None:
             browser.get("/ahead", status=503)
 
 
+def test_a_prefetch_whose_reply_is_lost(app: Any) -> None:
+    """Nobody takes its reply: it is dropped, so that its connection can serve others."""
+    browser = make_browser(app)
+    browser.get("/cart")
+    with lose_reply(app, "read", times=1), round_trips(app, max=2) as sent:
+        browser.get("/ahead")
+    assert [step.answer for step in sent] == ["", "live"]
+
+
 def test_a_fault_that_never_happens(shop: Site) -> None:
     """A plan that was not carried out shows nothing, and says so."""
     with (
