@@ -3,6 +3,7 @@
 import configparser
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -80,6 +81,13 @@ def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
     return Configured(settings, sources, application)
 
 
+def dotted(value: Any) -> str:
+    """The name to write for it: that of the package which offers it, where one does."""
+    package = value.__module__.rpartition(".")[0]
+    offered = getattr(sys.modules.get(package), value.__qualname__, None) is value
+    return f"{package if offered else value.__module__}.{value.__qualname__}"
+
+
 def shown(configured: Configured) -> Iterable[dict[str, Any]]:
     """Every setting with its value and where that comes from; what is secret is masked."""
     for name, field in table():
@@ -89,7 +97,7 @@ def shown(configured: Configured) -> Iterable[dict[str, Any]]:
         if field.metadata["secret"] and value:
             value = "********"
         if callable(value):
-            value = f"{value.__module__}.{value.__qualname__}"
+            value = dotted(value)
         source = configured.sources.get(name, "default")
         if source == "redis.url" and value == field.default:
             source = "default"
