@@ -18,7 +18,6 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "hdel": ("f",),
     "hgetall": (),
     "exists": (),
-    "del": (),
     "pttl": (),
     "pexpire": ("1",),
     "pexpireat": ("1",),

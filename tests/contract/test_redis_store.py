@@ -486,7 +486,7 @@ def user(any_server: Server) -> Iterator[Callable[..., Session]]:
 
 
 LEAST = [
-    "~sess:*", "+hmget", "+hgetall", "+hget", "+hset", "+hdel", "+exists", "+del", "+pttl",
+    "~sess:*", "+hmget", "+hgetall", "+hget", "+hset", "+hdel", "+exists", "+pttl",
     "+pexpire", "+pexpireat", "+time", "+eval", "+evalsha",
 ]  # fmt: skip
 

@@ -542,7 +542,7 @@ def test_a_read_that_was_sent_ahead(api: SessionAPI, cluster: Cluster) -> None:
 
 
 LEAST = (
-    "+hget +hmget +hset +hdel +hgetall +exists +del +pttl +pexpire +pexpireat +time +eval +evalsha"
+    "+hget +hmget +hset +hdel +hgetall +exists +pttl +pexpire +pexpireat +time +eval +evalsha"
     " +zadd +zrem +zcard +zscore +zmscore +zrevrange +zrandmember +cluster|slots +asking"
 )
 """What docs/operations.rst says that a cluster's user needs."""

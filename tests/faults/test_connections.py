@@ -541,7 +541,7 @@ def test_the_wrong_type_is_a_corrupt_value(fake: Callable[..., Fake]) -> None:
 
 RIGHTS = re.findall(
     r"\+(\w+)",
-    "+hget +hmget +hset +hdel +hgetall +exists +del +pttl +pexpire +pexpireat +time +eval +evalsha"
+    "+hget +hmget +hset +hdel +hgetall +exists +pttl +pexpire +pexpireat +time +eval +evalsha"
     " +zadd +zrem +zcard +zscore +zmscore +zrevrange +zrandmember",
 )
 
