@@ -3,11 +3,11 @@ of their operations on the store, beside sessions that end without a logout."""
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from accounts import Books
+from msgspec import structs
 
 from pyramid_altsession import TooManySessions
 from pyramid_altsession.codecs import JSONCodec
@@ -162,7 +162,7 @@ def test_mutant_number_of_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     admit = Change.admit
 
     def generous(change: Change, login: Login) -> State:
-        return admit(change, replace(login, limit=login.limit + len(login.ended), ended=()))
+        return admit(change, structs.replace(login, limit=login.limit + len(login.ended), ended=()))
 
     monkeypatch.setattr(Change, "admit", generous)
     with pytest.raises(AssertionError, match="one too many"):
