@@ -349,7 +349,7 @@ def test_the_index_of_somebody_else_is_left_alone(nodes: OneForAll) -> None:
 def test_the_node_of_the_index_is_away(nodes: OneForAll) -> None:
     """Writes and ends are carried out all the same; a login is not, nor is anything left of it."""
     token, other = nodes.session("ann"), nodes.session()
-    nodes.lost = lambda ask: b"user:" in ask.packet
+    nodes.lost = lambda ask: b"sess:user:" in ask.packet
     assert nodes.run(with_life(token, "ann", None)).state is State.LIVE
     with pytest.raises(NotConnected):
         nodes.run(signing_in(other, "ann"))
@@ -384,12 +384,16 @@ def test_many_sessions_where_a_packet_fails(nodes: OneForAll) -> None:
     ids = tuple(token.id for token in tokens)
 
     def lost(ask: Ask) -> bool:
-        return all(id.encode() in ask.packet for id in ids) and b"user:" not in ask.packet
+        away = all(id.encode() in ask.packet for id in ids) and b"sess:user:" not in ask.packet
+        packets.append(away)
+        return away
 
+    packets: list[bool] = []
     nodes.lost = lost
     found = nodes.run(Describe(ids)).values
     assert [each.user for each in found] == ["ann"] * 3
     assert nodes.run(End("ann", ids, b"e" * 16, TIMING)).values == [True] * 3
+    assert packets.count(True) == 2
     assert nodes.run(End("ann", (Token.new().id,), b"f" * 16, TIMING)).values == [False]
     assert nodes.run(Listing("ann")).values == []
 

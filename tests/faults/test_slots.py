@@ -2,6 +2,7 @@
 network."""
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -74,13 +75,14 @@ class Nodes:
 
 
 @pytest.fixture
-def known() -> SlotMap:
-    """A map whose one node is A."""
-    found = SlotMap([SEED])
+def known(monkeypatch: pytest.MonkeyPatch) -> SlotMap:
+    """A map whose one node is A, looked at a while ago."""
+    found, now = SlotMap([SEED]), time.monotonic
     nodes = Nodes()
     nodes.map = {"seed": [ranges(A)]}
-    nodes.run(found.address(0))
-    found._looked = -REFRESH
+    with monkeypatch.context() as earlier:
+        earlier.setattr(time, "monotonic", lambda: now() - 2 * REFRESH)
+        nodes.run(found.address(0))
     return found
 
 
