@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from common import application, at, caller, cpu_of_both, interleaved, options, pin, server
-from peers import BEAKER, OURS, REDIS, Browser, of_pyramid
+from common import Browser, application, at, caller, cpu_of_both, interleaved, options, pin, server
+from peers import BEAKER, OURS, REDIS, of_pyramid
 from pyramid.request import Request
 from pyramid.response import Response
 from views import CONTENT, View, bare, read, session_read
@@ -37,7 +37,7 @@ CHUNK = 10_000
 
 def by_size(path: str, rounds: int, times: int) -> dict[str, Any]:
     """Reading one small key of a session that holds so many bytes beside it."""
-    calls: dict[str, Callable[[], object]] = {"bare": caller(application(bare, {}), "")}
+    calls: dict[str, Callable[[], object]] = {"bare": Browser(application(bare, {}))}
     for library, view in ((OURS, read), (REDIS, session_read), (BEAKER, session_read)):
         for size in SIZES:
             calls[f"{library}\t{size}"] = _sized(library, path, view, size)

@@ -16,10 +16,10 @@ from typing import Any
 
 import hiredis
 from common import (
+    Browser,
     Calls,
     Clock,
     application,
-    caller,
     cpu_of_both,
     interleaved,
     options,
@@ -54,8 +54,8 @@ def measured(rounds: int, times: int) -> dict[str, Any]:
         }
         raw: Calls = {
             "raw HGET": Floor(path).ask,
-            "bare": caller(application(bare, {}), ""),
-            "bare, no request property": caller(application(plain, {}, property=False), ""),
+            "bare": Browser(application(bare, {})),
+            "bare, no request property": Browser(application(plain, {}, property=False)),
         }
         for mode, clock in (("normal", time.perf_counter), ("pinned", cpu_of_both(path))):
             if mode == "pinned":
