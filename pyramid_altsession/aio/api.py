@@ -93,10 +93,10 @@ class AsyncSessionAPI(APIBase):
         self._notices: Notices | None = getattr(store, "notices", None)
         if isinstance(codec, SealingCodec):
             store = AsyncSealedStore(store, codec)
-        self._store = store
+        self.store = store
 
     def __repr__(self) -> str:
-        return f"<AsyncSessionAPI {self._store!r}>"
+        return f"<AsyncSessionAPI {self.store!r}>"
 
     @classmethod
     def from_settings(cls, mapping: Mapping[str, object]) -> "AsyncSessionAPI":
@@ -132,7 +132,7 @@ class AsyncSessionAPI(APIBase):
 
     def driver(self, state: SessionState) -> AsyncDriver:
         """What carries out the calls of one session."""
-        return AsyncDriver(self._store, state, self._tell)
+        return AsyncDriver(self.store, state, self._tell)
 
     def attach(self, id: str, userid: str | None) -> AsyncAltSession:
         driver = self.driver(self._state_of_id(id, userid))
@@ -162,7 +162,7 @@ class AsyncSessionAPI(APIBase):
                 f"watch wanted {PREFIX}session.notify = {' or '.join(wanted)}, found {found}"
             )
         if self._notices is None:
-            raise ConfigurationError(f"watch: {self._store!r} tells nobody what it does")
+            raise ConfigurationError(f"watch: {self.store!r} tells nobody what it does")
         return changes(self._notices, self._run, Watched(id, keys), patience)
 
     # -- sessions of requests
@@ -240,7 +240,7 @@ class AsyncSessionAPI(APIBase):
             yield found
 
     async def _run(self, steps: Steps[T]) -> T:
-        return await run(self._store.execute, steps)
+        return await run(self.store.execute, steps)
 
     def _request(self) -> None:
         """Pyramid's; there is none."""
@@ -253,12 +253,12 @@ class AsyncSessionAPI(APIBase):
     # -- the server
 
     def observe(self, observer: Observer) -> None:
-        if not isinstance(self._store, AsyncObservedStore):
-            self._store = AsyncObservedStore(self._store)
-        self._store.observers += (observer,)
+        if not isinstance(self.store, AsyncObservedStore):
+            self.store = AsyncObservedStore(self.store)
+        self.store.observers += (observer,)
 
     async def check(self) -> None:
         await self._run(every_need(self._timing))
 
     async def close(self) -> None:
-        await self._store.close()
+        await self.store.close()

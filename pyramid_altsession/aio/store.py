@@ -45,56 +45,56 @@ class DirectStore:
     """The awaitable contract on a plain store that never waits for a server: the one in memory."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
 
     def __repr__(self) -> str:
-        return repr(self._store)
+        return repr(self.store)
 
     async def execute(self, operation: Operation) -> Reply:
-        return self._store.execute(operation)
+        return self.store.execute(operation)
 
     @property
     def notices(self) -> Notices | None:
-        return MemoryNotices(self._store) if isinstance(self._store, MemoryStore) else None
+        return MemoryNotices(self.store) if isinstance(self.store, MemoryStore) else None
 
     async def close(self) -> None:
-        self._store.close()
+        self.store.close()
 
 
 class AsyncSealedStore:
     """The awaitable contract, on another store, whose values are sealed."""
 
     def __init__(self, store: AsyncStore, codec: SealingCodec) -> None:
-        self._store = store
+        self.store = store
         self._sealing = Sealing(codec)
 
     def __repr__(self) -> str:
-        return f"<AsyncSealedStore {self._store!r}>"
+        return f"<AsyncSealedStore {self.store!r}>"
 
     async def execute(self, operation: Operation) -> Reply:
-        return await run(self._store.execute, self._sealing.steps(operation))
+        return await run(self.store.execute, self._sealing.steps(operation))
 
     async def close(self) -> None:
-        await self._store.close()
+        await self.store.close()
 
 
 class AsyncObservedStore(Observing):
     """The awaitable contract, on another store, for observers."""
 
     def __init__(self, store: AsyncStore) -> None:
-        self._store = store
+        self.store = store
         Traffic.measured = True
 
     def __repr__(self) -> str:
-        return f"<AsyncObservedStore {self._store!r}>"
+        return f"<AsyncObservedStore {self.store!r}>"
 
     async def execute(self, operation: Operation) -> Reply:
         with self.watching(operation, Traffic()) as watched:
-            watched.reply = reply = await self._store.execute(operation)
+            watched.reply = reply = await self.store.execute(operation)
         return reply
 
     async def close(self) -> None:
-        await self._store.close()
+        await self.store.close()
 
 
 # -- on servers

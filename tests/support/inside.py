@@ -13,15 +13,12 @@ Change = Change
 
 def store_in(holder: Any) -> Any:
     """The store of the utility, or the one that is sealed."""
-    return holder.store if hasattr(holder, "store") else holder._store
+    return holder.store
 
 
 def put_store(holder: Any, store: Any) -> None:
     """Another one in its place."""
-    if hasattr(holder, "store"):
-        holder.store = store
-    else:
-        holder._store = store
+    holder.store = store
 
 
 def state_in(session: Any) -> Any:
