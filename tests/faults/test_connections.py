@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import redis
-from inside import builder_in, idle_in, put_lease, socket_in, take
+from inside import builder_in, idle_in, lease_in, put_lease, socket_in, take
 from servers import Server
 from workers import (
     CLIENT_ID,
@@ -453,7 +453,7 @@ class Hanging:
 def test_a_read_that_could_not_be_sent_ahead(server: Server) -> None:
     """It is carried out at once, on another connection."""
     store = open_store(read_settings({"redis.url": server.url}))
-    store._pool = Hanging(store._pool)  # type: ignore[union-attr, assignment, arg-type]
+    put_lease(store, Hanging(lease_in(store)))
     read = Read((Token.new().claim,), (), Timing(60_000, 6_000, 0, 0))
     for then in ("result", "cancel"):
         sent = store.send(read)

@@ -374,7 +374,7 @@ def test_field_without_a_name(url: str, codec: str, server: Any) -> None:
     if url == "server":
         server.client.hset(f"sess:{made.id}", "", b"1")
     else:
-        getattr(store_in(api), "_store", store_in(api)).hashes[made.id][""] = b"1"
+        getattr(store_in(api), "store", store_in(api)).hashes[made.id][""] = b"1"
     session = api.open(str(made.token))
     assert (session.all(), session.keys()) == ({"k": 1}, ["k"])
     with session.batch() as batch:

@@ -36,6 +36,7 @@ def lease_in(store: Any) -> Any:
 def put_lease(store: Any, pool: Any) -> None:
     """Others in their place."""
     store._pool = pool
+    store.servers[None] = store.servers[None]._replace(pool=pool)
 
 
 def idle_in(pool: Any) -> Any:
