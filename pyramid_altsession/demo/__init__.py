@@ -1,6 +1,7 @@
 """The shop that ``pserve development.ini`` serves: what an application looks like with this
 package, and on every page what the request asked of its session."""
 
+from pathlib import Path
 from typing import Any
 
 from pyramid.config import Configurator
@@ -12,6 +13,8 @@ from .guards import SESSIONS, Policy, signed_in
 def main(global_config: dict[str, str], **settings: Any) -> Router:
     """The WSGI application."""
     settings.setdefault("altsession.admin_permission", SESSIONS)
+    if "here" in global_config:  # the folder of development.ini, in a checkout beside docs/
+        settings.setdefault("demo.docs", str(Path(global_config["here"], "docs")))
     with Configurator(settings=settings) as config:
         config.include("pyramid_jinja2")
         config.include("pyramid_altsession")
@@ -24,6 +27,7 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.scan(".views")
         config.scan(".account")
         config.scan(".guards")
+        config.scan(".why")
         return config.make_wsgi_app()
 
 
@@ -41,4 +45,6 @@ def add_routes(config: Configurator) -> None:
     config.add_route("end", "/account/sessions/{id}/end")
     config.add_route("end_others", "/account/sessions/end-others")
     config.add_route("end_all", "/account/sessions/end-all")
+    config.add_route("why", "/why")
     config.add_route("about", "/about")
+    config.add_route("document", "/docs/{name}")

@@ -86,6 +86,60 @@ TEXTS: dict[str, dict[str, str]] = {
             "This page does not ask its session at all: it costs no command, sets no cookie and"
             " follows your browser's language, as your choice in the shop is in the session."
         ),
+        "intro": "What this is",
+        "intro_text": (
+            "This shop is the demo of pyramid_altsession: sessions for Pyramid that live in Redis"
+            " or Valkey. A session is kept there key by key. A request reads and writes only the"
+            " keys it names, so two requests at once do not overwrite each other's keys, and after"
+            " a sign-out no late request brings the session back."
+        ),
+        "intro_panel": (
+            "The panel beside or below each page lists what the page's request asked of the"
+            " session: each operation with its keys, its bytes and its round trips to the server."
+        ),
+        "intro_try": "What to try",
+        "intro_add": (
+            "Add something to the cart. This first write makes your session and its cookie."
+        ),
+        "intro_counter": "press the button in two tabs at once.",
+        "intro_why": "see what goes wrong with a session that is one value.",
+        "intro_devices": "do it in two browsers with one name, and end one session from the other.",
+        "intro_docs": "The documentation is in the folder docs/ of the source",
+        "why": "Two arguments",
+        "why_text": (
+            "Two requests of one visitor overlap: a slow one, and a fast one that begins and ends"
+            " while the slow one is under way. Each table shows what the server holds after each"
+            " step. On the left, a session that is one value: a request loads all of it when it"
+            " begins and saves all of it when it ends. On the right, a session of this package."
+        ),
+        "why_run": (
+            "Both were run just now, for this page, with the same steps in the same order. The left"
+            " one is kept in this program's memory, the right one where this shop keeps yours."
+        ),
+        "why_step": "Step",
+        "why_one_value": "One value",
+        "why_key_by_key": "Key by key",
+        "why_outcome": "Outcome",
+        "why_nothing": "nothing",
+        "why_start": "Before",
+        "why_slow_reads": "The slow request begins and reads the cart",
+        "why_fast_sets": "The fast request sets the theme and ends",
+        "why_slow_adds": "The slow request adds honey to the cart and ends",
+        "why_fast_signs_out": "The fast request signs Ann out and ends",
+        "why_slow_empties": "The slow request empties the cart and ends",
+        "why_update": "The lost update",
+        "why_update_text": "The fast request sets the theme, the slow one changes the cart.",
+        "why_lost": "The theme is lost.",
+        "why_kept": "The theme and the cart are kept.",
+        "why_logout": "The undone logout",
+        "why_logout_text": (
+            "Ann signs out while the slow request is under way. This package checks on the server,"
+            " in the same step as the write, that the session is alive; if it is not, the call"
+            " raises SessionGone."
+        ),
+        "why_undone": "Ann is signed in again.",
+        "why_over": "Ann stays signed out.",
+        "why_again": "Run it again",
         "panel": "What this request asked of the session",
         "panel_none": "The server was not asked.",
         "panel_before": "Before it",
@@ -214,6 +268,66 @@ TEXTS: dict[str, dict[str, str]] = {
             " Cookie und folgt der Sprache Ihres Browsers, denn die im Laden gewählte steht in"
             " der Sitzung."
         ),
+        "intro": "Was das ist",
+        "intro_text": (
+            "Dieser Laden führt pyramid_altsession vor: Sitzungen für Pyramid, die in Redis oder"
+            " Valkey liegen, Schlüssel für Schlüssel. Eine Anfrage liest und schreibt nur die"
+            " Schlüssel, die sie nennt. So überschreiben zwei Anfragen zugleich einander keine"
+            " Schlüssel, und nach einer Abmeldung holt keine späte Anfrage die Sitzung zurück."
+        ),
+        "intro_panel": (
+            "Die Tafel neben oder unter jeder Seite zeigt, was die Anfrage der Seite von der"
+            " Sitzung wollte: jede Operation mit ihren Schlüsseln, ihren Bytes und ihren Umläufen"
+            " zum Server."
+        ),
+        "intro_try": "Zum Ausprobieren",
+        "intro_add": (
+            "Legen Sie etwas in den Korb. Dieses erste Schreiben erzeugt Ihre Sitzung und ihr"
+            " Cookie."
+        ),
+        "intro_counter": "Drücken Sie den Knopf in zwei Tabs zugleich.",
+        "intro_why": "Sehen Sie, was bei einer Sitzung schiefgeht, die ein einziger Wert ist.",
+        "intro_devices": (
+            "Tun Sie es in zwei Browsern mit einem Namen, und beenden Sie die eine Sitzung von der"
+            " anderen aus."
+        ),
+        "intro_docs": "Die Dokumentation (englisch) liegt im Ordner docs/ des Quelltextes",
+        "why": "Zwei Argumente",
+        "why_text": (
+            "Zwei Anfragen desselben Besuchers überschneiden sich: eine langsame und eine schnelle,"
+            " die beginnt und endet, während die langsame unterwegs ist. Jede Tabelle zeigt, was"
+            " der Server nach jedem Schritt hat. Links eine Sitzung, die ein einziger Wert ist:"
+            " eine Anfrage lädt sie ganz, wenn sie beginnt, und speichert sie ganz, wenn sie"
+            " endet. Rechts eine Sitzung dieses Pakets."
+        ),
+        "why_run": (
+            "Beide liefen soeben, für diese Seite, mit denselben Schritten in derselben Folge. Die"
+            " linke liegt im Speicher dieses Programms, die rechte dort, wo dieser Laden Ihre hat."
+        ),
+        "why_step": "Schritt",
+        "why_one_value": "Ein Wert",
+        "why_key_by_key": "Je Schlüssel",
+        "why_outcome": "Ergebnis",
+        "why_nothing": "nichts",
+        "why_start": "Vorher",
+        "why_slow_reads": "Die langsame Anfrage beginnt und liest den Korb",
+        "why_fast_sets": "Die schnelle Anfrage setzt das Thema und endet",
+        "why_slow_adds": "Die langsame Anfrage legt Honig in den Korb und endet",
+        "why_fast_signs_out": "Die schnelle Anfrage meldet Ann ab und endet",
+        "why_slow_empties": "Die langsame Anfrage leert den Korb und endet",
+        "why_update": "Die verlorene Änderung",
+        "why_update_text": "Die schnelle Anfrage setzt das Thema, die langsame ändert den Korb.",
+        "why_lost": "Das Thema ist verloren.",
+        "why_kept": "Thema und Korb sind beide da.",
+        "why_logout": "Die aufgehobene Abmeldung",
+        "why_logout_text": (
+            "Ann meldet sich ab, während die langsame Anfrage unterwegs ist. Dieses Paket prüft auf"
+            " dem Server, im selben Schritt wie beim Schreiben, ob die Sitzung noch lebt; wenn"
+            " nicht, löst der Aufruf SessionGone aus."
+        ),
+        "why_undone": "Ann ist wieder angemeldet.",
+        "why_over": "Ann bleibt abgemeldet.",
+        "why_again": "Noch einmal ausführen",
         "panel": "Was diese Anfrage von der Sitzung wollte",
         "panel_none": "Der Server wurde nicht gefragt.",
         "panel_before": "Davor",

@@ -4,11 +4,13 @@ A page asks its session once, for all it shows. A form does one thing to the ses
 the visitor on to a page.
 """
 
+from pathlib import Path
 from typing import Any
 
 from pyramid.csrf import get_csrf_token
 from pyramid.httpexceptions import HTTPBadRequest, HTTPException, HTTPNotFound, HTTPSeeOther
 from pyramid.request import Request
+from pyramid.response import FileResponse
 from pyramid.view import exception_view_config, notfound_view_config, view_config
 
 from ..errors import SessionGone, StoreUnavailable, TooManySessions
@@ -21,6 +23,13 @@ LANGUAGE, COUNTER = "language", "counter"
 """Keys of the session, beside those of the products."""
 SHOWN = (LANGUAGE, *(product.key for product in PRODUCTS.values()))
 """Keys that every page of the shop shows."""
+DOCUMENTS = {
+    "why": "Why",
+    "quickstart": "Quickstart",
+    "tutorial": "Tutorial",
+    "semantics": "Semantics",
+}
+"""Pages of the documentation that the catalogue links to, by the names of their files."""
 
 Page = dict[str, Any]
 
@@ -66,7 +75,8 @@ def said(message: dict[str, Any], language: str) -> str:
 
 @view_config(route_name="catalogue", request_method="GET", renderer="templates/catalogue.jinja2")
 def catalogue(request: Request) -> Page:
-    return shop(request) | {"products": PRODUCTS.values()}
+    documents = {name: title for name, title in DOCUMENTS.items() if file_of(request, name)}
+    return shop(request) | {"products": PRODUCTS.values(), "documents": documents}
 
 
 @view_config(route_name="cart", request_method="GET", renderer="templates/cart.jinja2")
@@ -88,6 +98,22 @@ def counter(request: Request) -> Page:
 def about(request: Request) -> Page:
     """It does not use the session, so it costs no command and sets no cookie."""
     return plain(request)
+
+
+def file_of(request: Request, name: str) -> Path | None:
+    """Where that page of the documentation is; None where the shop does not run in a checkout."""
+    folder = request.registry.settings.get("demo.docs")
+    file = Path(folder, f"{name}.rst") if folder and name in DOCUMENTS else None
+    return file if file and file.is_file() else None
+
+
+@view_config(route_name="document", request_method="GET")
+def document(request: Request) -> FileResponse:
+    """A page of the documentation, as its source has it."""
+    file = file_of(request, request.matchdict["name"])
+    if file is None:
+        raise HTTPNotFound()
+    return FileResponse(file, request, content_type="text/plain")
 
 
 # -- forms

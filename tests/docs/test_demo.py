@@ -17,7 +17,7 @@ from jinja2.bccache import Bucket, BytecodeCache
 from servers import Server, valkey
 from webtest import Form, TestApp, TestResponse
 
-from pyramid_altsession.demo import main
+from pyramid_altsession.demo import main, why
 from pyramid_altsession.demo.account import ago
 from pyramid_altsession.demo.products import PRODUCTS, price
 from pyramid_altsession.demo.texts import TEXTS
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.volume  # whole pages, of a shop that is not part of wh
 
 CART = ("language", *(product.key for product in PRODUCTS.values()))
 """The keys that every page of the shop reads."""
-PAGES = ("/", "/cart", "/counter", "/about", "/sign-in", "/account", "/account/address")
+PAGES = ("/", "/cart", "/counter", "/why", "/about", "/sign-in", "/account", "/account/address")
 
 
 def ini_file() -> dict[str, str]:
@@ -841,6 +841,121 @@ def test_a_trace_is_shown_to_who_knows_its_name_alone(shop: TestApp) -> None:
     """A made-up name in the address shows this page's own trace and no other."""
     shop.post("/counter")
     assert [s.request for s in panel(shop.get("/?after=guess"))] == ["This page GET /"]
+
+
+# -- what it is, and why
+
+
+def test_the_home_page_says_what_this_is(shop: TestApp) -> None:
+    """It names the package and the panel, links to what there is to try, and costs nothing."""
+    page = shop.get("/")
+    intro = page.html.find(class_="intro")
+    assert "demo of pyramid_altsession" in text_of(intro)
+    assert "The panel beside or below each page" in text_of(intro)
+    links = [link["href"] for link in intro.find_all("a")]
+    assert links == ["/counter", "/why", "/sign-in"]
+    assert {shop.get(link).status_int for link in links} == {200}
+    assert asked(page) == [[]]
+
+
+def test_in_a_checkout_the_home_page_links_to_the_documentation() -> None:
+    """Each link opens a page of docs/ as plain text; other files of that folder are not shown."""
+    docs = Path(__file__).parents[2] / "docs"
+    with opened("memory://", **{"demo.docs": str(docs)}) as shop:
+        links = [
+            link["href"]
+            for link in shop.get("/").html.find(class_="intro").find_all("a")
+            if link["href"].startswith("/docs/")
+        ]
+        pages = [shop.get(link) for link in links]
+        assert "/docs/why" in links
+        assert [page.text for page in pages] == [
+            (docs / f"{Path(link).name}.rst").read_text() for link in links
+        ]
+        assert {page.content_type for page in pages} == {"text/plain"}
+        for other in ("conf.py", "conf", "design", "..%2FREADME"):
+            shop.get(f"/docs/{other}", status=404)
+
+
+def test_the_documentation_is_looked_for_beside_the_ini_file(tmp_path: Path) -> None:
+    """pserve tells main the folder of its file; a page that is missing there is not linked to."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "tutorial.rst").write_text("Tutorial")
+    settings = ini_file() | COMPILED | {"altsession.redis.url": "memory://"}
+    shop = TestApp(main({"here": str(tmp_path)}, **settings))
+    assert [a["href"] for a in shop.get("/").html.find_all("a", hreflang="en")] == [
+        "/docs/tutorial"
+    ]
+    assert shop.get("/docs/tutorial").text == "Tutorial"
+    shop.get("/docs/why", status=404)
+
+
+Held = dict[str, str] | str
+"""What a cell of the tables says the server holds: a session, or in words that there is none."""
+
+
+def held(cell: Tag) -> Held:
+    pairs = {row.dt.text: row.dd.text for row in cell.select("dl div")}
+    return pairs or text_of(cell)
+
+
+def argument(page: TestResponse, id: str) -> tuple[list[tuple[Held, Held]], list[str]]:
+    """What the server holds after each step, with one value and key by key; both outcomes."""
+    table = page.html.find(id=id).table
+    rows = [(held(one), held(ours)) for one, ours in (r("td") for r in table.tbody("tr"))]
+    return rows, [text_of(cell) for cell in table.tfoot("td")]
+
+
+def test_an_update_is_lost_with_one_value_alone(shop: TestApp) -> None:
+    """The theme that the fast request set is overwritten on the left, and kept on the right."""
+    steps, outcomes = argument(shop.get("/why"), "why_update")
+    before = {"user": "Ann", "cart": "tea"}
+    assert steps == [
+        (before, before),
+        (before, before),
+        (before | {"theme": "dark"}, before | {"theme": "dark"}),
+        (before | {"cart": "tea, honey"}, before | {"cart": "tea, honey", "theme": "dark"}),
+    ]
+    assert outcomes == ["The theme is lost.", "The theme and the cart are kept."]
+
+
+def test_a_logout_is_undone_with_one_value_alone(shop: TestApp) -> None:
+    """The slow request brings the session back on the left, and is SessionGone on the right."""
+    steps, outcomes = argument(shop.get("/why"), "why_logout")
+    assert steps[1:] == [
+        ("nothing", "nothing"),
+        ({"user": "Ann", "cart": ""}, "→ SessionGone nothing"),
+    ]
+    assert outcomes == ["Ann is signed in again.", "Ann stays signed out."]
+
+
+def test_the_two_arguments_are_run_for_each_page(valkey_shop: TestApp, server: Server) -> None:
+    """Each view of the page makes a session on the server, writes to it and ends it; the panel
+    says so. A visitor without a session gets none by it."""
+    for _ in range(2):
+        page = valkey_shop.get("/why")
+        rows = [row for row in asked(page)[0] if not row.startswith("Of the user inspect")]
+        assert rows == [
+            "New session set, set user cart",
+            "Read get cart",
+            "Write set theme",
+            "Write set cart",
+            "Read get cart",
+            "Write invalidate",
+            "Write set → owed cart",
+        ]
+        assert page.headers.getall("Set-Cookie") == []
+    left = [set(server.client.hkeys(key)) for key in server.client.scan_iter()]
+    assert left == [{b"@x", b"@o"}] * 2  # marks of sessions that have ended
+
+
+def test_the_outcomes_are_those_of_this_run(shop: TestApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a session that keeps both in place of the one value, the page says so."""
+    api = shop.app.registry.getUtility(ISessionAPI)
+    monkeypatch.setattr(why, "OneValue", lambda: why.KeyByKey(api))
+    page = shop.get("/why")
+    assert argument(page, "why_update")[1] == ["The theme and the cart are kept."] * 2
+    assert argument(page, "why_logout")[1] == ["Ann stays signed out."] * 2
 
 
 # -- what goes wrong
