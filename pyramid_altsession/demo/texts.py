@@ -141,7 +141,21 @@ TEXTS: dict[str, dict[str, str]] = {
         "why_over": "Ann stays signed out.",
         "why_again": "Run it again",
         "panel": "What this request asked of the session",
-        "panel_none": "The server was not asked.",
+        "panel_about": (
+            "Each line is one operation. A round trip is one packet to the server and its answer:"
+            " the request waits for it. µs is how long that took, in millionths of a second."
+        ),
+        "panel_created": (
+            "There was no session before this write: it made one, with a cookie, in the same"
+            " operation as it stored the value. Like any write it costs one round trip, or two if"
+            " the server does not know the package's script yet. Before the first write the server"
+            " holds nothing for a visitor, so looking at pages costs nothing."
+        ),
+        "panel_dead": (
+            "The session of this cookie is no more: the server says so and changes nothing. A write"
+            " then makes a new session, with one more operation."
+        ),
+        "panel_none": "The server was not asked: this cost no round trip.",
         "panel_before": "Before it",
         "panel_this": "This page",
         "operation": "Operation",
@@ -329,7 +343,22 @@ TEXTS: dict[str, dict[str, str]] = {
         "why_over": "Ann bleibt abgemeldet.",
         "why_again": "Noch einmal ausführen",
         "panel": "Was diese Anfrage von der Sitzung wollte",
-        "panel_none": "Der Server wurde nicht gefragt.",
+        "panel_about": (
+            "Jede Zeile ist eine Operation. Ein Umlauf ist ein Paket zum Server und dessen Antwort:"
+            " die Anfrage wartet darauf. µs sagt, wie lange das dauerte, in Millionstel Sekunden."
+        ),
+        "panel_created": (
+            "Vor diesem Schreiben gab es keine Sitzung: es hat eine erzeugt, mit einem Cookie, in"
+            " derselben Operation, die den Wert ablegte. Wie jedes Schreiben kostet es einen"
+            " Umlauf, oder zwei, wenn der Server das Skript des Pakets noch nicht kennt. Vor dem"
+            " ersten Schreiben hat der Server nichts von einem Besucher; Seiten anzusehen kostet"
+            " also nichts."
+        ),
+        "panel_dead": (
+            "Die Sitzung dieses Cookies gibt es nicht mehr: der Server sagt es und ändert nichts."
+            " Ein Schreiben erzeugt dann eine neue Sitzung, mit einer Operation mehr."
+        ),
+        "panel_none": "Der Server wurde nicht gefragt: das kostete keinen Umlauf.",
         "panel_before": "Davor",
         "panel_this": "Diese Seite",
         "operation": "Operation",

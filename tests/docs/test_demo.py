@@ -747,6 +747,26 @@ def test_the_panel_shows_that_a_session_was_made(shop: TestApp) -> None:
     assert rows == ["New session increment counter"]
 
 
+def notes(page: TestResponse) -> list[list[str]]:
+    """What each section of the panel says in words below its rows."""
+    sections = page.html.find("aside").find_all("section")
+    return [[text_of(note) for note in section.select(".note")] for section in sections]
+
+
+def test_the_panel_says_what_a_first_write_costs(valkey_shop: TestApp, server: Server) -> None:
+    """A write that made a session is explained, and one that met a dead cookie; no other is. What
+    the words say of the round trips is what the numbers say."""
+    first, later = (valkey_shop.post("/counter").follow() for _ in range(2))
+    server.client.flushall()
+    dead = valkey_shop.post("/counter").follow()
+    made = TEXTS["en"]["panel_created"]
+    assert "costs one round trip, or two if the server does not know" in made
+    assert panel(first)[0].rows[0].trips in (1, 2)  # the server may have run the script before
+    assert [panel(page)[0].rows[-1].trips for page in (later, dead)] == [1, 1]
+    told = [notes(page) for page in (first, later, dead)]
+    assert told == [[[made], []], [[], []], [[made, TEXTS["en"]["panel_dead"]], []]]
+
+
 def test_the_panel_shows_what_a_dead_cookie_costs(valkey_shop: TestApp, server: Server) -> None:
     """With a cookie whose session is forgotten a write asks again, and makes a new session."""
     valkey_shop.post("/counter")
