@@ -98,12 +98,10 @@ TEXTS: dict[str, dict[str, str]] = {
             " session: each operation with its keys, its bytes and its round trips to the server."
         ),
         "intro_try": "What to try",
-        "intro_add": (
-            "Add something to the cart. This first write makes your session and its cookie."
-        ),
+        "intro_add": "Add something to the cart: this makes your session and its cookie.",
         "intro_counter": "press the button in two tabs at once.",
         "intro_why": "see what goes wrong with a session that is one value.",
-        "intro_devices": "do it in two browsers with one name, and end one session from the other.",
+        "intro_devices": "use one name in two browsers, and end one session from the other.",
         "intro_docs": "The documentation is in the folder docs/ of the source",
         "why": "Two arguments",
         "why_text": (
@@ -114,7 +112,9 @@ TEXTS: dict[str, dict[str, str]] = {
         ),
         "why_run": (
             "Both were run just now, for this page, with the same steps in the same order. The left"
-            " one is kept in this program's memory, the right one where this shop keeps yours."
+            " one is kept in this program's memory, the right one where this shop keeps yours. The"
+            " panel lists each operation of the right one. Those called inspect only look, after"
+            " each step, for these tables."
         ),
         "why_step": "Step",
         "why_one_value": "One value",
@@ -126,7 +126,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "why_fast_sets": "The fast request sets the theme and ends",
         "why_slow_adds": "The slow request adds honey to the cart and ends",
         "why_fast_signs_out": "The fast request signs Ann out and ends",
-        "why_slow_empties": "The slow request empties the cart and ends",
+        "why_slow_adds_cup": "The slow request adds a cup to the cart and ends",
         "why_update": "The lost update",
         "why_update_text": "The fast request sets the theme, the slow one changes the cart.",
         "why_lost": "The theme is lost.",
@@ -295,15 +295,12 @@ TEXTS: dict[str, dict[str, str]] = {
             " zum Server."
         ),
         "intro_try": "Zum Ausprobieren",
-        "intro_add": (
-            "Legen Sie etwas in den Korb. Dieses erste Schreiben erzeugt Ihre Sitzung und ihr"
-            " Cookie."
-        ),
+        "intro_add": "Legen Sie etwas in den Korb: das erzeugt Ihre Sitzung und ihr Cookie.",
         "intro_counter": "Drücken Sie den Knopf in zwei Tabs zugleich.",
         "intro_why": "Sehen Sie, was bei einer Sitzung schiefgeht, die ein einziger Wert ist.",
         "intro_devices": (
-            "Tun Sie es in zwei Browsern mit einem Namen, und beenden Sie die eine Sitzung von der"
-            " anderen aus."
+            "Tun Sie es in zwei Browsern unter einem Namen, und beenden Sie die eine Sitzung von"
+            " der anderen aus."
         ),
         "intro_docs": "Die Dokumentation (englisch) liegt im Ordner docs/ des Quelltextes",
         "why": "Zwei Argumente",
@@ -317,6 +314,8 @@ TEXTS: dict[str, dict[str, str]] = {
         "why_run": (
             "Beide liefen soeben, für diese Seite, mit denselben Schritten in derselben Folge. Die"
             " linke liegt im Speicher dieses Programms, die rechte dort, wo dieser Laden Ihre hat."
+            " Die Tafel nennt jede Operation der rechten. Die namens inspect sehen nur nach, nach"
+            " jedem Schritt, für die Tabellen."
         ),
         "why_step": "Schritt",
         "why_one_value": "Ein Wert",
@@ -328,7 +327,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "why_fast_sets": "Die schnelle Anfrage setzt das Thema und endet",
         "why_slow_adds": "Die langsame Anfrage legt Honig in den Korb und endet",
         "why_fast_signs_out": "Die schnelle Anfrage meldet Ann ab und endet",
-        "why_slow_empties": "Die langsame Anfrage leert den Korb und endet",
+        "why_slow_adds_cup": "Die langsame Anfrage legt eine Tasse in den Korb und endet",
         "why_update": "Die verlorene Änderung",
         "why_update_text": "Die schnelle Anfrage setzt das Thema, die langsame ändert den Korb.",
         "why_lost": "Das Thema ist verloren.",

@@ -125,7 +125,7 @@ def lost_update(sessions: Sessions) -> Iterator[Step]:
 def undone_logout(sessions: Sessions) -> Iterator[Step]:
     """The visitor signs out while the slow request is under way."""
     slow: Session = sessions.begin()
-    slow.get("cart")
+    cart = slow.get("cart")
     yield Step("why_slow_reads", sessions.held())
     fast: Session = sessions.begin()
     fast.invalidate()
@@ -133,11 +133,11 @@ def undone_logout(sessions: Sessions) -> Iterator[Step]:
     yield Step("why_fast_signs_out", sessions.held())
     error = None
     try:
-        slow.set("cart", [])
+        slow.set("cart", [*cart, "cup"])
         sessions.end(slow)
     except SessionGone as gone:
         error = type(gone).__name__
-    yield Step("why_slow_empties", sessions.held(), error)
+    yield Step("why_slow_adds_cup", sessions.held(), error)
 
 
 @view_config(route_name="why", request_method="GET", renderer="templates/why.jinja2")
