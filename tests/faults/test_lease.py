@@ -41,6 +41,7 @@ from workers import (
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.errors import StoreUnavailable
 from pyramid_altsession.stores.redis import pool as pool_module
+from pyramid_altsession.stores.redis import waiting
 from pyramid_altsession.stores.redis.connections import connections
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.pool import PAUSE, ConnectionPool
@@ -277,7 +278,8 @@ class Clock(SimpleNamespace):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(pool_module, "time", clock)
+    for module in (pool_module, waiting):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
