@@ -166,8 +166,7 @@ class RequestLife:
         if waiting and not all(
             isinstance(getattr(each, "__self__", None), RequestLife) for each in waiting
         ):
-            if self.answer not in waiting:
-                request.add_response_callback(self.answer)
+            request.add_response_callback(self.answer)
             return
         if self._answered in request.__dict__:  # a view handed its own request on
             return

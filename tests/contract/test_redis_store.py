@@ -897,6 +897,19 @@ def test_connection_over_tls() -> None:
     assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_REQUIRED)
 
 
+def test_a_session_that_ends_between_the_commands_of_a_read(server: Server) -> None:
+    """The fields were read while it lived; how long it will last is not known."""
+    store = RedisStore.from_settings(read_settings({"redis.url": server.url}).redis, "sess")
+    token = Token.new()
+    timing = Timing(60_000, 6_000, 0, 0)
+    store.execute(Write(token.claim, (Set("k", b"1"),), timing, create=True))
+    read = Read((token.claim,), ("k",), timing)
+    fields, _, clock = lease_in(store).exchange(*packets_module.pack_read(read, b"sess:"))
+    reply = packets_module.unpack_read(read, [fields, -2, clock])
+    assert (reply.state, reply.values, reply.left) == (State.LIVE, [b"1"], None)
+    store.close()
+
+
 def test_connection_over_a_socket() -> None:
     """A path makes a connection over a unix socket."""
     assert built(socket="/run/redis.sock")._find() == "/run/redis.sock"

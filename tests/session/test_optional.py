@@ -177,6 +177,20 @@ def test_several_cookies() -> None:
     assert all(isinstance(each, Read) for each in outage.tried)
 
 
+def test_a_write_with_several_cookies() -> None:
+    """It is refused: which cookie is the right one is not asked again."""
+
+    def view(request: Request) -> None:
+        request.altsession.get("cart")
+        request.altsession.set("cart", "tea")
+
+    shop, outage = shop_with(view)
+    outage.on = True
+    header = f"sid={'A' * 22}.{'A' * 43}; sid={shop.token}"
+    shop.other("").get("/page", headers={"Cookie": header}, status=503)
+    assert [type(each) for each in outage.tried] == [Read]
+
+
 def test_a_permission_is_not_granted() -> None:
     """Whoever signed in is nobody while the server is away."""
 
