@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = """
+PLUGIN = 'pytest_plugins = ["pytest_altsession"]\n'
+CONFTEST = f"""
+{PLUGIN}
 import pytest
 from pyramid.config import Configurator
 
 def visits(request):
-    return {"visits": request.altsession.increment("visits")}
+    return {{"visits": request.altsession.increment("visits")}}
 
 @pytest.fixture
 def altsession_app(altsession_settings):
@@ -87,6 +89,6 @@ def test_fixtures(tmp_path: Path) -> None:
 def test_without_an_application(tmp_path: Path) -> None:
     """Without one, the message says what to write. And the plugin has imported nothing heavy before
     a fixture is used."""
-    said = run(tmp_path, test_light=LIGHT, test_without=WITHOUT_AN_APP)
+    said = run(tmp_path, conftest=PLUGIN, test_light=LIGHT, test_without=WITHOUT_AN_APP)
     assert "1 passed, 1 error" in said, said
     assert "wanted a fixture altsession_app in your conftest.py" in said

@@ -156,8 +156,8 @@ def test_plain_json_stays_plain(value: object) -> None:
     case is an object with one name that begins with $."""
     if b'"$' not in (raw := JSONCodec().encode("k", value)):
         assert codec.encode("k", value) == raw
+        assert same(codec.decode("k", raw), value)
     assert same(there_and_back(value), value)
-    assert same(codec.decode("k", raw), value) or b'"$' in raw
 
 
 TAGGED: list[tuple[object, dict[str, object]]] = [
