@@ -1,9 +1,9 @@
 """Fixtures of pyramid_altsession for pytest.
 
-``pytest_plugins = ["pytest_altsession"]`` in the top-level conftest.py loads it. It is no entry point:
-pytest would rewrite the assertions of the whole package then, and asset specifications such as
-``pyramid_altsession:…`` could not be resolved. It stands outside of the package and imports nothing
-of it before a fixture is used.
+``pytest_plugins = ["pytest_altsession"]`` in the top-level conftest.py loads it. It is no entry
+point: pytest would rewrite the assertions of the whole package then, and asset specifications such
+as ``pyramid_altsession:…`` could not be resolved. It stands outside of the package and imports
+nothing of it before a fixture is used.
 """
 
 from __future__ import annotations
