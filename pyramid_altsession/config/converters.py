@@ -174,12 +174,17 @@ def as_choice(*choices: str) -> Converter:
     return convert
 
 
-def as_callable(value: object) -> Callable[..., Any]:
-    wanted = "the dotted name of something that can be called"
+def _resolved(name: object, wanted: str) -> Any:
+    """What a dotted name stands for; ValueError says why there is none."""
     try:
-        found = DottedNameResolver(None).maybe_resolve(value)
+        return DottedNameResolver(None).maybe_resolve(name)
     except (ImportError, ValueError) as error:
         raise ValueError(f"{wanted} ({error})") from None
+
+
+def as_callable(value: object) -> Callable[..., Any]:
+    wanted = "the dotted name of something that can be called"
+    found = _resolved(value, wanted)
     if not callable(found):
         raise ValueError(wanted)
     return found
@@ -192,10 +197,7 @@ def as_enums(value: object) -> tuple[type[Enum], ...]:
         raise ValueError(wanted)
     found = []
     for name in names:
-        try:
-            kind = DottedNameResolver(None).maybe_resolve(name)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"{wanted} ({error})") from None
+        kind = _resolved(name, wanted)
         if not (isinstance(kind, type) and issubclass(kind, Enum)):
             raise ValueError(f"{wanted} ({name!r} is none)")
         found.append(kind)
