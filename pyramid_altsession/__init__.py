@@ -96,8 +96,7 @@ def _include(config: Configurator) -> None:
     def register() -> None:
         for name, settings in read_sessions(registry.settings or {}).items():
             if registry.queryUtility(ISessionAPI, name) is None:  # else config.testing_altsession's
-                api = SessionAPI.from_registry(settings, registry)
-                api.requests.attribute = attribute_of(name)
+                api = SessionAPI.from_registry(settings, registry, name)
                 registry.registerUtility(api, ISessionAPI, name)
             if name:
                 further = partial(_further, name=name)

@@ -8,6 +8,7 @@ from pyramid.request import Request
 from zope.interface import implementer
 
 from .api_base import APIBase, Notify, OpenedView, SessionInfo
+from .config.sessions import attribute_of
 from .config.sources import from_ini, read_settings
 from .config.table import Settings
 from .driver import Driver
@@ -78,8 +79,12 @@ class SessionAPI(APIBase):
         return cls(read_settings(from_ini(mapping) or mapping))
 
     @classmethod
-    def from_registry(cls, settings: Settings, registry: Registry) -> "SessionAPI":
-        return cls(settings, notify=registry.notify)
+    def from_registry(
+        cls, settings: Settings, registry: Registry, name: str = "", store: Store | None = None
+    ) -> "SessionAPI":
+        api = cls(settings, store, notify=registry.notify)
+        api.requests.attribute = attribute_of(name)
+        return api
 
     # -- sessions of requests
 

@@ -7,7 +7,7 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 
 from ..api import SessionAPI
-from ..config.sessions import attribute_of, read_sessions
+from ..config.sessions import read_sessions
 from ..interfaces import ISessionAPI
 from ..protocol.keys import Values
 from ..session import AltSession
@@ -24,8 +24,8 @@ def testing_altsession(config: Configurator, data: Values | None = None) -> AltS
     """
     registry = config.registry
     for name, settings in read_sessions(registry.settings or {}).items():
-        api = SessionAPI(settings, SteeredStore(MemoryStore()), notify=registry.notify)
-        api.requests.attribute = attribute_of(name)
+        store = SteeredStore(MemoryStore())
+        api = SessionAPI.from_registry(settings, registry, name, store)
         registry.registerUtility(api, ISessionAPI, name)
     first: SessionAPI = registry.getUtility(ISessionAPI)
     return first.create(data)
