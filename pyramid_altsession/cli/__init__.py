@@ -21,6 +21,7 @@ from .output import Lines, Output
 from .parser import parse
 from .sessions import end, end_all, end_user, listed, show
 from .stats import stats
+from .watch import watch
 
 Run = Callable[[Namespace, Configured, Output], int]
 
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Run] = {
     "doctor": doctor,
     "settings": settings,
     "load": load,
+    "watch": watch,
 }
 
 

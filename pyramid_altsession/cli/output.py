@@ -19,6 +19,9 @@ class Output(Protocol):
     def rows(self, rows: Iterable[Row], widths: Mapping[str, int]) -> None:
         """Results of one kind. ``widths``: the columns that a table shows, in characters."""
 
+    def live(self, rows: Iterable[Row], widths: Mapping[str, int]) -> None:
+        """The same for what happens now: each row is printed when it comes."""
+
     def one(self, row: Row) -> None:
         """A single result."""
 
@@ -35,6 +38,8 @@ class Lines:
     def rows(self, rows: Iterable[Row], widths: Mapping[str, int]) -> None:
         for row in rows:
             self.one(row)
+
+    live = rows
 
     def one(self, row: Row) -> None:
         print(json.dumps(row, default=_plain), flush=True)

@@ -13,6 +13,7 @@ examples:
   altsession production.ini show 3q2-7wRzJrUuFfQmZ0c5Hg
   altsession production.ini end-user ann
   altsession config/altsession.yaml stats --json
+  altsession production.ini watch --user ann
   altsession production.ini doctor altsession.redis.timeout=5
 """
 
@@ -81,5 +82,7 @@ def _add_commands(add: Add) -> None:
     add("doctor", "whether the server and the settings are fit for sessions")
     add("secret", "print a new secret for session.secret")
     add("settings", "the settings in force, and where each comes from; secrets are masked")
+    watch = add("watch", "sign-ins, logouts and ended sessions, as they happen; Ctrl-C ends it")
+    watch.add_argument("--user", help="only those of this user")
     load = add("load", "fill a test server with sessions; refuses one that holds others")
     load.add_argument("number", metavar="N", type=_whole)

@@ -35,8 +35,9 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "eval": ("return 1", "0"),
     "evalsha": ("0" * 40, "0"),
 }
-LISTING = "scan"
-"""Only these tools need it."""
+LISTING, TELLING = "scan", "publish"
+FOR_TOOLS = {LISTING: "for list, stats, load and end-all", TELLING: "for watch"}
+"""Only these tools need them."""
 
 
 def rights(
@@ -48,7 +49,7 @@ def rights(
     tries = {command: (key, *more) for command, more in ARGUMENTS.items()} | OTHERS
     tries[LISTING] = ("0", "COUNT", "1")
     if publishes:
-        tries["spublish"] = (key, "nobody listens")
+        tries["spublish"] = tries[TELLING] = (key, "nobody listens")
     said = {command: _refusal(ask, command, *more) for command, more in tries.items()}
     missing = [command for command, refusal in said.items() if refusal == "command"]
     user = name or "default"
@@ -58,13 +59,13 @@ def rights(
     if "channel" in said.values():
         found = f"user {user} may not publish to channels that begin with {prefix}:"
         yield Finding("rights", ERROR, found, f"ACL SETUSER {user} &{prefix}:*")
-    needed = [command for command in missing if command != LISTING]
+    needed = [command for command in missing if command not in FOR_TOOLS]
     if needed:
         advice = f"ACL SETUSER {user} " + " ".join(f"+{command}" for command in needed)
         yield Finding("rights", ERROR, f"user {user} may not run {', '.join(needed)}", advice)
-    if LISTING in missing:
-        advice = f"ACL SETUSER {user} +{LISTING}, for list, stats, load and end-all"
-        yield Finding("rights", WARNING, f"user {user} may not run {LISTING}", advice)
+    for command in [command for command in missing if command in FOR_TOOLS]:
+        advice = f"ACL SETUSER {user} +{command}, {FOR_TOOLS[command]}"
+        yield Finding("rights", WARNING, f"user {user} may not run {command}", advice)
     if not any(said.values()):
         yield Finding("rights", OK, f"user {user} may run all that is needed")
 

@@ -30,20 +30,11 @@ class Tables:
         self._console = Console(highlight=False, soft_wrap=False)
 
     def rows(self, rows: Iterable[Row], widths: Mapping[str, int]) -> None:
-        remaining, first = iter(rows), True
-        while page := list(islice(remaining, PAGE)):
-            table = Table(box=None, show_header=first, pad_edge=False)
-            for name, width in widths.items():
-                table.add_column(
-                    name.replace("_", " "),
-                    width=width or None,
-                    overflow="fold",
-                    no_wrap=name in UNBROKEN,
-                )
-            for row in page:
-                table.add_row(*[_cell(row[name]) for name in widths])
-            self._console.print(table)
-            first = False
+        self._pages(iter(rows), widths, PAGE)
+
+    def live(self, rows: Iterable[Row], widths: Mapping[str, int]) -> None:
+        told = ({**row, "time": f"{row['time'].astimezone():%H:%M:%S}"} for row in rows)
+        self._pages(told, widths, 1)
 
     def one(self, row: Row) -> None:
         for name, value in row.items():
@@ -69,6 +60,22 @@ class Tables:
         with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
             task = progress.add_task(f"{what}: 0")
             yield lambda number: progress.update(task, description=f"{what}: {number}")
+
+    def _pages(self, rows: Iterator[Row], widths: Mapping[str, int], length: int) -> None:
+        first = True
+        while page := list(islice(rows, length)):
+            table = Table(box=None, show_header=first, pad_edge=False)
+            for name, width in widths.items():
+                table.add_column(
+                    name.replace("_", " "),
+                    width=width or None,
+                    overflow="fold",
+                    no_wrap=name in UNBROKEN,
+                )
+            for row in page:
+                table.add_row(*[_cell(row[name]) for name in widths])
+            self._console.print(table)
+            first = False
 
     def _histogram(self, name: str, parts: list[Mapping[str, Any]]) -> None:
         most = max([part["sessions"] for part in parts] + [1])

@@ -1,9 +1,10 @@
-"""What a store tells of a session to whoever watches it, and what that means for them. No I/O."""
+"""What a store tells of sessions to whoever watches them, and what that means for them. No I/O."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from .fields import Description
+from .token import ID_LENGTH
 
 Kind = Literal["renewed", "changed", "ended"]
 KINDS: dict[bytes, Kind] = {b"r": "renewed", b"c": "changed", b"e": "ended"}
@@ -43,6 +44,29 @@ def told(said: bytes) -> tuple[Kind, frozenset[str]]:
         at = start + int.from_bytes(said[at:start])
         keys.add(said[start:at].decode(errors="replace"))
     return KINDS[said[:1]], frozenset(keys)
+
+
+class Happening(NamedTuple):
+    """What became of any session, for those who watch all of them.
+
+    ``kind``: ``sign-in``, ``logout`` (by the user, in this browser) or ``ended`` (in any other way
+    but by time). ``userid``: None where nobody was signed in.
+    """
+
+    kind: str
+    id: str
+    userid: str | None
+
+
+HAPPENINGS = {"s": "sign-in", "o": "logout", "e": "ended"}
+"""By how the script tells them."""
+
+
+def happening(said: bytes) -> Happening:
+    """What the script told of a session to the channel of all sessions."""
+    text = said.decode()
+    end = 1 + ID_LENGTH
+    return Happening(HAPPENINGS[text[0]], text[1:end], text[end:] or None)
 
 
 class Watched:

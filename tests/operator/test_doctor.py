@@ -162,17 +162,18 @@ def test_rights_to_publish(fit: Server, command: Command) -> None:
     """Where writes tell those who watch, the command and the channels are needed, and else not."""
     most = (*LOOKING, *commands(), "resetchannels")
     assert levels(as_user(command, fit, *most)) == {}
-    assert found(as_user(command, fit, *most, notify="life"))["rights"] == (
-        ERROR,
-        "user app may not run spublish",
-        "ACL SETUSER app +spublish",
-    )
-    assert found(as_user(command, fit, *most, "+spublish", notify="life"))["rights"] == (
+    ran = as_user(command, fit, *most, notify="life")
+    assert [list(row.values())[1:4] for row in ran.objects if row["check"] == "rights"] == [
+        [ERROR, "user app may not run spublish", "ACL SETUSER app +spublish"],
+        [WARNING, "user app may not run publish", "ACL SETUSER app +publish, for watch"],
+    ]
+    both = ("+spublish", "+publish")
+    assert found(as_user(command, fit, *most, *both, notify="life"))["rights"] == (
         ERROR,
         "user app may not publish to channels that begin with sess:",
         "ACL SETUSER app &sess:*",
     )
-    assert levels(as_user(command, fit, *most, "+spublish", "&sess:*", notify="keys")) == {}
+    assert levels(as_user(command, fit, *most, *both, "&sess:*", notify="keys")) == {}
 
 
 def test_no_scripts(fit: Server, command: Command) -> None:

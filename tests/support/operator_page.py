@@ -7,9 +7,13 @@ import contextlib
 import io
 import os
 import re
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
+from apps import Browser
 from servers import Server, valkey
 
 from pyramid_altsession import SessionAPI
@@ -42,7 +46,30 @@ def said(server: Server, folder: str) -> dict[str, str]:
     found["show ID"] = ask("show", session.id or "")
     found["end-user ann"] = ask("end-user", "ann")
     api.close()
+    found["watch"] = watched(server, file)
     return found
+
+
+def watched(server: Server, file: Path) -> str:
+    """What is heard until somebody interrupts it."""
+    file.write_text(f"{file.read_text()}session: {{notify: life}}\n")
+    code = "import sys; from pyramid_altsession.cli import main; sys.exit(main(sys.argv[1:]))"
+    watch = subprocess.Popen(
+        [sys.executable, "-u", "-c", code, str(file), "watch"], stdout=subprocess.PIPE, text=True
+    )
+    assert watch.stdout is not None
+    lines = [watch.stdout.readline() for _ in ("head", "connected")]
+    api = SessionAPI(read_settings({"redis.url": server.url, "session.notify": "life"}))
+    browser, phone = Browser(api), api.create()
+    browser.does(lambda session: session.login("ann"))
+    phone.login("bob")
+    browser.does(lambda session: session.logout())
+    api.invalidate_user("bob")
+    api.close()
+    lines += [watch.stdout.readline() for _ in range(4)]
+    watch.send_signal(signal.SIGINT)
+    watch.communicate()
+    return "".join(lines)
 
 
 def blocks(text: str) -> dict[str, str]:

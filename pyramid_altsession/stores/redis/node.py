@@ -1,14 +1,17 @@
 """One server of those that hold the sessions, asked about itself."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import redis
 
 from ...errors import StoreUnavailable
 from .pool import ConnectionPool
+from .timed import Timed
 from .wire import no_errors, pack_command
+
+PING = pack_command((b"PING",))
 
 
 class ServerNode:
@@ -29,6 +32,51 @@ class ServerNode:
         except redis.RedisError as error:
             raise StoreUnavailable(f"{self.name} does not serve: {error}") from error
         return no_errors(replies)[0]
+
+    def hear(self, channel: str, wait: float) -> Iterator[bytes | None]:
+        """What is published to a channel, on a connection of its own; the first item is None: from
+        then on nothing is missed.
+
+        A server that says nothing for ``wait`` seconds is asked whether it is there, and has as
+        long to answer. Raises redis.ResponseError when it refuses, and StoreUnavailable when it is
+        away.
+        """
+        connection = None
+        try:
+            connection = self._pool.apart()
+            yield from _published(connection, channel, wait)
+        except redis.ResponseError:
+            raise
+        except redis.RedisError as error:
+            raise StoreUnavailable(f"{self.name} does not serve: {error}") from error
+        finally:
+            if connection is not None:
+                connection.disconnect()
+
+
+def _published(connection: Timed, channel: str, wait: float) -> Iterator[bytes | None]:
+    connection.send(pack_command((b"SUBSCRIBE", channel.encode())))
+    hears, asked = False, True
+    while True:
+        connection.end = time.monotonic() + wait
+        try:
+            said = connection.read_response()
+        except redis.TimeoutError:
+            if asked:
+                raise
+            asked = True
+            connection.send(PING)
+            continue
+        except redis.ResponseError:
+            if not hears:
+                raise
+            said = []  # who may not ask gets an answer too
+        asked = False
+        if said[:1] == [b"message"]:
+            yield said[2]
+        elif not hears:
+            hears = True
+            yield None
 
 
 class Health(NamedTuple):

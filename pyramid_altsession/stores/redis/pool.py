@@ -111,6 +111,14 @@ class ConnectionPool:
             raise
         return PendingReplies(self, connection, idle, replies, pid)
 
+    def apart(self) -> Timed:
+        """A connection that is opened now, is counted nowhere, and is never handed to anybody else.
+        Who asks for it closes it. Raises redis.RedisError."""
+        connection = self._build()
+        connection.end = time.monotonic() + connection.connect_timeout
+        connection.connect()
+        return connection
+
     def _broken(self, connection: Timed, idle: deque[Timed], error: BaseException) -> bool:
         """Nobody gets its replies any more. Whether the server turned it away: then it counts as
         one that could not be made."""

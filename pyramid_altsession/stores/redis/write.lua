@@ -35,7 +35,9 @@
 --          increment name by start ttl · append name item limit(bytes)
 --          compare_and_set name given('1'/'0') expected value ttl
 -- Tells with SPUBLISH, to the channel with the key's name: e (ended), r (renewed) or c (changed),
---       and the names of keys, each after its length in 2 bytes.
+--       and the names of keys, each after its length in 2 bytes. And with PUBLISH, to the channel
+--       with the key's prefix and its colon: s (signed in), o (the user signed out in this browser)
+--       or e (ended otherwise), the id, and the user if there is one.
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
 --       none), the user it was bound to, since when (ms) a signed-in session has its proof, the
 --       step's result (0: there is none), a list of the verbs' results}
@@ -538,6 +540,8 @@ if over then
   end
   if ARGV[9]:find('[lk]') then
     redis.pcall('SPUBLISH', key, 'e')
+    local kind = life == 'invalidate' and user and not owed and 'o' or 'e'
+    redis.pcall('PUBLISH', key:match('^.*:'), kind .. key:match('[^:]+$') .. (user or ''))
   end
   return {state, now, -2, -1, user, since, done, results}
 end
@@ -605,9 +609,12 @@ if lost then
   enter(login)
 end
 
--- Nobody knows of a session that was made now. By pcall: who may not publish may still write.
-local notify = ARGV[9] ~= '' and not create and ARGV[9]:match('[lk]')
-if notify then
+-- By pcall: who may not publish may still write.
+local notify = ARGV[9] ~= '' and ARGV[9]:match('[lk]')
+if notify and signs_in then
+  redis.pcall('PUBLISH', key:match('^.*:'), 's' .. key:match('[^:]+$') .. draft['@u'])
+end
+if notify and not create then  -- nobody knows of a session that was made now
   local told = {draft['@v'] and 'r' or 'c'}
   for name in pairs(notify == 'k' and draft or {}) do
     if name:byte() ~= 64 then

@@ -1,0 +1,94 @@
+"""``altsession CONFIG_URI watch``: sign-ins, logouts and ended sessions, as they happen."""
+
+import math
+import time
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from typing import Any, Protocol, runtime_checkable
+
+import redis
+
+from ..config.converters import PREFIX
+from ..errors import StoreUnavailable
+from ..protocol.notices import happening
+from .configuration import Configured
+from .errors import CommandError
+from .output import Output, Row
+
+COLUMNS = {"time": 8, "event": 12, "id": 22, "user": 16}
+PAUSE = 0.25
+"""Seconds between two tries to hear a server that is away."""
+PATIENCE = 10.0
+"""Seconds for which that is tried."""
+
+
+class Speaker(Protocol):
+    """One server. ``hear`` gives what is published to a channel, and None when it begins to hear;
+    what the server refuses is redis.ResponseError."""
+
+    def hear(self, channel: str, wait: float) -> Iterator[bytes | None]: ...
+
+
+@runtime_checkable
+class Heard(Protocol):
+    """A store on servers that tell what happens to its sessions. Any of them tells all of it."""
+
+    def close(self) -> None: ...
+
+    def nodes(self) -> Sequence[Speaker]: ...
+
+
+def watch(arguments: Namespace, configured: Configured, output: Output) -> int:
+    """What happens to sessions, until somebody interrupts it: exit code 0."""
+    if configured.settings.session.notify == "none":
+        wanted = f"{PREFIX}session.notify = life or keys"
+        raise CommandError(f"watch wanted {wanted} wherever sessions are written, found none")
+    store = configured.store()
+    assert isinstance(store, Heard)
+    with closing(store), suppress(KeyboardInterrupt):
+        output.live(of_user(happenings(store, configured), arguments.user), COLUMNS)
+    return 0
+
+
+def of_user(rows: Iterable[Row], user: str | None) -> Iterator[Row]:
+    """Those of one user (None: of all), and those about the connection."""
+    for row in rows:
+        if user is None or row["id"] is None or row["user"] == user:
+            yield row
+
+
+def happenings(store: Heard, configured: Configured) -> Iterator[Row]:
+    """A row for everything that happens. ``connected`` begins it; between ``disconnected`` and the
+    next ``connected`` something may have been missed.
+
+    A server that was never heard is StoreUnavailable at once, one that was lost after PATIENCE.
+    """
+    prefix, wait = configured.settings.session.prefix, configured.settings.redis.timeout
+    hears, lost = False, -math.inf
+    while True:
+        failure = None
+        for node in store.nodes():
+            heard = node.hear(f"{prefix}:", wait)
+            try:
+                while True:
+                    said = next(heard)
+                    hears = True
+                    yield _row("connected") if said is None else _row(*happening(said))
+            except redis.ResponseError as error:
+                user = configured.settings.redis.username or "default"
+                advice = f"ACL SETUSER {user} +subscribe &{prefix}:*"
+                raise CommandError(f"watch: {error}; {advice}") from None
+            except StoreUnavailable as error:
+                failure = error
+                if hears:
+                    hears, lost = False, time.monotonic()
+                    yield _row("disconnected")
+        if failure is not None and time.monotonic() - lost > PATIENCE:
+            raise failure
+        time.sleep(PAUSE)
+
+
+def _row(event: str, id: str | None = None, userid: str | None = None) -> dict[str, Any]:
+    return {"time": datetime.now(UTC), "event": event, "id": id, "user": userid}
