@@ -7,10 +7,15 @@ it serves its other metrics. ``docs/monitoring.rst`` tells what each one means.
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar, Token
 
 from pyramid.config import PHASE1_CONFIG, Configurator
 from pyramid.events import NewResponse
 from pyramid.exceptions import ConfigurationError
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+from pyramid.tweens import INGRESS
 
 from .api import SessionAPI
 from .errors import AltSessionError
@@ -19,6 +24,8 @@ from .interfaces import ISessionAPI, ISessionEvent
 from .stores.observed import Observation
 from .stores.redis.pool import PoolUsage
 from .stores.summary import Summary
+from .web.transaction import Handler
+from .web.tween import NAME
 
 try:
     from prometheus_client import REGISTRY, Counter, Histogram, Metric
@@ -32,6 +39,9 @@ except ImportError as error:
 
 __all__ = ["count_event", "count_operation", "count_response", "includeme"]
 
+TWEEN = f"{__name__}.round_trips_tween_factory"
+_sent: ContextVar[list[int] | None] = ContextVar("pyramid_altsession.prometheus", default=None)
+"""Packets of the operations of the request that this context serves."""
 KINDS: dict[type[object], str] = {event: kind for kind, event in BY_KIND.items()}
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -46,6 +56,11 @@ ROUND_TRIPS = Counter(
     "altsession_round_trips",
     "Packets sent to servers, those of connecting included.",
     ["operation"],
+)
+REQUEST_ROUND_TRIPS = Histogram(
+    "altsession_request_round_trips",
+    "Packets that one request sent to servers, those of its subrequests included.",
+    buckets=(0, 1, 2, 3, 4, 6, 10, 20),
 )
 BYTES = Counter("altsession_bytes", "Bytes on the wire.", ["direction"])
 EVENTS = Counter(
@@ -62,8 +77,27 @@ def count_operation(seen: Observation) -> None:
     OPERATIONS.labels(operation, outcome).inc()
     DURATION.labels(operation).observe(seen.seconds)
     ROUND_TRIPS.labels(operation).inc(seen.round_trips)
+    sent = _sent.get()
+    if sent is not None:
+        sent.append(seen.round_trips)
     BYTES.labels("sent").inc(seen.sent)
     BYTES.labels("received").inc(seen.received)
+
+
+def round_trips_tween_factory(handler: Handler, registry: Registry) -> Handler:
+    def round_trips_tween(request: Request) -> Response:
+        if _sent.get() is None:  # else it is part of a request that is counted
+            token = _sent.set([])
+            request.add_finished_callback(lambda request: _finish(token))
+        return handler(request)
+
+    return round_trips_tween
+
+
+def _finish(token: "Token[list[int] | None]") -> None:
+    """The response callbacks have run, and so the request asks nothing more."""
+    REQUEST_ROUND_TRIPS.observe(sum(_sent.get() or ()))
+    _sent.reset(token)
 
 
 def count_event(event: object) -> None:
@@ -132,5 +166,6 @@ def includeme(config: Configurator) -> None:
         POOLS.apis.add(api)
 
     config.action("pyramid_altsession.prometheus", observe, order=PHASE1_CONFIG + 1)
+    config.add_tween(TWEEN, under=INGRESS, over=NAME)
     config.add_subscriber(count_event, ISessionEvent)
     config.add_subscriber(count_response, NewResponse)

@@ -77,7 +77,11 @@ def counted() -> Callable[[], dict[str, float]]:
         return {
             name: value
             for name, value in found.items()
-            if value and "duration" not in name and "pool" not in name and "bytes" not in name
+            if value
+            and "duration" not in name
+            and "request_round" not in name
+            and "pool" not in name
+            and "bytes" not in name
         }
 
     return since
@@ -121,6 +125,10 @@ def measured(url: str, *modules: str, **settings: object) -> Site:
     return site(url, VIEWS, settings=settings, configure=include)
 
 
+def include_prometheus(config: Configurator) -> None:
+    config.include("pyramid_altsession.prometheus")
+
+
 # -- Prometheus
 
 
@@ -154,6 +162,55 @@ def test_durations_and_bytes(server: Server) -> None:
         'altsession_bytes_total{direction="sent"}',
         'altsession_bytes_total{direction="received"}',
     } <= grown
+
+
+def inner(request: Request) -> Any:
+    request.altsession.get("cart", fresh=True)
+    return request.invoke_subrequest(Request.blank("/cart"), use_tweens=True)
+
+
+def renewed_at_the_end(request: Request) -> str:
+    request.add_response_callback(lambda request, response: request.altsession.renew())
+    return "hello"
+
+
+@pytest.mark.parametrize(
+    ("path", "trips"), [("silent", 0), ("cart", 2), ("inner", 3), ("renewed_at_the_end", 1)]
+)
+def test_round_trips_of_a_request(
+    path: str, trips: int, server: Server, counted: Callable[[], dict[str, float]]
+) -> None:
+    """A histogram of what each request sent, from its first tween to its last callback. Requests
+    within it are parts of it."""
+    views = {**VIEWS, "inner": inner, "renewed_at_the_end": renewed_at_the_end}
+    shop = site(server.url, views, configure=include_prometheus)
+    shop.get("/cart")
+    before = samples()
+    shop.get(f"/{path}")
+    name = "altsession_request_round_trips"
+    grown = {key: value - before[key] for key, value in samples().items() if name in key}
+    assert (grown[f"{name}_count"], grown[f"{name}_sum"]) == (1, trips)
+    below = [count for key, count in grown.items() if "bucket" in key]
+    assert sum(below) == len(below) - trips  # the buckets are 0, 1, 2, 3, …
+
+
+def test_round_trips_of_a_request_that_fails(server: Server) -> None:
+    """It counts, and the next one begins anew."""
+
+    def fail(request: Request) -> None:
+        request.altsession.get("cart")
+        raise ZeroDivisionError
+
+    shop = site(server.url, {"cart": cart, "fail": fail}, configure=include_prometheus)
+    shop.get("/cart")
+    before = samples()
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            shop.get("/fail")
+    after = samples()
+    for what in ("count", "sum"):
+        name = f"altsession_request_round_trips_{what}"
+        assert after[name] - before[name] == 2
 
 
 def test_renewals_and_rejected_tokens(counted: Callable[[], dict[str, float]]) -> None:
@@ -301,7 +358,7 @@ def test_memory_has_no_pool() -> None:
 # -- OpenTelemetry
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exporter() -> Iterator[InMemorySpanExporter]:
     """A process has one tracer provider."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
