@@ -1,14 +1,17 @@
 """``altsession CONFIG_URI COMMAND``: what each command says and does, on a real server."""
 
+import gc
 import json
 import os
 import pty
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import plaster
 import pytest
@@ -24,6 +27,7 @@ from pyramid_altsession.cli.stats import Distribution
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.messages import Operation, Scan
 from pyramid_altsession.stores import open_store
+from pyramid_altsession.stores.redis import wire
 
 SECRET = "do-not-show-this-secret"
 
@@ -269,23 +273,106 @@ def test_load_refuses(server: Server, api: SessionAPI, command: Command) -> None
     assert len(list(api.scan())) == 1
 
 
-def test_progress_on_a_terminal(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "shown", "result"),
+    [
+        (["load", "20"], "sessions made: ", "made  20\n"),
+        (["stats"], "sessions counted: ", "sessions  1\n"),
+        (["end-all", "--yes"], "sessions ended: ", "ended  1\n"),
+    ],
+)
+def test_progress_on_a_terminal(
+    arguments: list[str],
+    shown: str,
+    result: str,
+    server: Server,
+    command: Command,
+    tmp_path: Path,
+) -> None:
     """On a terminal a long command shows how far it is; standard output has the result only."""
+    if arguments[0] != "load":
+        command(server.url, "load", "1")
     (tmp_path / "a.yaml").write_text(f"redis: {{url: 'unix://{server.socket}'}}\n")
     control, terminal = pty.openpty()
     code = "import sys; from pyramid_altsession.cli import main; sys.exit(main(sys.argv[1:]))"
     ran = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.yaml"), "load", "20"],
+        [sys.executable, "-c", code, str(tmp_path / "a.yaml"), *arguments],
         stdout=subprocess.PIPE,
         stderr=terminal,
         check=True,
+        text=True,
         env=os.environ | {"TERM": "xterm"},
     )
     os.close(terminal)
-    shown = os.read(control, 65536)
+    told = os.read(control, 65536)
     os.close(control)
-    assert b"sessions made: " in shown
-    assert ran.stdout == b"made  20\n"
+    assert shown.encode() in told
+    assert ran.stdout.startswith(result)
+
+
+# -- many sessions, on every kind of server
+
+
+@pytest.fixture(params=["valkey", "redis7", "sentinel", "cluster"])
+def everywhere(request: pytest.FixtureRequest) -> str:
+    """One server, the primary that sentinels name, and a cluster."""
+    found: Server = request.getfixturevalue(f"{request.param}_server")
+    found.empty()
+    return found.url
+
+
+def test_everywhere(everywhere: str, command: Command) -> None:
+    """Each command says the same, whatever holds the sessions."""
+
+    def said(*arguments: str) -> list[dict[str, Any]]:
+        ran = command(everywhere, *arguments, "--json")
+        assert (ran.code, ran.error) == (0, "")
+        return ran.objects
+
+    assert said("load", "80") == [{"made": 80}]
+    rows = {row["id"]: row for row in said("list")}
+    assert len(rows) == 80
+    (stats,) = said("stats")
+    assert (stats["sessions"], sum(part["sessions"] for part in stats["size"])) == (80, 80)
+    assert stats["signed_in"] == len([row for row in rows.values() if row["user"]])
+    users = sorted({row["user"] for row in rows.values() if row["user"]})
+    (one,) = said("list", "--user", users[0])
+    assert one == rows[one["id"]]
+    (shown,) = said("show", one["id"], "--values")
+    assert shown["values"]["altsession_load"] == 1
+    assert said("end", one["id"]) == [{"ended": 1}]
+    assert said("end-user", users[1]) == [{"ended": 1}]
+    assert said("end-all", "--yes") == [{"ended": 78}]
+    assert said("list") == []
+
+
+@pytest.mark.parametrize("kind", ["valkey", "cluster"])
+def test_memory_stays_flat(
+    kind: str,
+    request: pytest.FixtureRequest,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A walk over five times as many sessions takes no more memory than the shorter one; 200 bytes
+    for each session more would show. benchmarks/commands.py has figures of 100,000."""
+    server: Server = request.getfixturevalue(f"{kind}_server")
+    server.empty()
+    monkeypatch.setattr(wire, "SCANNED", 20)
+    monkeypatch.setattr(output, "print", lambda *text, **how: None, raising=False)
+    api = SessionAPI(settings_for(server.url))
+    most: dict[str, list[int]] = {"stats": [], "list": []}
+    for more in (100, 400):
+        for _ in range(more):
+            session(api, cart=["tea"])
+        for name, found in most.items():
+            command(server.url, name, "--json")  # what is kept once is there
+            gc.collect()
+            tracemalloc.start()
+            assert command(server.url, name, "--json").code == 0
+            found.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    api.close()
+    assert {name for name, (few, many) in most.items() if many > few + 400 * 200} == set()
 
 
 # -- secret and settings
@@ -399,6 +486,49 @@ def test_server_away(tmp_path: Path, command: Command) -> None:
     """One line names the server."""
     ran = command(f"unix://{tmp_path}/s", "list")
     assert (ran.code, f"{tmp_path}/s does not serve" in ran.error) == (1, True)
+
+
+COMMANDS = [
+    *(["list"], ["list", "--user", "ann"], ["show", "x" * 22], ["end", "x" * 22]),
+    *(["end-user", "ann"], ["end-all", "--yes"], ["stats"], ["load", "5"], ["watch"]),
+]
+NOTIFY = {"session": {"notify": "life"}}
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_any_command_with_the_server_away(
+    arguments: list[str], as_json: list[str], tmp_path: Path, command: Command
+) -> None:
+    """One line on standard error, and nothing on standard output; the password is not in it."""
+    ran = command(f"unix://ann:{SECRET}@{tmp_path}/s", *arguments, *as_json, **NOTIFY)
+    assert (ran.code, ran.out, ran.error.count("\n")) == (1, "", 1)
+    assert f"{tmp_path}/s does not serve" in ran.error
+    assert SECRET not in ran.error
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_any_command_without_permission(
+    arguments: list[str], server: Server, command: Command
+) -> None:
+    """One line says what the server refused."""
+    rights = ("reset", "on", f">{SECRET}", "+info", "resetchannels")
+    server.client.execute_command("ACL", "SETUSER", "poor", *rights)
+    url = server.tcp_url.replace("redis://", f"redis://poor:{SECRET}@")
+    ran = command(url, *arguments, "--json", **NOTIFY)
+    assert (ran.code, ran.out, ran.error.count("\n")) == (1, "", 1)
+    assert "permission" in ran.error
+    assert SECRET not in ran.error
+    server.client.acl_deluser("poor")
+
+
+@pytest.mark.parametrize("arguments", [["show"], ["show", "--values"], ["end"]])
+@pytest.mark.parametrize("id", ["x" * 22, "nobody", "", "user:x", "ä b"])
+def test_unknown_id(id: str, arguments: list[str], server: Server, command: Command) -> None:
+    """It is named, whatever it looks like."""
+    ran = command(server.url, *arguments, id, "--json")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.error == f"altsession: {id}: no live session has this id\n"
 
 
 def test_wrong_password(server: Server, command: Command) -> None:

@@ -56,6 +56,8 @@ _DESCRIBED = tuple(
 pack_command: Callable[[tuple[bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 _TIMES = b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n*1\r\n$4\r\nTIME\r\n"
 _HMGET = b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n%b" + _TIMES
+SCANNED = 500
+"""Keys that a server looks at in one step of a walk over all sessions."""
 MOST_CACHED = 16
 """Fields of a read whose packed names are kept: 256 reads of so many long names are 5 MB."""
 
@@ -204,7 +206,7 @@ def pack_many(operation: Operation, prefix: bytes) -> tuple[bytes, int]:
                 b"MATCH",
                 pattern,
                 b"COUNT",
-                b"500",
+                b"%d" % SCANNED,
                 b"TYPE",
                 b"hash",
             )
