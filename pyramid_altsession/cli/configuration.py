@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import plaster
@@ -30,11 +30,13 @@ URL_PARTS = (
 
 class Configured(NamedTuple):
     """``sources``: where each setting comes from. ``application``: all that the config URI says,
-    for what the doctor wants to know of other packages."""
+    for what the doctor wants to know of other packages. ``server``: the WSGI server's settings,
+    where they are in that file."""
 
     settings: Settings
     sources: Mapping[str, str]
     application: Mapping[str, Any]
+    server: Mapping[str, Any]
 
     def store(self) -> Store:
         """Where the sessions live. No round trip."""
@@ -62,6 +64,7 @@ def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
     file, as ``pserve`` takes them.
     """
     own, variables = _parsed(overrides)
+    server: dict[str, Any] = {}
     path = uri.partition("#")[0]
     if "://" not in path and not os.path.exists(path):
         raise CommandError(f"{path}: there is no such file")
@@ -69,6 +72,8 @@ def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
         application: dict[str, Any] = {f"{PREFIX}config": path}
     else:
         application = _appsettings(uri, variables)
+        with suppress(plaster.PlasterError, LookupError, configparser.Error):
+            server = dict(plaster.get_settings(path, "server:main", defaults=variables))
     # What is given on the command line stands for what the file says under any of its spellings.
     given = from_ini(application) | {name.removeprefix(PREFIX): own[name] for name in own}
     settings, titles = read_with_places(given)
@@ -78,7 +83,7 @@ def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
         sources[name] = place or (COMMAND_LINE if PREFIX + name in own else path)
     if "redis.url" in sources:
         sources |= {f"redis.{part}": "redis.url" for part in URL_PARTS}
-    return Configured(settings, sources, application)
+    return Configured(settings, sources, application, server)
 
 
 def dotted(value: Any) -> str:

@@ -56,7 +56,7 @@ def doctor(arguments: Namespace, configured: Configured, output: Output) -> int:
 def examine(configured: Configured) -> Iterator[Finding]:
     """What can be said of the settings and the servers."""
     settings = configured.settings
-    yield from of_settings(settings, configured.application)
+    yield from of_settings(settings, configured.application, configured.server)
     store = configured.store()
     try:
         yield from of_store(configured, store)

@@ -12,8 +12,12 @@ HOUR, DAY = 3600, 86400
 GUIDE = "NIST SP 800-63B-4, AAL2, advises at most an hour without use and 24 hours in all"
 
 
-def of_settings(settings: Settings, application: Mapping[str, Any]) -> Iterator[Finding]:
+def of_settings(
+    settings: Settings, application: Mapping[str, Any], server: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """``server``: what the config URI says of the WSGI server."""
     yield cookie(settings.session)
+    yield from scheme(settings.session, server)
     yield times(settings.session)
     yield transport(settings.redis)
     yield from transaction(settings, application)
@@ -35,6 +39,20 @@ def cookie(session: SessionSettings) -> Finding:
         advice = "another host of the domain could set it; altsession.session.cookie_name ="
         return Finding("cookie", WARNING, found, f"{advice} __Host-{session.cookie_name}")
     return Finding("cookie", OK, found)
+
+
+def scheme(session: SessionSettings, server: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the application knows that it is served over https. Of other servers than waitress
+    nothing is known here."""
+    if not session.secure or "waitress" not in server.get("use", ""):
+        return
+    told = "x-forwarded-proto" in server.get("trusted_proxy_headers", "").lower()
+    if server.get("url_scheme") == "https" or ("trusted_proxy" in server and told):
+        yield Finding("scheme", OK, "https")
+        return
+    advice = "browsers keep a Secure cookie only over https: [server:main] needs url_scheme ="
+    advice += " https, or trusted_proxy and trusted_proxy_headers = x-forwarded-proto"
+    yield Finding("scheme", WARNING, "waitress serves plain http", advice)
 
 
 def times(session: SessionSettings) -> Finding:

@@ -452,7 +452,7 @@ def test_latency() -> None:
 
 def of(application: dict[str, object] | None = None, **given: object) -> dict[str, Finding]:
     settings = read_settings(dict({"session.cookie_name": "__Host-sid"}, **given))
-    findings = list(of_settings(settings, application or {}))
+    findings = list(of_settings(settings, application or {}, {}))
     return {each.check: each for each in findings if each.level != OK}
 
 
@@ -492,6 +492,46 @@ def test_transport() -> None:
     assert of(**{"redis.url": "redis://example.com"})["transport"].level == WARNING
     unchecked = {"redis.url": "rediss://example.com", "redis.ssl_check_hostname": False}
     assert of(**unchecked)["transport"].level == WARNING
+
+
+PLAIN, HTTPS = "waitress serves plain http", "https"
+PROXY = "trusted_proxy = 127.0.0.1\n"
+
+
+@pytest.mark.parametrize(
+    ("server", "found_there"),
+    [
+        ("use = egg:waitress#main\n", PLAIN),
+        ("use = egg:waitress#main\nurl_scheme = https\n", HTTPS),
+        (f"use = egg:waitress#main\n{PROXY}", PLAIN),
+        ("use = egg:waitress#main\ntrusted_proxy_headers = x-forwarded-proto\n", PLAIN),
+        (
+            f"use = egg:waitress\n{PROXY}trusted_proxy_headers = X-Forwarded-Proto\n",
+            HTTPS,
+        ),
+        ("use = egg:gunicorn#main\n", None),
+        ("use = egg:waitress#main\nlisten = %(unknown)s\n", None),
+    ],
+)
+def test_scheme_of_an_ini_file(
+    server: str,
+    found_there: str | None,
+    fit: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A Secure cookie needs an application that knows it is served over https."""
+    ini = tmp_path / "app.ini"
+    ini.write_text(
+        "[app:main]\nuse = egg:pyramid_altsession#demo\naltsession.session.secure = true\n"
+        f"altsession.redis.url = {fit.url}\n[server:main]\n{server}"
+    )
+    checks = found(run_main(capsys, str(ini), "doctor", "--json"))
+    level, words, advice = checks.get("scheme", (None, None, ""))
+    assert (level, words) == ({PLAIN: WARNING, HTTPS: OK}.get(str(found_there)), found_there)
+    assert ("url_scheme = https" in advice) == (found_there == PLAIN)
+    insecure = run_main(capsys, str(ini), "doctor", "--json", "altsession.session.secure=false")
+    assert "scheme" not in found(insecure)
 
 
 @pytest.mark.parametrize("application", [{"pyramid.includes": "pyramid_tm"}, {"tm.attempts": "3"}])
