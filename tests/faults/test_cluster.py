@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
-from accounts import Books
+from accounts import Books, index_key
 from msgspec.structs import replace
 from proxy import Proxy
 from servers import Server
@@ -20,6 +22,7 @@ from pyramid_altsession.protocol.contract import PendingRead
 from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Login, Renew, Touch
 from pyramid_altsession.protocol.messages import (
+    PRUNE_AGE,
     Describe,
     End,
     Listing,
@@ -34,6 +37,7 @@ from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Set
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.redis import cluster as cluster_module
+from pyramid_altsession.stores.redis import leftovers
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.steps import Ask, Steps
@@ -338,6 +342,22 @@ def test_the_index_is_looked_at_once_in_an_interval(
     assert len(asked) == 2
 
 
+def test_nothing_is_remembered_of_a_session_that_was_ended(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So there is room for others: their index is not looked at again."""
+    monkeypatch.setattr(cluster_module, "MOST_CHECKED", 2)
+    ann, bob, cid = (nodes.session(user) for user in ("ann", "bob", "cid"))
+    nodes.run(with_life(ann, "ann", None))
+    nodes.run(with_life(bob, "bob", None))
+    nodes.run(with_life(bob, "bob", Invalidate(b"n" * 16)))
+    nodes.run(with_life(cid, "cid", None))
+    asked: list[Ask] = []
+    nodes.lost = lambda ask: bool(asked.append(ask))
+    nodes.run(with_life(ann, "ann", None))
+    assert len(asked) == 1
+
+
 def test_the_index_of_somebody_else_is_left_alone(nodes: OneForAll) -> None:
     """A session that is another user's by now, or over, is not entered."""
     token = nodes.session("ann")
@@ -360,8 +380,80 @@ def test_the_node_of_the_index_is_away(nodes: OneForAll) -> None:
     assert nodes.run(Read((other.claim,), ("k",), TIMING)).values == [b"1"]
 
 
-def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
-    """It was carried out, and may come back: another call has to find it."""
+def ending(token: Token) -> Write:
+    return with_life(token, "ann", Invalidate(b"n" * 16))
+
+
+def ending_many(token: Token) -> End:
+    return End("ann", (token.id,), b"e" * 16, TIMING)
+
+
+@pytest.mark.parametrize(
+    ("signed_in", "call", "fails"),
+    [
+        (False, partial(signing_in, user="ann"), [False, True]),  # entered, not signed in
+        (True, ending, [False, True]),  # ended, its entry stays
+        (True, ending_many, [False, True]),
+        (True, partial(signing_in, user="ann"), [True]),  # not known to have begun
+        (True, ending, [True]),
+    ],
+)
+def test_what_a_failed_call_leaves_goes_with_a_later_login(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch, signed_in: bool, call: Any, fails: list[bool]
+) -> None:
+    """Of whomever. Not before it is a minute old; and then once."""
+    token = nodes.session("ann" if signed_in else None)
+    outcomes = iter(fails)
+    nodes.lost = lambda ask: next(outcomes, False)
+    with suppress(NotConnected):
+        nodes.run(call(token))
+    assert next(outcomes, None) is None
+    drop(nodes, token)
+    if fails[0]:
+        nodes.books.put_entry("ann", token.id, 1)
+    asked: list[Ask] = []
+    nodes.lost = lambda ask: bool(asked.append(ask))
+    nodes.session("bob")
+    assert (list(nodes.books.index("ann")), len(asked)) == ([token.id], 3)
+    entered = nodes.books.index("ann")[token.id]
+    nodes.books.put_entry("ann", token.id, entered - PRUNE_AGE)
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    for calls in (6, 3):
+        asked.clear()
+        nodes.session("bob")
+        assert (nodes.books.index("ann"), len(asked)) == ({}, calls)
+
+
+def drop(nodes: OneForAll, token: Token) -> None:
+    """As a session ends by itself."""
+    nodes.books.client.delete(f"sess:{token.id}")
+
+
+def test_what_cannot_be_tidied_now_is_tidied_later(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login succeeds whatever becomes of it. What is remembered is bounded."""
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    monkeypatch.setattr(leftovers, "MOST", 1)
+    for user in ("ann", "cid"):
+        nodes.lost = lambda ask: True
+        with pytest.raises(NotConnected):
+            nodes.run(signing_in(Token.new(), user))
+        nodes.books.put_entry(user, "x" * 22, 1)
+    anns = index_key("ann").encode()
+    nodes.lost = lambda ask: anns in ask.packet
+    nodes.session("bob")
+    nodes.lost = lambda ask: False
+    for _ in range(3):
+        nodes.session("bob")
+    assert (nodes.books.index("ann"), len(nodes.books.index("cid"))) == ({}, 1)
+
+
+def test_what_no_replica_confirms_stays_in_the_index(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was carried out, and may come back: another call has to find it. If it does not, the entry
+    goes with a later login."""
     nodes.steps = ClusterSteps([NODE], b"sess:", 1)
     one, other = nodes.session("ann"), nodes.session("ann")
     renew = Write(one.claim, (), TIMING, user="ann", life=Renew(new_verifier()), durable=True)
@@ -376,6 +468,11 @@ def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
         reply = nodes.run(End("ann", ids, b"e%d" % done[0] * 8, TIMING, durable=True))
         assert (reply.values, reply.confirmed) == (done, False)
     assert set(nodes.books.index("ann")) == {one.claim.id, other.claim.id}
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    for id in ids:
+        nodes.books.put_entry("ann", id, 1)
+    nodes.session("bob")
+    assert nodes.books.index("ann") == {}
 
 
 def test_many_sessions_where_a_packet_fails(nodes: OneForAll) -> None:

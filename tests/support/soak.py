@@ -3,8 +3,8 @@
     make faults
 
 prints each minute what it has done, its resident memory and file descriptors, and how many entries
-of users' indexes have no session: those that are left of a call which failed are removed with later
-logins of the user.
+of users' indexes have no session: those that are left of a call which failed are removed with a
+login more than a minute later.
 """
 
 import os
@@ -92,6 +92,7 @@ def main(minutes: int) -> None:
     calls, failovers = FORK.Value("L", 0), FAILOVERS["cluster"][1]
     sizes: list[tuple[float, float]] = []
     without: set[tuple[str, str]] = set()
+    stale = 0
     try:
         with processes(work, [(cluster.url, calls, stop)]) as (worker,):
             pid = worker.process.pid
@@ -114,13 +115,14 @@ def main(minutes: int) -> None:
                     f" {len(dead)} without a session, {len(dead & without)} of them for a minute",
                     flush=True,
                 )
-                without = dead
+                without, stale = dead, max(stale, len(dead & without))
             stop.set()
             print(worker.result(300))
     finally:
         cluster.stop()
     for what, second, last in zip(("memory", "descriptors"), sizes[1], sizes[-1], strict=True):
         print(f"{what}: {last / second:.3f} of the second minute's")
+    print(f"entries without a session for a minute: {stale} at most")
 
 
 if __name__ == "__main__":
