@@ -61,6 +61,8 @@ def rights(
     needed = [command for command in missing if command != LISTING]
     if needed:
         advice = f"ACL SETUSER {user} " + " ".join(f"+{command}" for command in needed)
+        if "evalsha" in needed:
+            advice += "; a server that runs no scripts cannot hold sessions: each write is one"
         yield Finding("rights", ERROR, f"user {user} may not run {', '.join(needed)}", advice)
     if LISTING in missing:
         advice = f"ACL SETUSER {user} +{LISTING}, for list, stats, load and end-all"

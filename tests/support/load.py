@@ -28,7 +28,8 @@ class Cost:
     """What a fault has cost.
 
     ``lost``: when what is lost had been acknowledged. ``window``: seconds from the first error to
-    the last; ``own``: seconds in which the servers served nobody. ``unconfirmed``: ends that no replica confirmed, which the caller was told.
+    the last; ``own``: seconds in which the servers served nobody. ``unconfirmed``: ends that no
+    replica confirmed, which the caller was told.
     """
 
     calls: int = 0
