@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from accounts import Books, index_key
+from inside import idle_in, store_in
 from msgspec.structs import replace
 from proxy import Proxy
 from servers import Server
@@ -444,16 +445,17 @@ def test_what_cannot_be_tidied_now_is_tidied_later(
     nodes.lost = lambda ask: anns in ask.packet
     nodes.session("bob")
     nodes.lost = lambda ask: False
+    monkeypatch.setattr(leftovers, "OLD", 1e9)
+    nodes.session("bob")
+    assert len(nodes.books.index("ann")) == 1
+    monkeypatch.setattr(leftovers, "AGAIN", -1.0)
     for _ in range(3):
         nodes.session("bob")
     assert (nodes.books.index("ann"), len(nodes.books.index("cid"))) == ({}, 1)
 
 
-def test_what_no_replica_confirms_stays_in_the_index(
-    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was carried out, and may come back: another call has to find it. If it does not, the entry
-    goes with a later login."""
+def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
+    """It was carried out, and may come back: another call has to find it."""
     nodes.steps = ClusterSteps([NODE], b"sess:", 1)
     one, other = nodes.session("ann"), nodes.session("ann")
     renew = Write(one.claim, (), TIMING, user="ann", life=Renew(new_verifier()), durable=True)
@@ -468,9 +470,18 @@ def test_what_no_replica_confirms_stays_in_the_index(
         reply = nodes.run(End("ann", ids, b"e%d" % done[0] * 8, TIMING, durable=True))
         assert (reply.values, reply.confirmed) == (done, False)
     assert set(nodes.books.index("ann")) == {one.claim.id, other.claim.id}
+
+
+@pytest.mark.parametrize("call", [ending, ending_many])
+def test_the_entry_of_an_unconfirmed_end_goes_later(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch, call: Any
+) -> None:
+    """If the session has not come back in a minute."""
+    nodes.steps = ClusterSteps([NODE], b"sess:", 1)
+    token = nodes.session("ann")
+    assert not nodes.run(replace(call(token), durable=True)).confirmed
+    nodes.books.put_entry("ann", token.id, 1)
     monkeypatch.setattr(leftovers, "OLD", -1.0)
-    for id in ids:
-        nodes.books.put_entry("ann", id, 1)
     nodes.session("bob")
     assert nodes.books.index("ann") == {}
 
@@ -606,13 +617,16 @@ def test_a_primary_that_is_killed(
 
 
 def test_all_nodes_get_new_addresses(cluster: Cluster) -> None:
-    """The seeds are names, which are asked again when no node that is known answers."""
+    """The seeds are names, which are asked again when no node that is known answers. Until then no
+    connection to them stays open."""
     cluster.empty()
     front = Proxy(cluster.nodes[0])
     api = at(front.url.replace("redis://", "redis+cluster://"))
     try:
         tokens = many(api)
         assert all_there(api, tokens)
+        seed = store_in(api).servers["127.0.0.1", front.port].pool
+        assert not any(each.is_connected for each in idle_in(seed))
         cluster.change_ports()
         front.target(cluster.nodes[0])
         assert eventually(lambda: all_there(api, tokens))

@@ -258,7 +258,7 @@ class ClusterSteps:
             known = yield from self.execute(Describe(tuple([id for id, _ in entries])))
             yield from self.execute(Prune(user, tuple(without(entries, known.values, user))))
         except redis.RedisError:
-            self._leftovers.note(user)
+            self._leftovers.failed(user)
 
     def _listing(self, operation: Listing) -> Steps[Reply]:
         """Entries come before their sessions: which of them are that young?"""
