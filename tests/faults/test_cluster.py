@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -452,6 +453,24 @@ def test_what_cannot_be_tidied_now_is_tidied_later(
     for _ in range(3):
         nodes.session("bob")
     assert (nodes.books.index("ann"), len(nodes.books.index("cid"))) == ({}, 1)
+
+
+def test_a_user_whose_calls_fail_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is tidied a minute after the first failure, and after the last."""
+    now = [0.0]
+    monkeypatch.setattr(leftovers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    found, due = leftovers.Leftovers(), []
+    for second in range(200):
+        now[0] = float(second)
+        if second in (0, 30, 59):
+            found.note("ann")
+        due += [second] * (found.due() == "ann")
+    assert due == [61, 120]
+    monkeypatch.setattr(leftovers, "MOST", 0)  # of so many it is remembered
+    found.note("ann")
+    found.failed("ann")
+    now[0] = 300.0
+    assert found.due() is None
 
 
 def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:

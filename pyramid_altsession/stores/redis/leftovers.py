@@ -18,27 +18,33 @@ class Leftovers:
     """Who they are, in the order in which that was noticed; those of this process."""
 
     def __init__(self) -> None:
-        self._noted: dict[str, float] = {}
+        self._noted: dict[str, tuple[float, float]] = {}
+        """When a call of each failed, for the first time and for the last one."""
         self._tried: dict[str, float] = {}
 
     def note(self, user: str) -> None:
         """A call about this user failed just now."""
-        self._put(self._noted, user)
+        now = time.monotonic()
+        first, _ = self._noted.get(user, (now, now))
+        if user in self._noted or len(self._noted) < MOST:
+            self._noted[user] = first, now
 
     def failed(self, user: str) -> None:
         """This user's index was to be tidied, and could not."""
-        self._put(self._tried, user)
-
-    def _put(self, users: dict[str, float], user: str) -> None:
-        users.pop(user, None)
-        if len(self._noted) + len(self._tried) < MOST:
-            users[user] = time.monotonic()
+        if len(self._tried) < MOST:
+            self._tried[user] = time.monotonic()
 
     def due(self) -> str | None:
         """One whose index can be tidied now. The caller does it, and no other."""
-        for users, wait in ((self._tried, AGAIN), (self._noted, OLD)):
-            with suppress(RuntimeError, StopIteration):  # others put and take; there are none
-                user, since = next(iter(users.items()))
-                if time.monotonic() - since >= wait and users.pop(user, None) is not None:
-                    return user
+        now = time.monotonic()
+        with suppress(RuntimeError, StopIteration):  # others put and take; there are none
+            user, since = next(iter(self._tried.items()))
+            if now - since >= AGAIN and self._tried.pop(user, None) is not None:
+                return user
+        with suppress(RuntimeError, StopIteration):
+            user, (first, last) = next(iter(self._noted.items()))
+            if now - first >= OLD and self._noted.pop(user, None) is not None:
+                if last > first:  # what that call left is not old enough yet
+                    self._noted[user] = last, last
+                return user
         return None
