@@ -123,6 +123,8 @@ def loading(server: Server, load: Load) -> None:
     with suppress(redis.RedisError):
         server.client.execute_command("DEBUG", "RELOAD")
     server.client.config_set("key-load-delay", "0")
+    with suppress(FileNotFoundError):
+        os.remove(os.path.join(server.directory, "dump.rdb"))
 
 
 # -- the way to a server
