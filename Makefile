@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find pyramid_altsession -type f -not -name '*.pyc') setup.cfg pyproject.toml
 
-.PHONY: demo test quick lint types unit docs faults lowest bench bench-check package clean
+.PHONY: demo test quick lint types unit docs faults lowest matrix bench bench-check package clean
 
 # Two processes: the shop, and its live page. Ctrl-C ends both.
 demo: $(VENV)/demo.stamp
@@ -51,6 +51,11 @@ lowest: $(VENV)/wheel.stamp
 	$(VENV)-lowest/bin/pip install --quiet --constraint tests/lowest.txt "$$(ls dist/*.whl)[test]"
 	$(VENV)-lowest/bin/pytest
 
+# The contract suite on Valkey 8.1 and Redis 8, and the quick tests on each Python, Pyramid and
+# redis-py that are supported. Takes most of an hour. PYTHONS="python3.12 /opt/python3.13" names others.
+matrix: $(VENV)/test.stamp
+	$(BIN)/python tests/support/matrix.py
+
 # What docs/performance.rst shows, in less than ten minutes on a quiet machine. Under load it
 # measures with Debian's wrk.
 bench: $(VENV)/bench.stamp
@@ -83,5 +88,5 @@ $(VENV)/%.stamp: $(VENV)/wheel.stamp
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest build dist docs/_build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-matrix build dist docs/_build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

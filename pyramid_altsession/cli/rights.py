@@ -62,6 +62,8 @@ def rights(
     needed = [command for command in missing if command not in FOR_TOOLS]
     if needed:
         advice = f"ACL SETUSER {user} " + " ".join(f"+{command}" for command in needed)
+        if "evalsha" in needed:
+            advice += "; a server that runs no scripts cannot hold sessions: each write is one"
         yield Finding("rights", ERROR, f"user {user} may not run {', '.join(needed)}", advice)
     for command in [command for command in missing if command in FOR_TOOLS]:
         advice = f"ACL SETUSER {user} +{command}, {FOR_TOOLS[command]}"

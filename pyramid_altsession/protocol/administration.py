@@ -15,6 +15,8 @@ from .token import Claim, Token, new_verifier
 from .verbs import Remove, Set
 
 T = TypeVar("T")
+Entry = tuple[str, int]
+"""Of a user's index: session id, time of login in ms."""
 
 MANY = 500
 """Sessions described, or ended, in one packet: others get their turn on the server in between."""
@@ -66,15 +68,15 @@ def survey(user: str) -> Steps[Survey]:
     # The hash decides: a login under way has an entry and no session yet, and a session that
     # another user has taken over may have one too.
     found = [each for each in known if each is not None and each.user == user]
-    yield from prune(user, [e for e, each in zip(entries, known, strict=True) if each is None])
+    yield from prune(user, without(entries, known, user))
     live = {each.id for each in found}
     entering = listing.entering - live
     ended = tuple([id for id, _ in entries if id not in live and id not in entering])
     return Survey(found, ended, len(entering))
 
 
-def prune(user: str, ended: list[tuple[str, int]]) -> Steps[None]:
-    """Forget entries (session id, time of login in ms) of ended sessions that are old enough."""
+def prune(user: str, ended: list[Entry]) -> Steps[None]:
+    """Forget entries of ended sessions that are old enough."""
     for part in _packets(ended):
         yield Prune(user, part)
 
@@ -84,8 +86,13 @@ def prune_some(user: str) -> Steps[None]:
     without a logout do not let it grow for ever. At most three round trips."""
     entries = (yield Listing(user, SAMPLE)).values
     known = yield from described([id for id, _ in entries])
-    ended = [entry for entry, each in zip(entries, known, strict=True) if each is None]
-    yield from prune(user, ended)
+    yield from prune(user, without(entries, known, user))
+
+
+def without(entries: list[Entry], known: list[Description | None], user: str) -> list[Entry]:
+    """Entries without a session of this user: it has ended, or its login never came to its end."""
+    both = zip(entries, known, strict=True)
+    return [entry for entry, each in both if each is None or each.user != user]
 
 
 def some_sessions(cursor: int) -> Steps[tuple[int, list[Description]]]:

@@ -2,10 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from accounts import Books
+from accounts import Books, index_key
+from inside import idle_in, store_in
 from msgspec.structs import replace
 from proxy import Proxy
 from servers import Server
@@ -20,6 +24,7 @@ from pyramid_altsession.protocol.contract import PendingRead
 from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Login, Renew, Touch
 from pyramid_altsession.protocol.messages import (
+    PRUNE_AGE,
     Describe,
     End,
     Listing,
@@ -34,6 +39,7 @@ from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Set
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.redis import cluster as cluster_module
+from pyramid_altsession.stores.redis import leftovers
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.steps import Ask, Steps
@@ -338,6 +344,22 @@ def test_the_index_is_looked_at_once_in_an_interval(
     assert len(asked) == 2
 
 
+def test_nothing_is_remembered_of_a_session_that_was_ended(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So there is room for others: their index is not looked at again."""
+    monkeypatch.setattr(cluster_module, "MOST_CHECKED", 2)
+    ann, bob, cid = (nodes.session(user) for user in ("ann", "bob", "cid"))
+    nodes.run(with_life(ann, "ann", None))
+    nodes.run(with_life(bob, "bob", None))
+    nodes.run(with_life(bob, "bob", Invalidate(b"n" * 16)))
+    nodes.run(with_life(cid, "cid", None))
+    asked: list[Ask] = []
+    nodes.lost = lambda ask: bool(asked.append(ask))
+    nodes.run(with_life(ann, "ann", None))
+    assert len(asked) == 1
+
+
 def test_the_index_of_somebody_else_is_left_alone(nodes: OneForAll) -> None:
     """A session that is another user's by now, or over, is not entered."""
     token = nodes.session("ann")
@@ -360,6 +382,97 @@ def test_the_node_of_the_index_is_away(nodes: OneForAll) -> None:
     assert nodes.run(Read((other.claim,), ("k",), TIMING)).values == [b"1"]
 
 
+def ending(token: Token) -> Write:
+    return with_life(token, "ann", Invalidate(b"n" * 16))
+
+
+def ending_many(token: Token) -> End:
+    return End("ann", (token.id,), b"e" * 16, TIMING)
+
+
+@pytest.mark.parametrize(
+    ("signed_in", "call", "fails"),
+    [
+        (False, partial(signing_in, user="ann"), [False, True]),  # entered, not signed in
+        (True, ending, [False, True]),  # ended, its entry stays
+        (True, ending_many, [False, True]),
+        (True, partial(signing_in, user="ann"), [True]),  # not known to have begun
+        (True, ending, [True]),
+    ],
+)
+def test_what_a_failed_call_leaves_goes_with_a_later_login(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch, signed_in: bool, call: Any, fails: list[bool]
+) -> None:
+    """Of whomever. Not before it is a minute old; and then once."""
+    token = nodes.session("ann" if signed_in else None)
+    outcomes = iter(fails)
+    nodes.lost = lambda ask: next(outcomes, False)
+    with suppress(NotConnected):
+        nodes.run(call(token))
+    assert next(outcomes, None) is None
+    drop(nodes, token)
+    if fails[0]:
+        nodes.books.put_entry("ann", token.id, 1)
+    asked: list[Ask] = []
+    nodes.lost = lambda ask: bool(asked.append(ask))
+    nodes.session("bob")
+    assert (list(nodes.books.index("ann")), len(asked)) == ([token.id], 3)
+    entered = nodes.books.index("ann")[token.id]
+    nodes.books.put_entry("ann", token.id, entered - PRUNE_AGE)
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    for calls in (6, 3):
+        asked.clear()
+        nodes.session("bob")
+        assert (nodes.books.index("ann"), len(asked)) == ({}, calls)
+
+
+def drop(nodes: OneForAll, token: Token) -> None:
+    """As a session ends by itself."""
+    nodes.books.client.delete(f"sess:{token.id}")
+
+
+def test_what_cannot_be_tidied_now_is_tidied_later(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login succeeds whatever becomes of it. What is remembered is bounded."""
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    monkeypatch.setattr(leftovers, "MOST", 1)
+    for user in ("ann", "cid"):
+        nodes.lost = lambda ask: True
+        with pytest.raises(NotConnected):
+            nodes.run(signing_in(Token.new(), user))
+        nodes.books.put_entry(user, "x" * 22, 1)
+    anns = index_key("ann").encode()
+    nodes.lost = lambda ask: anns in ask.packet
+    nodes.session("bob")
+    nodes.lost = lambda ask: False
+    monkeypatch.setattr(leftovers, "OLD", 1e9)
+    nodes.session("bob")
+    assert len(nodes.books.index("ann")) == 1
+    monkeypatch.setattr(leftovers, "AGAIN", -1.0)
+    for _ in range(3):
+        nodes.session("bob")
+    assert (nodes.books.index("ann"), len(nodes.books.index("cid"))) == ({}, 1)
+
+
+def test_a_user_whose_calls_fail_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is tidied a minute after each failure, but for those that come close together."""
+    now = [0.0]
+    monkeypatch.setattr(leftovers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    found, due = leftovers.Leftovers(), []
+    for second in range(200):
+        now[0] = float(second)
+        if second in (0, 5, 30, 59):
+            found.note("ann")
+        due += [second] * (found.due() == "ann")
+    assert due == [66, 91, 120]
+    monkeypatch.setattr(leftovers, "MOST", 0)  # of so many it is remembered
+    found.note("ann")
+    found.failed("ann")
+    now[0] = 300.0
+    assert found.due() is None
+
+
 def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
     """It was carried out, and may come back: another call has to find it."""
     nodes.steps = ClusterSteps([NODE], b"sess:", 1)
@@ -376,6 +489,20 @@ def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
         reply = nodes.run(End("ann", ids, b"e%d" % done[0] * 8, TIMING, durable=True))
         assert (reply.values, reply.confirmed) == (done, False)
     assert set(nodes.books.index("ann")) == {one.claim.id, other.claim.id}
+
+
+@pytest.mark.parametrize("call", [ending, ending_many])
+def test_the_entry_of_an_unconfirmed_end_goes_later(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch, call: Any
+) -> None:
+    """If the session has not come back in a minute."""
+    nodes.steps = ClusterSteps([NODE], b"sess:", 1)
+    token = nodes.session("ann")
+    assert not nodes.run(replace(call(token), durable=True)).confirmed
+    nodes.books.put_entry("ann", token.id, 1)
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    nodes.session("bob")
+    assert nodes.books.index("ann") == {}
 
 
 def test_many_sessions_where_a_packet_fails(nodes: OneForAll) -> None:
@@ -509,13 +636,16 @@ def test_a_primary_that_is_killed(
 
 
 def test_all_nodes_get_new_addresses(cluster: Cluster) -> None:
-    """The seeds are names, which are asked again when no node that is known answers."""
+    """The seeds are names, which are asked again when no node that is known answers. Until then no
+    connection to them stays open."""
     cluster.empty()
     front = Proxy(cluster.nodes[0])
     api = at(front.url.replace("redis://", "redis+cluster://"))
     try:
         tokens = many(api)
         assert all_there(api, tokens)
+        seed = store_in(api).servers["127.0.0.1", front.port].pool
+        assert not any(each.is_connected for each in idle_in(seed))
         cluster.change_ports()
         front.target(cluster.nodes[0])
         assert eventually(lambda: all_there(api, tokens))

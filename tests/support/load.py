@@ -28,7 +28,8 @@ class Cost:
     """What a fault has cost.
 
     ``lost``: when what is lost had been acknowledged. ``window``: seconds from the first error to
-    the last. ``unconfirmed``: ends that no replica confirmed, which the caller was told.
+    the last; ``own``: seconds in which the servers served nobody. ``unconfirmed``: ends that no
+    replica confirmed, which the caller was told.
     """
 
     calls: int = 0
@@ -36,6 +37,7 @@ class Cost:
     untyped: list[str] = field(default_factory=list)
     first: float = 0.0
     last: float = 0.0
+    own: float | None = None
     slowest: float = 0.0
     foreign: int = 0
     lost: list[float] = field(default_factory=list)

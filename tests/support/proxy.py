@@ -31,7 +31,8 @@ class Proxy:
         self.lose = self.halve = self.reset = 0
         self.swallow = False
         self._over = False
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port = int(self._listener.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

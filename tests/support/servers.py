@@ -117,5 +117,5 @@ def valkey(*options: str) -> Server:
 
 
 def redis_binary() -> str | None:
-    """Debian's redis-server, where it is installed."""
-    return shutil.which("redis-server")
+    """Debian's redis-server, where it is installed; ``TEST_REDIS_SERVER`` names another server."""
+    return os.environ.get("TEST_REDIS_SERVER") or shutil.which("redis-server")

@@ -9,6 +9,7 @@ import redis
 from msgspec.structs import replace
 from redis.crc import key_slot
 
+from ...protocol.administration import SAMPLE, without
 from ...protocol.fields import DEADLINE, LOGIN, PROOF, USER, State
 from ...protocol.lifecycle import Invalidate, Login
 from ...protocol.messages import (
@@ -18,6 +19,7 @@ from ...protocol.messages import (
     Inspect,
     Listing,
     Operation,
+    Prune,
     Read,
     Reply,
     Revoke,
@@ -26,6 +28,7 @@ from ...protocol.messages import (
 )
 from . import steps
 from .failures import NotConnected
+from .leftovers import Leftovers
 from .scripts import ENTER_SCRIPT
 from .slots import SlotMap
 from .steps import Address, Ask, First, Say, Steps
@@ -69,6 +72,7 @@ class ClusterSteps:
         self._prefix = prefix
         self.wait = wait
         self._checked: dict[str, Seconds] = {}
+        self._leftovers = Leftovers()
 
     def first(self, operation: Operation) -> First | None:
         match operation:
@@ -89,13 +93,15 @@ class ClusterSteps:
             case Write() if address:
                 return (yield from self._write(operation, address))
             case Write(user=str(user), life=Login() as life):
-                return (yield from self._login(operation, life, user))
+                return (yield from self._noting(user, self._login(operation, life, user)))
             case Write(user=str(user), life=Invalidate()):
-                return (yield from self._invalidate(operation, user))
+                return (yield from self._noting(user, self._invalidate(operation, user)))
             case Write(user=str(user)):
                 return (yield from self._listed(operation, user))
             case Write():
                 return (yield from self._write(operation))
+            case End(user=str(user)):
+                return (yield from self._noting(user, self._end(operation)))
             case End():
                 return (yield from self._end(operation))
             case Describe() | Inspect():
@@ -155,12 +161,20 @@ class ClusterSteps:
         reply = yield from self._write(alone)
         if reply.state in OVER:  # else the entry may be that of somebody who was faster
             yield from self._leave(user, [id])
-        return replace(reply, done=entries) if reply.state is State.LIVE else reply
+        if reply.state is not State.LIVE:
+            return reply
+        yield from self._tidy()
+        return replace(reply, done=entries)
 
     def _invalidate(self, operation: Write, user: str) -> Steps[Reply]:
+        id = operation.claim.id
         reply = yield from self._write(operation)
-        if reply.state is State.LIVE and reply.done and reply.confirmed:  # else it may come back
-            yield from self._leave(user, [operation.claim.id])
+        if reply.state is State.LIVE and reply.done:
+            self._checked.pop(id, None)
+            if reply.confirmed:
+                yield from self._leave(user, [id])
+            else:  # it may come back
+                self._leftovers.note(user)
         return reply
 
     def _listed(self, operation: Write, user: str) -> Steps[Reply]:
@@ -223,7 +237,28 @@ class ClusterSteps:
         try:
             yield from self.map.say(index, packet, 1, True)
         except redis.RedisError:
+            self._leftovers.note(user)
+
+    def _noting(self, user: str, steps: Steps[Reply]) -> Steps[Reply]:
+        """The same; if they fail, there may be an entry without a session."""
+        try:
+            return (yield from steps)
+        except redis.RedisError:
+            self._leftovers.note(user)
+            raise
+
+    def _tidy(self) -> Steps[None]:
+        """Forget the entries that a call left which failed more than a minute ago, of one user. The
+        login that does it has succeeded, whatever becomes of this."""
+        user = self._leftovers.due()
+        if user is None:
             return
+        try:
+            entries = (yield from self.execute(Listing(user, SAMPLE))).values
+            known = yield from self.execute(Describe(tuple([id for id, _ in entries])))
+            yield from self.execute(Prune(user, tuple(without(entries, known.values, user))))
+        except redis.RedisError:
+            self._leftovers.failed(user)
 
     def _listing(self, operation: Listing) -> Steps[Reply]:
         """Entries come before their sessions: which of them are that young?"""
@@ -275,8 +310,11 @@ class ClusterSteps:
             done.append(reply.state is State.LIVE and reply.done == 1)
             confirmed = confirmed and reply.confirmed
         over = [id for id, ended in zip(operation.ids, done, strict=True) if ended]
-        if over and confirmed and operation.user is not None:
-            yield from self._leave(operation.user, over)
+        if over and operation.user is not None:
+            if confirmed:
+                yield from self._leave(operation.user, over)
+            else:
+                self._leftovers.note(operation.user)
         return Reply(State.LIVE, done, confirmed=confirmed)
 
     def _described(self, operation: Describe | Inspect) -> Steps[Reply]:

@@ -39,8 +39,8 @@ class Nodes(dict[Address | None, Node[Pool]]):
         for address, (pool, trouble) in list(self.items()):
             if address not in self._map.primaries:
                 trouble.replaced()
+                pool.close()
                 if address not in self._map.seeds:
-                    pool.close()
                     self.pop(address, None)  # somebody else may have been faster
 
     def close_idle(self) -> None:
