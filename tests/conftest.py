@@ -66,6 +66,13 @@ def texts(params: Mapping[str, object]) -> list[str]:
     return [value for value in params.values() if isinstance(value, str)]
 
 
+def left_out(item: pytest.Item) -> bool:
+    """Whether its module has no use for this case of the test."""
+    given = getattr(item, "callspec", None)
+    rule = getattr(item.module, "left_out", None)  # type: ignore[attr-defined]
+    return left_to_the_original(item) or bool(rule and given and rule(given.params))
+
+
 def left_to_the_original(item: pytest.Item) -> bool:
     """Whether a test that tests/aio shares with the plain stores and sessions asks neither. A
     prefetch is a task that waits there, and the name of a session is another one: test_async has
@@ -123,7 +130,7 @@ def case_of(item: pytest.Item) -> Case:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``volume`` come first, so that no worker is left with one in the end. They
     repeat, thousands of times, what plain tests do once: their lines are not counted."""
-    items[:] = dealt([item for item in items if not left_to_the_original(item)])
+    items[:] = dealt([item for item in items if not left_out(item)])
     for item in items:
         if own_process(item):
             item.add_marker("process")
