@@ -147,7 +147,7 @@ def uncounted(item: pytest.Item) -> bool:
     """Whether other tests go through the same lines: the same test on a unix socket does."""
     given = getattr(item, "callspec", None)
     store = given.params.get("store", "") if given else ""
-    return bool(item.get_closest_marker("volume")) or store in (*TOPOLOGIES, "redis7")
+    return bool(item.get_closest_marker("volume")) or store in ("valkey-tcp", "redis7")
 
 
 @pytest.hookimpl(wrapper=True)
