@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Half of what it takes to collect the tests is compiling them.
+export PYTHONDONTWRITEBYTECODE :=
 SOURCES := $(shell find pyramid_altsession -type f -not -name '*.pyc') setup.cfg pyproject.toml
 
 .PHONY: demo test quick lint types unit docs faults lowest matrix bench bench-check package clean
@@ -31,10 +33,10 @@ types: $(VENV)/test.stamp
 unit: $(VENV)/test.stamp
 	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term
 
-# Without what repeats itself thousands of times, what starts processes of its own, the oldest server
-# and TCP (unix sockets and memory stay).
+# Without what repeats itself thousands of times, what starts processes of its own, and what is there
+# a second time: on another store, or under pyramid_retry.
 quick: $(VENV)/test.stamp
-	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not volume and not process" -k "not redis7 and not tcp"
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not volume and not process and not repeated"
 
 docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

@@ -52,6 +52,27 @@ def shared(item: pytest.Item) -> str:
     return "-".join(params.get("includes", ()))
 
 
+def repeated(item: pytest.Item) -> bool:
+    """Whether the same test is there on Valkey, and plain: over pyramid_retry and with awaitable
+    sessions it is another one, but says the same."""
+    if hasattr(item.module, "ORIGINAL"):  # type: ignore[attr-defined]
+        return kind_of(item) not in ("", "memory")
+    given = getattr(item, "callspec", None)
+    again = given and any(value in ("redis7", "retried") for value in texts(given.params))
+    return kind_of(item) not in ("", "valkey-unix") or bool(again)
+
+
+def texts(params: Mapping[str, object]) -> list[str]:
+    return [value for value in params.values() if isinstance(value, str)]
+
+
+def left_out(item: pytest.Item) -> bool:
+    """Whether its module has no use for this case of the test."""
+    given = getattr(item, "callspec", None)
+    rule = getattr(item.module, "left_out", None)  # type: ignore[attr-defined]
+    return left_to_the_original(item) or bool(rule and given and rule(given.params))
+
+
 def left_to_the_original(item: pytest.Item) -> bool:
     """Whether a test that tests/aio shares with the plain stores and sessions asks neither. A
     prefetch is a task that waits there, and the name of a session is another one: test_async has
@@ -62,18 +83,64 @@ def left_to_the_original(item: pytest.Item) -> bool:
     return own or "store" not in item.fixturenames  # type: ignore[attr-defined]
 
 
+def dealt(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Every case of a test on the stores that have all of them; on each of the others some, so that
+    all of them together have every case once, and each has one at least."""
+    cases: dict[str, dict[Case, int]] = {}
+    others: dict[str, dict[str, int]] = {}
+    for item in items:
+        if kind := kind_of(item):
+            seen = cases.setdefault(test_of(item), {})
+            seen.setdefault(case_of(item), len(seen))
+            if not has_every_case(kind, item):
+                found = others.setdefault(test_of(item), {})
+                found.setdefault(kind, len(found))
+
+    def its_turn(item: pytest.Item) -> bool:
+        kind = kind_of(item)
+        if not kind or has_every_case(kind, item):
+            return True
+        seen, found = cases[test_of(item)], others[test_of(item)]
+        case, store = seen[case_of(item)], found[kind]
+        return case % len(found) == store or store % len(seen) == case
+
+    return [item for item in items if its_turn(item)]
+
+
+Case = tuple[tuple[str, int], ...]
+
+
+def kind_of(item: pytest.Item) -> str:
+    """The store that the test is given; "": none."""
+    given = getattr(item, "callspec", None)
+    return str(given.params.get("store", "")) if given else ""
+
+
+def test_of(item: pytest.Item) -> str:
+    """The test that it is a case of."""
+    return item.nodeid.partition("[")[0]
+
+
+def case_of(item: pytest.Item) -> Case:
+    """Its parameters, without the store."""
+    indices = item.callspec.indices  # type: ignore[attr-defined]
+    return tuple(sorted((name, at) for name, at in indices.items() if name != "store"))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``volume`` come first, so that no worker is left with one in the end. They
     repeat, thousands of times, what plain tests do once: their lines are not counted."""
-    items[:] = [item for item in items if not left_to_the_original(item)]
+    items[:] = dealt([item for item in items if not left_out(item)])
     for item in items:
         if own_process(item):
             item.add_marker("process")
+        if repeated(item):
+            item.add_marker("repeated")
     items.sort(key=lambda item: (item.get_closest_marker("volume") is None, shared(item)))
     groups = [list(group) for _, group in groupby(items, key=lambda i: shared(i) or i.nodeid)]
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
-    dealt = [group for first in range(workers) for group in groups[first::workers]]
-    items[:] = chain.from_iterable(dealt)
+    in_turn = [group for first in range(workers) for group in groups[first::workers]]
+    items[:] = chain.from_iterable(in_turn)
 
 
 def uncounted(item: pytest.Item) -> bool:
@@ -239,8 +306,9 @@ def settings_for(
     return read_settings({"redis": {"url": url, **(redis or {})}, "session": session})
 
 
-STORES = ["memory", "valkey-unix", "valkey-tcp", "redis7"]
-TOPOLOGIES = ["redis7tls", "sentinel-tcp", "cluster-tcp"]
+STORES = ["memory", "valkey-unix", "redis7"]
+TOPOLOGIES = ["valkey-tcp", "redis7tls", "sentinel-tcp", "cluster-tcp"]
+SEALED = ["sealed-memory", "sealed-valkey-unix"]
 MORE_STORES = {
     # The contract and users' sessions are tried on every topology; other tests are not about where
     # the servers are.
@@ -248,10 +316,18 @@ MORE_STORES = {
     "test_limits": TOPOLOGIES,
     "test_users": TOPOLOGIES,
     # What a session promises holds over sealed stores too.
-    "test_session": ["sealed-memory", "sealed-valkey-unix"],
-    "test_attach": ["cluster-tcp", "sealed-memory", "sealed-valkey-unix"],
-    "test_sync": [f"sealed-{kind}" for kind in STORES],
+    "test_session": ["sealed-valkey-unix"],
+    "test_attach": ["cluster-tcp", *SEALED],
+    "test_sync": SEALED,
 }
+EVERY_CASE = ["memory", "valkey-unix"]
+EVERY_CASE_ON_REDIS = ("test_contract", "test_limits", "test_value_ttl")
+"""Where the server's own words matter; elsewhere Redis 7.0 is one of those that share the cases."""
+
+
+def has_every_case(kind: str, item: pytest.Item) -> bool:
+    on_redis = item.path.stem in EVERY_CASE_ON_REDIS
+    return kind in EVERY_CASE or (kind == "redis7" and on_redis)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

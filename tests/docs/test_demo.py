@@ -5,23 +5,29 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from bs4 import Tag
+from inside import idle_in, lease_in, store_in
 from jinja2.bccache import Bucket, BytecodeCache
+from pyramid.router import Router
 from servers import Server, valkey
 from webtest import Form, TestApp, TestResponse
 
 from pyramid_altsession.demo import main, why
 from pyramid_altsession.demo.account import ago
 from pyramid_altsession.demo.products import PRODUCTS, price
+from pyramid_altsession.demo.recorder import KEPT
 from pyramid_altsession.demo.texts import TEXTS
 from pyramid_altsession.interfaces import ISessionAPI
+from pyramid_altsession.stores.memory import MemoryStore
+from pyramid_altsession.stores.traffic import Traffic
 
 pytestmark = pytest.mark.volume  # whole pages, of a shop that is not part of what is measured
 
@@ -53,12 +59,13 @@ class Compiled(BytecodeCache):
         self.held[bucket.key + bucket.checksum] = bucket.bytecode_to_string()
 
 
+VISITOR = {"REMOTE_ADDR": "192.0.2.7"}
 COMPILED = {"jinja2.bytecode_caching": Compiled()}
 
 
 def shop_on(url: str, **settings: str) -> TestApp:
     app = main({}, **ini_file() | COMPILED | {"altsession.redis.url": url, **settings})
-    return TestApp(app, extra_environ={"REMOTE_ADDR": "192.0.2.7"})
+    return TestApp(app, extra_environ=VISITOR)
 
 
 @contextmanager
@@ -68,21 +75,57 @@ def opened(url: str, **settings: str) -> Iterator[TestApp]:
     shop.app.registry.getUtility(ISessionAPI).close()
 
 
+Shops = Callable[..., AbstractContextManager[TestApp]]
+
+
+@pytest.fixture(scope="module")
+def shops() -> Iterator[Shops]:
+    """Shops that tests share, as one takes longer to start than most tests take; each test finds
+    its shop as new."""
+    with ExitStack() as stack:
+
+        @cache
+        def started(url: str, **settings: str) -> Router:
+            return stack.enter_context(opened(url, **settings)).app
+
+        @contextmanager
+        def shop(url: str, **settings: str) -> Iterator[TestApp]:
+            app = started(url, **settings)
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                monkeypatch.setattr(Traffic, "measured", True)  # as when it was started
+                yield TestApp(app, extra_environ=VISITOR)
+            as_new(app)
+
+        yield shop
+
+
+def as_new(app: Router) -> None:
+    """Without sessions (those on a server end with the server's), traces and connections."""
+    app.registry[KEPT].clear()
+    store = store_in(store_in(app.registry.getUtility(ISessionAPI)))  # the observed one
+    if isinstance(store, MemoryStore):
+        store.hashes.clear()
+        store.indexes.clear()
+    else:
+        for connection in idle_in(lease_in(store)):
+            connection.disconnect()
+
+
 @pytest.fixture(params=["memory", "valkey", "retried"])
-def shop(request: pytest.FixtureRequest) -> Iterator[TestApp]:
+def shop(request: pytest.FixtureRequest, shops: Shops) -> Iterator[TestApp]:
     """The shop on each kind of store, and where pyramid_retry discards every first attempt."""
     url, settings = "memory://", {}
     if request.param == "valkey":
         url = request.getfixturevalue("server").url
     elif request.param == "retried":
         settings = {"pyramid.includes": "apps.discarding"}
-    with opened(url, **settings) as shop:
+    with shops(url, **settings) as shop:
         yield shop
 
 
 @pytest.fixture
-def valkey_shop(server: Server) -> Iterator[TestApp]:
-    with opened(server.url) as shop:
+def valkey_shop(server: Server, shops: Shops) -> Iterator[TestApp]:
+    with shops(server.url) as shop:
         yield shop
 
 

@@ -128,6 +128,7 @@ def write_pages(api: SessionAPI, token: str) -> None:
     session = api.open(token)
     for number in range(10**9):
         session.mset(dict.fromkeys(PAGES, number))
+        time.sleep(1e-4)  # those who read are what is waited for
 
 
 def test_nobody_sees_half_an_mset(api: SessionAPI) -> None:
