@@ -481,6 +481,15 @@ def test_nature_of_a_verb(verb: Verb, creates: bool, repeatable: bool, absent: o
     assert (verb.creates, verb.repeatable, verb.absent()) == (creates, repeatable, absent)
 
 
+@pytest.mark.parametrize("verb", [*EVERY_VERB[1:], Expect("a", None)], ids=str)
+def test_verb_on_what_has_ended(verb: Verb, session: Session, keys: Memory | Keys) -> None:
+    """Whatever a verb does with a value whose end has come, the value goes."""
+    for name in verb.names or ("a",):
+        keys.put(session.id, name, b"@1000:1")
+    assert session.write(verb).state is State.LIVE
+    assert b"@1000:1" not in keys.fields(session.id).values()
+
+
 def test_every_verb_is_tried() -> None:
     """No verb is forgotten where the tests try all of them."""
     assert {type(verb) for verb in EVERY_VERB} == kinds_of_verbs() == set(VERBS)
