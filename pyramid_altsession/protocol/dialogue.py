@@ -15,7 +15,7 @@ from .lifecycle import Life
 from .messages import Read, Write
 from .state import SessionState, Status
 from .steps import Prefetch, Steps
-from .verbs import DataVerb, Everything, Get, Refused, Verb
+from .verbs import Get, Refused, Verb, flat
 
 MAX_STEPS = 16
 """Operations that one call may need; a server whose answers ask for more makes no sense."""
@@ -93,8 +93,8 @@ class Dialogue:
         else:
             present = yield from self.everything(fresh)
         shown = self.shown()
-        flat = [part for name, raw in present.items() for part in (name.encode(), raw)]
-        return [shown.get(v.name) if isinstance(v, Get) else flat for v in verbs]
+        everything = flat(present)
+        return [shown.get(v.name) if isinstance(v, Get) else everything for v in verbs]
 
     def prefetch(self, names: tuple[str, ...], send: Callable[[Read], PendingRead]) -> Steps[None]:
         """Send the read for these fields; the first call that uses one takes its reply."""
@@ -157,8 +157,8 @@ class Dialogue:
         if changes is None:
             yield from self.follow(self.state.write(*verbs))
             return self.state.results
-        everything = any(isinstance(verb, Everything) for verb in verbs)
-        names = {verb.name for verb in verbs if isinstance(verb, DataVerb)}
+        everything = any(verb.names is None for verb in verbs)
+        names = {name for verb in verbs for name in verb.names or ()}
         life, before = self._pending(changes, None if everything else names)
         return (yield from self._write_after(changes, life, before, verbs))
 
@@ -206,7 +206,7 @@ class Dialogue:
                     place: int = refused.args[0]
                     if place >= len(ready):
                         raise Refused(place - len(ready)) from None
-                    queues.add(ready[place].name)  # type: ignore[union-attr]
+                    queues.update(ready[place].names or ())
                     yield from self.ask(tuple(queues), fresh=True)
                     ready = changes.shortened(before, queues, state.id)
             raise RuntimeError(f"{sorted(queues)}: other requests were faster {WRITE_TRIES} times")

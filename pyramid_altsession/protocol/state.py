@@ -12,7 +12,7 @@ from .fields import CREATED, CSRF_TOKEN, LOGIN, USER, State
 from .lifecycle import Invalidate, Life, Login, Renew, Rotate, Touch
 from .messages import Read, Reply, SessionLimit, Write
 from .token import Claim, Token
-from .verbs import DataVerb, Refused
+from .verbs import Refused
 
 __all__ = ["PendingEvent", "SessionState", "Status"]
 
@@ -225,7 +225,7 @@ class SessionState(Asking):
         let a read tell which verifier the session answers to before anything else is written."""
         if not isinstance(operation, Write):
             return
-        self.cache.forget(*[v.name for v in operation.verbs if isinstance(v, DataVerb)])
+        self.cache.forget(*[name for verb in operation.verbs for name in verb.names or ()])
         life = operation.life
         if isinstance(life, Renew | Login) and not operation.create:
             self._doubt = Token(operation.claim.id, life.verifier)

@@ -1,7 +1,7 @@
 """Verbs: the parts of a write. The script (write.lua) and the memory store carry them out."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -18,9 +18,8 @@ class Refused(Exception):
     """A verb cannot be carried out on what its field holds; ``args[0]``: its place."""
 
 
-class DataVerb(Struct, frozen=True):
-    """A verb about one field. ``ttl``: milliseconds that a value stored by it lasts; 0: as long
-    as the session. What changes a value in place keeps its end.
+class Verb(Struct, frozen=True):
+    """One thing to do to the data of a live session.
 
     ``creates``: whether a visitor without a session gets one for this. ``repeatable``: whether
     doing it twice is the same as once, so that a lost reply is no harm.
@@ -28,7 +27,11 @@ class DataVerb(Struct, frozen=True):
 
     creates: ClassVar[bool] = True
     repeatable: ClassVar[bool] = False
-    name: str
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...] | None:
+        """The fields that it is about; None: every key."""
 
     @abstractmethod
     def wire(self) -> tuple[bytes, ...]:
@@ -39,12 +42,38 @@ class DataVerb(Struct, frozen=True):
         return None
 
     @abstractmethod
+    def work(self, fields: Mapping[str, Raw], now: int) -> tuple[dict[str, Raw], Any]:
+        """Its meaning, for the script to equal: what changes, and the result; or raises Refused.
+
+        ``fields``: what the fields that it is about hold, and maybe others; None, or nothing, where
+        there is no value or its end has come.
+        """
+
+    @abstractmethod
+    def note(self, cache: FieldCache, result: Any) -> None:
+        """Update what the request remembers. Forget a field of which the result does not tell what
+        it holds: another request may have written it since it was read."""
+
+
+class DataVerb(Verb, frozen=True):
+    """A verb about one field. ``ttl``: milliseconds that a value stored by it lasts; 0: as long
+    as the session. What changes a value in place keeps its end."""
+
+    name: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @abstractmethod
     def apply(self, held: Raw, now: int) -> tuple[Raw, Any]:
-        """Its meaning, for the script to equal: what the field holds afterwards and the result;
-        or raises Refused."""
+        """The same as ``work`` for its only field: what it holds afterwards, and the result."""
+
+    def work(self, fields: Mapping[str, Raw], now: int) -> tuple[dict[str, Raw], Any]:
+        value, result = self.apply(fields.get(self.name), now)
+        return {self.name: value}, result
 
     def note(self, cache: FieldCache, result: Any) -> None:
-        """Update what the request remembers."""
         cache.fields[self.name] = result
 
 
@@ -237,12 +266,15 @@ class Expect(DataVerb, frozen=True):
         cache.fields[self.name] = self.expected
 
 
-class Everything(Struct, frozen=True):
+class Everything(Verb, frozen=True):
     """Result: name, bytes, name, bytes … of all that the application stored. Not repeatable, as
     Get."""
 
     creates: ClassVar[bool] = False
-    repeatable: ClassVar[bool] = False
+
+    @property
+    def names(self) -> None:
+        return None
 
     def wire(self) -> tuple[bytes, ...]:
         return (b"everything",)
@@ -250,17 +282,22 @@ class Everything(Struct, frozen=True):
     def absent(self) -> Any:
         return []
 
+    def work(self, fields: Mapping[str, Raw], now: int) -> tuple[dict[str, Raw], Any]:
+        return {}, flat(fields)
+
     def note(self, cache: FieldCache, result: Any) -> None:
         ours = {name: raw for name, raw in cache.fields.items() if name[:1] == "@"}
         cache.fields = ours | pairs(result)
         cache.complete = CREATED in ours
 
 
-Verb = DataVerb | Everything
-"""One thing to do to the data of a live session."""
+def flat(fields: Mapping[str, Raw]) -> list[bytes]:
+    """Names and bytes, one after the other, of the fields that hold a value."""
+    held = [(name.encode(), raw) for name, raw in fields.items() if raw is not None]
+    return [part for both in held for part in both]
 
 
-def pairs(flat: Sequence[bytes]) -> dict[str, Raw]:
-    """A flat list of names and bytes as a dict of keys."""
-    names = [name.decode(errors="replace") for name in flat[::2]]
-    return {n: raw for n, raw in zip(names, flat[1::2], strict=True) if is_key(n)}
+def pairs(parts: Sequence[bytes]) -> dict[str, Raw]:
+    """The same as a dict of keys."""
+    names = [name.decode(errors="replace") for name in parts[::2]]
+    return {n: raw for n, raw in zip(names, parts[1::2], strict=True) if is_key(n)}

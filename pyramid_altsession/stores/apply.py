@@ -37,7 +37,7 @@ from ..protocol.fields import (
 from ..protocol.lifecycle import Invalidate, Life, Login, Renew, Rotate
 from ..protocol.messages import REVOKED, Reply, Write
 from ..protocol.notices import notice
-from ..protocol.verbs import DataVerb, Refused, Set, Verb
+from ..protocol.verbs import Refused, Set, Verb
 
 if TYPE_CHECKING:
     from .memory import MemoryStore
@@ -180,16 +180,14 @@ class Change:
         return state
 
     def apply(self, verb: Verb) -> Any:
-        draft = self.draft
-        if isinstance(verb, DataVerb):
-            held = alive(draft.get(verb.name), self.now)
-            value, result = verb.apply(held, self.now)
-            self.put(verb.name, value)
-            return result
-        for name in [name for name in draft if name[:1] != "@"]:
-            self.put(name, alive(draft[name], self.now))
-        live = [(n.encode(), raw) for n, raw in draft.items() if n[:1] != "@"]
-        return [part for both in live for part in both]
+        draft, names = self.draft, verb.names
+        if names is None:
+            names = tuple([name for name in draft if name[:1] != "@"])
+        held = {name: alive(draft.get(name), self.now) for name in names}
+        changes, result = verb.work(held, self.now)
+        for name, raw in (held | changes).items():
+            self.put(name, raw)  # what has ended goes, though the verb has only looked at it
+        return result
 
     def outgrown(self) -> tuple[bytes, int] | None:
         """What the session would have more of than it may and than it has, and how much."""

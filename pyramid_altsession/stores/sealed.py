@@ -19,25 +19,22 @@ from ..protocol.lifecycle import Life, Login
 from ..protocol.messages import Describe, Inspect, Operation, Read, Reply, Write
 from ..protocol.steps import Steps, run
 from ..protocol.verbs import (
-    Append,
-    CompareAndSet,
-    DataVerb,
     Everything,
     Expect,
     Get,
-    Increment,
     Pop,
     Refused,
     Remove,
     Set,
     SetDefault,
     Verb,
+    flat,
     pairs,
 )
 
 TRIES = 100
-_READING = (Increment, CompareAndSet, Append, Expect)
-"""Verbs that look into a value."""
+_PASSED_ON = (Get, Set, Remove, Pop, SetDefault, Everything)
+"""Verbs for which the server neither looks into a value nor moves one to another key."""
 NOTED = "@n"
 """The name that what was noted at login is sealed for."""
 
@@ -90,9 +87,9 @@ class Sealing:
             case Read():
                 return self.opened(operation, (yield operation))
             case Write(verbs=verbs):
-                if any(isinstance(verb, _READING) for verb in verbs):
-                    return (yield from self._work_out(operation))
-                return (yield from self._pass_on(operation))
+                if all(isinstance(verb, _PASSED_ON) for verb in verbs):
+                    return (yield from self._pass_on(operation))
+                return (yield from self._work_out(operation))
             case Describe(ids):
                 described = yield operation
                 values = [
@@ -147,17 +144,16 @@ class Sealing:
         if isinstance(verb, Get | Pop | SetDefault):
             return self._unsealed(id, verb.name, result)
         if isinstance(verb, Everything):
-            opened = {n: self._unsealed(id, n, raw) for n, raw in pairs(result).items()}
-            return [part for name, raw in opened.items() for part in (name.encode(), raw)]
+            return flat({n: self._unsealed(id, n, raw) for n, raw in pairs(result).items()})
         return result
 
     # -- worked out here
 
     def _work_out(self, write: Write) -> Steps[Reply]:
         id, life = write.claim.id, self._noting(write.claim.id, write.life)
-        data = [verb for verb in write.verbs if isinstance(verb, DataVerb)]
         # What a Set writes does not depend on what was there.
-        names = tuple(sorted({verb.name for verb in data if not isinstance(verb, Set)}))
+        reading = [verb.names or () for verb in write.verbs if not isinstance(verb, Set)]
+        names = tuple(sorted({name for names in reading for name in names}))
         for _ in range(TRIES):
             found, stored = yield from self._stored(write, names)
             plain = {name: self._unsealed(id, name, raw) for name, raw in stored.items()}
@@ -181,7 +177,7 @@ class Sealing:
         """What the fields hold now; None for those that hold nothing, or what has ended."""
         if write.create:
             return Reply(State.LIVE), {}
-        whole = Everything() in write.verbs
+        whole = any(verb.names is None for verb in write.verbs)
         wanted = None if whole else names
         read = Read((write.claim,), wanted, write.timing, touch=False, whose=write.whose)
         reply = yield read
@@ -231,13 +227,10 @@ def worked_out(
     held = dict(plain)
     results: list[Any] = []
     for verb in verbs:
-        if isinstance(verb, DataVerb):
-            try:
-                held[verb.name], result = verb.apply(held.get(verb.name), now)
-            except Refused:
-                raise Refused(len(results)) from None
-        else:
-            present = [(name.encode(), raw) for name, raw in held.items() if raw is not None]
-            result = [part for both in present for part in both]
+        try:
+            changes, result = verb.work(held, now)
+        except Refused:
+            raise Refused(len(results)) from None
+        held |= changes
         results.append(result)
     return held, results

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from ..protocol.fields import State, is_key
 from ..protocol.lifecycle import Invalidate, LifeStep, Login, Renew, Rotate
 from ..protocol.messages import Describe, End, Inspect, Operation, Prune, Read, Reply, Write
-from ..protocol.verbs import DataVerb
 from .observed import Observation
 
 LIVES: dict[type[LifeStep], str] = {
@@ -60,7 +59,7 @@ def count(operation: Operation, reply: Reply | None) -> int:
         case Read():
             found = operation.fields or ()
         case Write():
-            found = {verb.name for verb in operation.verbs if isinstance(verb, DataVerb)}
+            found = {name for verb in operation.verbs for name in verb.names or ()}
         case End() | Describe() | Inspect():
             return len(operation.ids)
         case Prune():

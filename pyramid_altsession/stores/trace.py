@@ -65,7 +65,7 @@ class Step:
         verbs = tuple(part.wire()[0].decode() for part in parts if part is not None)
         if operation.anybody:
             return cls("users", verbs, (short(operation.claim.id),))
-        fields = tuple(verb.name for verb in operation.verbs if isinstance(verb, DataVerb))
+        fields = tuple(name for verb in operation.verbs for name in verb.names or ())
         return cls("create" if operation.create else "write", verbs, fields)
 
     @classmethod

@@ -15,7 +15,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
-from parts import Part, in_a_row, write_of
+from parts import EVERY_VERB, Part, in_a_row, kinds_of_verbs, write_of
 from servers import Server
 
 from pyramid_altsession.api import SessionAPI
@@ -459,11 +459,15 @@ def test_decrement_of_a_number_beyond(session: Session, keys: Memory | Keys) -> 
 @pytest.mark.parametrize(
     ("verb", "creates", "repeatable", "absent"),
     [
+        (Get("k"), False, False, None),
+        (Everything(), False, False, []),
+        (Expect("k", None), False, False, None),
         (Set("k", b""), True, True, None),
         (Remove("k"), False, False, 0),
         (Pop("k"), False, False, None),
         (SetDefault("k", b""), True, False, None),
         (Increment("k", 1), True, False, None),
+        (Append("k", b"1", 9), True, False, None),
         (CompareAndSet("k", None, b""), True, False, [0, None]),
         (CompareAndSet("k", b"1", b""), False, False, [0, None]),
         (Touch(), False, True, 0),
@@ -475,6 +479,20 @@ def test_decrement_of_a_number_beyond(session: Session, keys: Memory | Keys) -> 
 def test_nature_of_a_verb(verb: Verb, creates: bool, repeatable: bool, absent: object) -> None:
     """Each verb says whether it makes a session, may be repeated, and what it finds in none."""
     assert (verb.creates, verb.repeatable, verb.absent()) == (creates, repeatable, absent)
+
+
+@pytest.mark.parametrize("verb", [*EVERY_VERB[1:], Expect("a", None)], ids=str)
+def test_verb_on_what_has_ended(verb: Verb, session: Session, keys: Memory | Keys) -> None:
+    """Whatever a verb does with a value whose end has come, the value goes."""
+    for name in verb.names or ("a",):
+        keys.put(session.id, name, b"@1000:1")
+    assert session.write(verb).state is State.LIVE
+    assert b"@1000:1" not in keys.fields(session.id).values()
+
+
+def test_every_verb_is_tried() -> None:
+    """No verb is forgotten where the tests try all of them."""
+    assert {type(verb) for verb in EVERY_VERB} == kinds_of_verbs() == set(VERBS)
 
 
 def test_life_verbs_are_not_remembered() -> None:
@@ -611,13 +629,9 @@ class TestBatch:
 
 
 class TestGuard:
-    VERBS = [
-        Set("a", b"2"), Remove("a"), Pop("a"), SetDefault("b", b""), Increment("n", 1),
-        CompareAndSet("a", b"1", b"2"), Get("a"), Everything(), Expect("a", b"1"), Touch(),
-        Renew("new"), Invalidate(b"n"),
-    ]  # fmt: skip
+    PARTS = (*EVERY_VERB, Touch(), Renew("new"), Invalidate(b"n"))
 
-    @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.wire()[0].decode())
+    @pytest.mark.parametrize("verb", PARTS, ids=lambda verb: verb.wire()[0].decode())
     def test_wrong_verifier(self, verb: Verb, session: Session, keys: Memory | Keys) -> None:
         """A wrong verifier changes neither a field nor the TTL."""
         session.write(Set("a", b"1"))
@@ -628,14 +642,14 @@ class TestGuard:
         assert keys.fields(session.id) == before
         assert keys.left(session.id) <= 5_000
 
-    @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.wire()[0].decode())
+    @pytest.mark.parametrize("verb", PARTS, ids=lambda verb: verb.wire()[0].decode())
     def test_dead(self, verb: Verb, nobody: Session, keys: Memory | Keys) -> None:
         """Nothing is written where there is no session."""
         reply = nobody.write(verb)
         assert (reply.state, list(reply.values), reply.left) == (State.DEAD, [], None)
         assert keys.ids() == set()
 
-    @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.wire()[0].decode())
+    @pytest.mark.parametrize("verb", PARTS, ids=lambda verb: verb.wire()[0].decode())
     def test_ended(self, verb: Verb, session: Session, keys: Memory | Keys) -> None:
         """Nothing touches a tombstone, not even its TTL."""
         session.write(Invalidate(b"other nonce"))
@@ -645,7 +659,7 @@ class TestGuard:
         assert keys.fields(session.id) == {"@x": b"other nonce"}
         assert keys.left(session.id) <= 5_000
 
-    @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.wire()[0].decode())
+    @pytest.mark.parametrize("verb", PARTS, ids=lambda verb: verb.wire()[0].decode())
     def test_replaced(self, verb: Verb, session: Session, keys: Memory | Keys) -> None:
         """The verifier of before a renewal writes nothing."""
         session.write(Set("a", b"1"))
@@ -751,6 +765,16 @@ class TestRenew:
         reply = session.write(Renew("new"))
         assert (reply.state, list(reply.values)) == (State.LIVE, [1])
         assert 0 <= WHOLE - (reply.left or 0) <= SLACK
+        assert keys.fields(session.id) == before
+
+    def test_lost_reply_of_every_verb(self, session: Session, keys: Memory | Keys) -> None:
+        """Beside the renewal any verb is done once, and has a result the second time too."""
+        session.write(Set("a", b"1"))
+        parts = (*EVERY_VERB, Renew("new"))
+        assert session.write(*parts).state is State.LIVE
+        before = keys.fields(session.id)
+        reply = session.write(*parts)
+        assert (reply.state, len(reply.values)) == (State.LIVE, len(parts))
         assert keys.fields(session.id) == before
 
     def test_lost_race(self, session: Session) -> None:
@@ -934,7 +958,7 @@ class TestEveryKeyEnds:
         steps: list[Callable[[], Reply]] = [
             lambda: session.create(Set("a", b"1")),
             lambda: session.read("a"),
-            *[lambda verb=verb: session.write(verb) for verb in TestGuard.VERBS[:7]],
+            *[lambda verb=verb: session.write(verb) for verb in EVERY_VERB],
             lambda: session.other().write(Set("a", b"1")),
             lambda: session.write(Set("t", b'""'), Increment("t", 1)),
             lambda: session.write(Pop("a"), Remove("b"), Remove("n")),
@@ -1144,24 +1168,22 @@ unframed = [b"1", b"-7", b"0", b"", b'"x"', b"9007199254740991", b"1000000000000
 FRAMED = [b"@:@\x00", b"@;2:7", b"@;3:[1]", b"@;0:", b"@", b"@12", b"@x:1", b"@;:1", b"@7:1"]
 values = st.sampled_from(unframed + FRAMED)
 ttls = st.sampled_from([0, 0, 20_000, 50_000])
-verbs = st.one_of(
-    st.builds(Get, field_names),
-    st.builds(Everything),
-    st.builds(Expect, field_names, st.none() | values),
-    st.builds(Set, field_names, values, ttls),
-    st.builds(Remove, field_names),
-    st.builds(Pop, field_names),
-    st.builds(SetDefault, field_names, values, ttls),
-    st.builds(
-        Increment,
-        field_names,
-        st.sampled_from([1, -1, 0, SAFE_INTEGER, -SAFE_INTEGER]),
-        st.sampled_from([b"0", b"@;2:0"]),
-        ttls,
-    ),
-    st.builds(Append, field_names, values, st.sampled_from([8, 20, 1000])),
-    st.builds(CompareAndSet, field_names, st.none() | values, values, ttls),
-)
+numbers = st.sampled_from([1, -1, 0, SAFE_INTEGER, -SAFE_INTEGER])
+zeros = st.sampled_from([b"0", b"@;2:0"])
+VERBS: dict[type[Verb], tuple[st.SearchStrategy[Any], ...]] = {
+    Get: (field_names,),
+    Everything: (),
+    Expect: (field_names, st.none() | values),
+    Set: (field_names, values, ttls),
+    Remove: (field_names,),
+    Pop: (field_names,),
+    SetDefault: (field_names, values, ttls),
+    Increment: (field_names, numbers, zeros, ttls),
+    Append: (field_names, values, st.sampled_from([8, 20, 1000])),
+    CompareAndSet: (field_names, st.none() | values, values, ttls),
+}
+"""Every verb, with what its arguments may be."""
+verbs = st.one_of([st.builds(verb, *arguments) for verb, arguments in VERBS.items()])
 renewals = st.builds(Renew, st.sampled_from(VERIFIERS))
 lives = st.one_of(
     st.builds(Touch),

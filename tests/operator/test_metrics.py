@@ -55,7 +55,7 @@ from pyramid_altsession.protocol.messages import (
     Write,
 )
 from pyramid_altsession.protocol.token import Claim
-from pyramid_altsession.protocol.verbs import DataVerb, Everything, Get, Set
+from pyramid_altsession.protocol.verbs import Everything, Get, Set, Verb
 from pyramid_altsession.stores.redis import pool
 from pyramid_altsession.stores.summary import Summary
 
@@ -469,7 +469,7 @@ CLAIM = Claim("id", b"")
 TIMING = Timing.of(read_settings({}).session)
 
 
-def write(*verbs: DataVerb | Everything, **named: Any) -> Write:
+def write(*verbs: Verb, **named: Any) -> Write:
     return Write(CLAIM, verbs, TIMING, **named)
 
 

@@ -1,4 +1,4 @@
-"""The verbs of a Write and its step of life, named and answered in one row."""
+"""The verbs of a Write and its step of life, named and answered in one row; one of each verb."""
 
 from typing import Any
 
@@ -8,9 +8,42 @@ from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.lifecycle import Life, LifeStep
 from pyramid_altsession.protocol.messages import Reply, Write
 from pyramid_altsession.protocol.token import Claim
-from pyramid_altsession.protocol.verbs import Verb
+from pyramid_altsession.protocol.verbs import (
+    Append,
+    CompareAndSet,
+    DataVerb,
+    Everything,
+    Expect,
+    Get,
+    Increment,
+    Pop,
+    Remove,
+    Set,
+    SetDefault,
+    Verb,
+)
 
 Part = Verb | Life
+
+EVERY_VERB: tuple[Verb, ...] = (
+    Expect("a", b"1"),
+    Get("a"),
+    Set("a", b"2"),
+    CompareAndSet("a", b"1", b"2"),
+    Pop("a"),
+    Remove("a"),
+    SetDefault("b", b""),
+    Increment("n", 1),
+    Append("l", b"1", 100),
+    Everything(),
+)
+"""In this order they can be carried out together where ``a`` holds 1."""
+
+
+def kinds_of_verbs() -> set[type[Verb]]:
+    """Every verb that there is."""
+    kinds = {*Verb.__subclasses__(), *DataVerb.__subclasses__()} - {DataVerb}
+    return {kind for kind in kinds if kind.__module__ == Verb.__module__}
 
 
 def write_of(claim: Claim, parts: tuple[Part, ...], timing: Timing, **more: Any) -> Write:
