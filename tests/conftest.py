@@ -126,8 +126,8 @@ def test_of(item: pytest.Item) -> str:
 
 def case_of(item: pytest.Item) -> Case:
     """Its parameters, without the store."""
-    indices = item.callspec.indices  # type: ignore[attr-defined]
-    return tuple(sorted((name, at) for name, at in indices.items() if name != "store"))
+    params = item.callspec.params  # type: ignore[attr-defined]
+    return tuple(sorted((name, id(value)) for name, value in params.items() if name != "store"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from load import PAUSE, Cost, Load
+from load import Cost, Load
 from outages import (
     COLUMNS,
     Fault,
@@ -92,7 +92,7 @@ class Outcome:
 
 def work(url: str, number: int, stop: Any) -> Cost:
     """One process of the crowd."""
-    load = Load(url, name=f"{number}-", threads=1, durable=True, pause=PAUSE)
+    load = Load(url, name=f"{number}-", threads=1, durable=True)
     with load.running():
         stop.wait()
     return load.cost
@@ -100,7 +100,7 @@ def work(url: str, number: int, stop: Any) -> Cost:
 
 def through(servers: Any, failovers: Sequence[Fault], pause: Callable[[Load], None]) -> Outcome:
     """The crowd goes through these failovers, with a pause before each. This process looks on."""
-    stop, onlooker = FORK.Event(), Load(servers.url, threads=4, pause=PAUSE)
+    stop, onlooker = FORK.Event(), Load(servers.url, threads=4)
     with (
         processes(work, [(servers.url, number, stop) for number in range(WORKERS)]) as workers,
         Watch(servers) as watch,

@@ -21,9 +21,6 @@ SESSIONS = 4
 """Of one thread."""
 KEYS = [f"k{number}" for number in range(6)]
 """Of one session."""
-PAUSE = 0.002
-"""Seconds between two calls of a thread, where a fault is what is looked at: servers that find out
-about one need the processor too."""
 
 
 @dataclass
@@ -107,17 +104,16 @@ class Visitor:
 
 class Load:
     """Threads of visitors. ``durable``: half of the ends wait for a replica. ``remember``: how many
-    ended sessions are looked at afterwards. ``pause``: seconds between two calls of a thread."""
+    ended sessions are looked at afterwards."""
 
     def __init__(
         self, url: str, *, name: str = "", threads: int = THREADS, durable: bool = False,
-        remember: int | None = None, pause: float = 0.0, **settings: object,
+        remember: int | None = None, **settings: object,
     ) -> None:  # fmt: skip
         times = {"timeout": 1.0, "connect_timeout": 1.0, "url": url, **settings}
         self.api = SessionAPI.from_settings({"redis": times})
         self.cost = Cost()
         self._durable = durable
-        self._pause = pause
         self._ended: deque[tuple[str, bool]] = deque(maxlen=remember)
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -182,8 +178,6 @@ class Load:
                     self.cost.untyped.append(repr(error))
             with self._lock:
                 self.cost.slowest = max(self.cost.slowest, time.monotonic() - began)
-            if self._pause:
-                self._stop.wait(self._pause)
 
     def _lost(self, visitor: Visitor) -> None:
         """All of it, or the sign-in that replaced its cookie."""

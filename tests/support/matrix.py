@@ -30,7 +30,7 @@ CONTRACT = (
     "-k",
     "redis7 and not redis7tls",
 )
-QUICK = ("-m", "not volume and not process", "-k", "not redis7 and not tcp")
+QUICK = ("-m", "not volume and not process and not repeated")
 PYTHONS = os.environ.get("PYTHONS", "python3.11 python3.12 python3.13").split()
 PYRAMIDS = ("2.0", "2.1")
 SUMMARY = re.compile(r"\d+ (?:passed|failed|errors?|skipped)")

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 import redis
-from load import PAUSE, Cost, Load
+from load import Cost, Load
 from probe import Open, Probe, at_server, by_sentinels, in_cluster
 from proxy import Proxy
 from servers import Server, valkey
@@ -346,7 +346,7 @@ def cost_of(name: str, fault: Fault, servers: Any) -> Cost:
     several = isinstance(servers, Sentinels | Cluster)
     if several:
         servers.suspect_after(QUICK if name in KILLS else CALM)
-    load = Load(servers.url, durable=several, pause=PAUSE, **times)
+    load = Load(servers.url, durable=several, **times)
     with load.running(), Probe(way_of(servers)) as probe:
         fault(servers, load)
         probe.serves()
