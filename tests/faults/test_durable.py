@@ -257,6 +257,7 @@ def test_a_visitor_is_signed_out_all_the_same(pair: Pair) -> None:
 
 def test_on_a_cluster(cluster_server: Cluster) -> None:
     """Sessions of one user on several nodes."""
+    cluster_server.empty()
     api = api_at(cluster_server)
     sessions = [api.create({"n": n}) for n in range(6)]
     for each in sessions:

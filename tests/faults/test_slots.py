@@ -95,6 +95,16 @@ def test_the_map_is_asked_for_when_it_is_needed() -> None:
     assert found.primaries == (A,)
 
 
+def test_primaries_are_in_the_order_of_their_slots() -> None:
+    """Each once, and in whatever order a server names them: a walk over all sessions goes by it. A
+    key's server is that of its slot."""
+    found, nodes = SlotMap([SEED]), Nodes(a=[1], b=[1], c=[1])
+    nodes.map["seed"] = [ranges(A, B, C, A)[::-1]]
+    nodes.run(found.address(0))
+    assert found.primaries == (A, B, C)
+    assert [nodes.run(found.address(slot)) for slot in (4095, 4096, 8192, 16383)] == [A, B, C, A]
+
+
 def test_two_that_come_first_both_ask_for_the_map() -> None:
     """Neither waits for the other, and neither fails because the other has just asked."""
     found, nodes = SlotMap([SEED]), Nodes(a=[1])

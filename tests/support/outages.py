@@ -390,8 +390,8 @@ EXPLAINED = """
 errors    all that the rounds saw. "unconfirmed" is NotDurable: the caller was told that the end
           of the session may be undone
 longest   seconds from the first error to the last, in the round where they were most beyond "own"
-own       seconds in the same round in which a client of redis-py's, which asks anew every 10 ms,
-          was served by nobody
+own       the same in that round for one connection of redis-py's, which asks every 10 ms, and asks
+          anew who serves after each error
 slowest   seconds of the slowest call
 lost      values or sessions that had been acknowledged, of so many calls
 back      sessions that had been ended and were alive again, of so many that were ended

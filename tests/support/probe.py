@@ -78,7 +78,7 @@ class Probe:
 
     @property
     def window(self) -> float:
-        """Seconds from the first attempt that failed to the last one."""
+        """Seconds from the first error to the last."""
         return self._failed[-1] - self._failed[0] if self._failed else 0.0
 
     def serves(self) -> None:
@@ -98,11 +98,10 @@ class Probe:
     def _look(self) -> None:
         while not self._stop.wait(EACH):
             for key in KEYS:
-                began = time.monotonic()
                 try:
                     self._write(key)
                 except FAILURES:
-                    self._failed.append(began)
+                    self._failed.append(time.monotonic())
                     self._forget()
                     break
             else:

@@ -3,7 +3,9 @@ went away."""
 
 import random
 import time
+from array import array
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import hiredis
@@ -34,6 +36,15 @@ def asking(packet: bytes) -> bytes:
     return out
 
 
+Table = tuple["array[int]", list[Address | None]]
+"""For each slot the place of its server among these. Small: the map is made anew in any thread, and
+each thread's part of the memory would keep room for it."""
+
+
+def _table() -> Table:
+    return array("H", bytes(2 * REDIS_CLUSTER_HASH_SLOTS)), [None]
+
+
 class SlotMap:
     """The map. It is asked for when it is needed, and again when a node fails or sends on.
 
@@ -46,7 +57,7 @@ class SlotMap:
         """In the order of their slots."""
         self.changed: Callable[[], None] = lambda: None
         """Called when there may be nodes that have nothing to do any more."""
-        self._slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self._table = _table()
         self._looked = -REFRESH
         self._doubtful: Address | None = None
 
@@ -56,16 +67,20 @@ class SlotMap:
             # It did not answer in time, and the call that waited for it had no time left to look.
             yield from self._refresh(self._doubtful)
             self._doubtful = None
-        if self._slots[slot] is None:
+        if self._owner(slot) is None:
             yield from self._refresh(None)
-        found = self._slots[slot]
+        found = self._owner(slot)
         if found is None:
             raise NotConnected("no node of the cluster serves this slot")
         return found
 
     def known(self, key: bytes) -> Address | None:
         """The address of the key's server, where nobody has to be asked for it."""
-        return self._slots[key_slot(key)] if self._doubtful is None else None
+        return self._owner(key_slot(key)) if self._doubtful is None else None
+
+    def _owner(self, slot: int) -> Address | None:
+        slots, owners = self._table
+        return owners[slots[slot]]
 
     def say(
         self, key: bytes, packet: bytes, replies: int, repeatable: bool,
@@ -105,7 +120,9 @@ class SlotMap:
             address = sent_on.host or address[0], sent_on.port
             asked = not isinstance(sent_on, MovedError)
             if not asked:
-                self._slots[slot] = address
+                slots, owners = self._table
+                owners.append(address)
+                slots[slot] = owners.index(address)
                 if address not in self.primaries:  # until the map tells its place
                     self.primaries += (address,)
                 yield from self._refresh(None)
@@ -138,11 +155,14 @@ class SlotMap:
             raise NotConnected("no node knows the cluster: " + "; ".join(said))
 
     def _take(self, asked: Address, ranges: Sequence[Any]) -> None:
-        slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        for first, last, (name, port, *_), *_ in ranges:
+        slots, owners = table = _table()
+        for first, last, (name, port, *_), *_ in sorted(ranges, key=itemgetter(0)):
             # Without a name, or with the one that stands for an unknown one, it is who was asked.
             host = asked[0] if name in (None, b"", b"?") else name.decode()
-            slots[first : last + 1] = [(host, port)] * (last - first + 1)
-        self._slots = slots
-        self.primaries = tuple(dict.fromkeys([address for address in slots if address]))
+            if (host, port) not in owners:
+                owners.append((host, port))
+            place = array("H", [owners.index((host, port))])
+            slots[first : last + 1] = place * (last - first + 1)
+        self._table = table
+        self.primaries = tuple([address for address in owners if address])
         self.changed()
