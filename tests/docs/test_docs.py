@@ -369,6 +369,52 @@ def test_quickstart_mistake(tmp_path: Path) -> None:
     assert str(caught.value).replace(str(tmp_path), "/home/you/counter") + "\n" == message.text
 
 
+# -- an application that exists
+
+
+@pytest.mark.process
+def test_application_that_exists(folder: Path) -> None:
+    """What the page adds to an application in the layout of Pyramid's cookiecutter serves a visitor
+    twice, in its own tests and with the settings for development."""
+    page = PAGES["howto.rst"]
+    main, testapp = [
+        b.text for b in blocks(page, "python") if re.search(r"\(\"\.routes|def testapp", b.text)
+    ]
+    develop, test = [b.text for b in blocks(page, "ini")[:2]]
+    (folder / "shop").mkdir()
+    (folder / "tests").mkdir()
+    app = "use = call:shop:main\n"
+    files = {
+        "shop/__init__.py": main,
+        "shop/routes.py": "def includeme(config):\n    config.add_route('home', '/')\n",
+        "shop/views.py": (
+            "from pyramid.view import view_config\n\n"
+            "@view_config(route_name='home', renderer='string')\n"
+            "def home(request):\n    return request.altsession.increment('visits')\n"
+        ),
+        "development.ini": develop + app,
+        "testing.ini": test + app,
+        "tests/conftest.py": testapp + "\nfrom pyramid.paster import get_app\n\n"
+        "@pytest.fixture(params=['testing.ini', 'development.ini'])\n"
+        "def app(request):\n    return get_app(request.param)\n",
+        "tests/test_functional.py": (
+            "def test_visits(testapp):\n    assert [testapp.get('/').text for _ in '12'] =="
+            " ['1', '2']\n"
+        ),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "tests"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "2 passed" in ran.stdout, ran.stdout
+
+
 # -- tutorial
 
 
