@@ -89,7 +89,8 @@ def servers() -> bool:
         binary.chmod(0o755)
         version = re.match(r"(\w+) server v=(\S+)", said(binary, "--version"))
         assert version is not None, f"{package} brings no server that runs here"
-        found, well = tested(sys.executable, package, *CONTRACT, TEST_REDIS_SERVER=str(binary))
+        chosen = {"TEST_REDIS_SERVER": str(binary), "CI": "1"}  # every case on it
+        found, well = tested(sys.executable, package, *CONTRACT, **chosen)
         row(" ".join(version.groups()), "", "", found)
         passed = passed and well
     return passed
