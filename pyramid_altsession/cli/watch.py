@@ -12,7 +12,7 @@ import redis
 
 from ..config.converters import PREFIX
 from ..errors import StoreUnavailable
-from ..protocol.notices import happening
+from ..protocol.notices import session_event
 from .configuration import Configured
 from .errors import CommandError
 from .output import Output, Row
@@ -48,7 +48,7 @@ def watch(arguments: Namespace, configured: Configured, output: Output) -> int:
     store = configured.store()
     assert isinstance(store, Heard)
     with closing(store), suppress(KeyboardInterrupt):
-        output.live(of_user(happenings(store, configured), arguments.user), COLUMNS)
+        output.live(of_user(session_events(store, configured), arguments.user), COLUMNS)
     return 0
 
 
@@ -59,7 +59,7 @@ def of_user(rows: Iterable[Row], user: str | None) -> Iterator[Row]:
             yield row
 
 
-def happenings(store: Heard, configured: Configured) -> Iterator[Row]:
+def session_events(store: Heard, configured: Configured) -> Iterator[Row]:
     """A row for everything that happens. ``connected`` begins it; between ``disconnected`` and the
     next ``connected`` something may have been missed.
 
@@ -75,7 +75,7 @@ def happenings(store: Heard, configured: Configured) -> Iterator[Row]:
                 while True:
                     said = next(heard)
                     hears = True
-                    yield _row("connected") if said is None else _row(*happening(said))
+                    yield _row("connected") if said is None else _row(*session_event(said))
             except redis.ResponseError as error:
                 user = configured.settings.redis.username or "default"
                 advice = f"ACL SETUSER {user} +subscribe &{prefix}:*"

@@ -46,7 +46,7 @@ def told(said: bytes) -> tuple[Kind, frozenset[str]]:
     return KINDS[said[:1]], frozenset(keys)
 
 
-class Happening(NamedTuple):
+class SessionEvent(NamedTuple):
     """What became of any session, for those who watch all of them.
 
     ``kind``: ``sign-in``, ``logout`` (by the user, in this browser) or ``ended`` (in any other way
@@ -58,15 +58,15 @@ class Happening(NamedTuple):
     userid: str | None
 
 
-HAPPENINGS = {"s": "sign-in", "o": "logout", "e": "ended"}
+EVENTS = {"s": "sign-in", "o": "logout", "e": "ended"}
 """By how the script tells them."""
 
 
-def happening(said: bytes) -> Happening:
+def session_event(said: bytes) -> SessionEvent:
     """What the script told of a session to the channel of all sessions."""
     text = said.decode()
     end = 1 + ID_LENGTH
-    return Happening(HAPPENINGS[text[0]], text[1:end], text[end:] or None)
+    return SessionEvent(EVENTS[text[0]], text[1:end], text[end:] or None)
 
 
 class Watched:

@@ -27,14 +27,14 @@ from servers import Server
 
 from pyramid_altsession import SessionAPI, StoreUnavailable
 from pyramid_altsession.cli import configuration
-from pyramid_altsession.cli.watch import Heard, happenings
+from pyramid_altsession.cli.watch import Heard, session_events
 from pyramid_altsession.protocol.token import ID_LENGTH
 from pyramid_altsession.stores.redis import node
 from pyramid_altsession.stores.redis.connections import connections
 from pyramid_altsession.stores.redis.node import ServerNode
 from pyramid_altsession.stores.redis.pool import ConnectionPool
 
-module = sys.modules[happenings.__module__]
+module = sys.modules[session_events.__module__]
 
 LIFE = {"notify": "life"}
 CONNECTED, DISCONNECTED = ("connected", None, None), ("disconnected", None, None)
@@ -51,7 +51,7 @@ class Watch:
         self.api = SessionAPI(self.configured.settings)
         store = self.configured.store()
         assert isinstance(store, Heard)
-        self.store, self._rows = store, happenings(store, self.configured)
+        self.store, self._rows = store, session_events(store, self.configured)
 
     def next(self) -> tuple[Any, ...]:
         row = next(self._rows)
@@ -240,7 +240,7 @@ def test_cluster_with_a_node_down(own_server: Server, tmp_path: Path) -> None:
     (known,) = watch.store.nodes()
     away = ConnectionPool(connections(settings_for("unix:///nowhere").redis), limit=1, wait=1)
     nodes = [ServerNode("second", away), known]
-    rows = happenings(SimpleNamespace(nodes=lambda: nodes, close=None), watch.configured)
+    rows = session_events(SimpleNamespace(nodes=lambda: nodes, close=None), watch.configured)
     assert next(rows)["event"] == "connected"
     watch.close()
 
@@ -287,7 +287,7 @@ def test_for_people_and_of_one_user(
         {"time": at, "event": event, "id": id, "user": user}
         for event, id, user in [CONNECTED, ("sign-in", "x" * 22, "ann"), ("ended", "y" * 22, "bob")]
     ]
-    monkeypatch.setattr(module, "happenings", lambda *given: iter(rows))
+    monkeypatch.setattr(module, "session_events", lambda *given: iter(rows))
     ran = command(server.url, "watch", "--user", "ann", session=LIFE)
     assert [line.split() for line in ran.out.splitlines()] == [
         ["time", "event", "id", "user"],
