@@ -16,12 +16,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree import ElementTree
 
 import docutils.core
@@ -29,6 +28,7 @@ import plaster
 import pytest
 import yaml
 from docutils import nodes
+from pages import PAGES, ROOT, Block, blocks
 from pyramid.exceptions import ConfigurationError
 from servers import Server, free_port, valkey
 from webtest import TestApp
@@ -39,40 +39,10 @@ from pyramid_altsession.config.sources import ANCESTOR_NAMES, from_ini, read_set
 from pyramid_altsession.config.table import Settings, table
 from pyramid_altsession.config.yamlfile import read_yaml
 
-ROOT = Path(__file__).parents[2]
-PAGES = {path.name: path for path in [ROOT / "README.rst", *sorted(ROOT.glob("docs/*.rst"))]}
 VARIABLES = {
     "REDIS_URL": "rediss://user:password@host/0",
     "SESSION_SECRET": "a secret of 16 characters".replace(" ", "-"),
 }
-
-
-class Block(NamedTuple):
-    """One example: its language, its text, and the line above its first one."""
-
-    language: str
-    text: str
-    line: int
-
-
-def blocks(page: Path, *languages: str) -> list[Block]:
-    """The examples of a page, in order."""
-    found = []
-    lines = page.read_text().splitlines()
-    for number, line in enumerate(lines):
-        start = re.fullmatch(r"( *)\.\. (?:(checked)|code-block:: (\w+))", line)
-        if start is None:
-            continue
-        end = number + 1
-        while end < len(lines) and (not lines[end] or lines[end].startswith(start[1] + "   ")):
-            end += 1
-        body = number + 1
-        while lines[body]:  # options, and the empty line
-            body += 1
-        text = textwrap.dedent("\n".join(lines[body:end])).strip("\n")
-        leading = next(n for n in range(body, end) if lines[n])
-        found.append(Block(start[2] or start[3], text + "\n", leading))
-    return [block for block in found if not languages or block.language in languages]
 
 
 def page_test(function: Callable[..., None]) -> Callable[..., None]:
@@ -404,15 +374,16 @@ def test_application_that_exists(folder: Path) -> None:
     }
     for name, text in files.items():
         (folder / name).write_text(text)
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "tests"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "2 passed" in ran.stdout, ran.stdout
+    with open(folder / "log", "w+") as log:  # no pipe, which the server would hold open
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(folder)},
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    assert "2 passed" in (folder / "log").read_text(), (folder / "log").read_text()
 
 
 # -- tutorial
