@@ -136,7 +136,7 @@ def take_panel(browser: Browser, shop: Shop) -> None:
         page.goto("/account")
         (link,) = re.findall(r'href="([^"]*/_debug_toolbar/[^"]+)" target', page.content())
         page.goto(link)
-        page.locator("a[href='#pDebugPanel-altsession-content']").click()
+        page.locator("#pDebugPanel-altsession a").click()
         page.locator("#pDebugPanel-altsession-content").wait_for()
         write(page.screenshot(), IMAGES / "toolbar.png")
 
