@@ -7,6 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsers import Shop, sign_in
 from playwright.sync_api import BrowserContext, Page, expect
+from workers import eventually
 
 pytestmark = pytest.mark.process
 
@@ -65,6 +66,24 @@ def test_nothing_is_wider_than_a_narrow_screen(
         for name in every_page(page, shop)
     }
     assert set(widths.values()) == {NARROW["width"]}, widths
+
+
+def test_outage(page: Page, shop: Shop) -> None:
+    """Without its server the shop shows a page that says so and leads back, and serves on as soon
+    as the server is there again."""
+    page.goto("/")
+    page.get_by_role("button", name="Add to cart Teapot").click()
+    expect(page.get_by_role("status")).to_have_text("In your cart: Teapot.")
+    shop.server.kill()
+    try:
+        assert page.goto("/cart").status == 503
+        expect(page.get_by_role("heading", level=1)).to_have_text("Back in a moment")
+        assert Axe().run(page).violations_count == 0
+        assert page.goto("/about").status == 200
+    finally:
+        shop.server.start()
+    assert eventually(lambda: page.goto("/cart").status == 200)
+    expect(page.get_by_role("main")).to_contain_text("Nothing in the cart yet.")
 
 
 FOCUSED = """() => {

@@ -109,9 +109,9 @@ def take_chosen(browser: Browser, shop: Shop) -> None:
         page.get_by_role("button", name="Add to cart Teapot").click()
         page.get_by_role("status").wait_for()
         page.goto("/")
-        shot(page, "demo-home", 880)
+        shot(page, "demo-home", 990)
         page.goto("/why")
-        shot(page, "demo-why", 880)
+        shot(page, "demo-why", 925)
         sign_in(page, "ann")
         page.goto("/account")
         shot(page, "demo-devices", 560)
@@ -119,7 +119,7 @@ def take_chosen(browser: Browser, shop: Shop) -> None:
         page = context.new_page()
         sign_in(page, "admin")
         page.goto("/sessions/?q=ann")
-        shot(page, "admin", 560)
+        shot(page, "admin", 720)
     narrow = {"width": NARROW, "height": 800}
     with browser.new_context(base_url=shop.url, viewport=narrow, color_scheme="dark") as context:
         page = context.new_page()
@@ -130,7 +130,7 @@ def take_chosen(browser: Browser, shop: Shop) -> None:
 
 def take_panel(browser: Browser, shop: Shop) -> None:
     """What the toolbar says of a form of the shop."""
-    with browser.new_context(base_url=shop.url, viewport={"width": WIDE, "height": 440}) as context:
+    with browser.new_context(base_url=shop.url, viewport={"width": WIDE, "height": 390}) as context:
         page = context.new_page()
         sign_in(page, "ann")
         page.goto("/account")
@@ -138,6 +138,7 @@ def take_panel(browser: Browser, shop: Shop) -> None:
         page.goto(link)
         page.locator("#pDebugPanel-altsession a").click()
         page.locator("#pDebugPanel-altsession-content").wait_for()
+        page.evaluate("document.activeElement.blur()")
         write(page.screenshot(), IMAGES / "toolbar.png")
 
 
