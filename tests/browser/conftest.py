@@ -15,7 +15,7 @@ NewVisitor = Callable[..., BrowserContext]
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """One for the whole run; visitors share nothing in it but the names that they sign in with."""
+    """One for the whole run; ``new_visitor`` gives it without sessions."""
     folder = tmp_path_factory.mktemp("shop")
     with served_shop(folder, **{"pyramid.includes": "slow_request"}) as found:
         yield found
@@ -39,6 +39,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def new_visitor(browser: Browser, shop: Shop) -> Iterator[NewVisitor]:
     """A browser of its own for each call, with what ``Browser.new_context`` takes."""
+    shop.server.client.flushall()
     opened: list[BrowserContext] = []
 
     def new(**options: object) -> BrowserContext:
