@@ -49,6 +49,8 @@ class Connection(asyncio.Protocol):
         self._lost: Callable[[redis.RedisError], None] | None = None
         self.failure: redis.RedisError | None = None
         """Why it serves no more."""
+        self.granted = -math.inf
+        """Until then whoever uses it has time, as the call that opened it had to wait for that."""
 
     async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
         """The replies to the packet, error replies among them. What is raised, a cancellation
@@ -227,7 +229,9 @@ async def _open_started(
     began = time.monotonic()
     path = await asyncio.get_running_loop().run_in_executor(None, _started, embedded)
     end += time.monotonic() - began
-    return await opened(partial(_connect_unix, path), settings, end)
+    connection = await opened(partial(_connect_unix, path), settings, end)
+    connection.granted = end
+    return connection
 
 
 class Gone(redis.ConnectionError):

@@ -52,9 +52,10 @@ class LoopPool:
                 raise NotConnected(self._reason()) from None
         try:
             while True:
-                connection, last = self._rested(), end
+                connection = self._rested()
                 if connection is None:
-                    connection, last = await self._take(end)
+                    connection = await self._take(end)
+                last = end if end > connection.granted else connection.granted
                 self._used += 1
                 try:
                     answers = await connection.exchange(packet, replies, last)
@@ -85,8 +86,8 @@ class LoopPool:
                 return connection
         return None
 
-    async def _take(self, end: float) -> tuple[Connection, float]:
-        """A new connection or one that came free, and when its exchange has to be over."""
+    async def _take(self, end: float) -> Connection:
+        """A new connection or one that came free."""
         while True:
             opened = await self._connect(end)
             if opened is not None:
@@ -96,9 +97,9 @@ class LoopPool:
             await asyncio.sleep(0.001)
             connection = self._rested()
             if connection is not None:
-                return connection, end
+                return connection
 
-    async def _connect(self, end: float) -> tuple[Connection, float] | None:
+    async def _connect(self, end: float) -> Connection | None:
         """A new connection; None where there is none to be had, but one in use may come free."""
         away, cause = self._away, None
         if away is None or time.monotonic() >= away[0]:
@@ -113,7 +114,8 @@ class LoopPool:
             else:
                 if self._late < TOO_LATE:  # else only an answer tells that it is over
                     self._away = None
-                return opened, last
+                opened.granted = max(last, opened.granted)
+                return opened
         if self._late < TOO_LATE and (self._used or self._idle):
             return None
         raise NotConnected(self._reason()) from cause

@@ -195,6 +195,31 @@ def test_an_embedded_server_that_went_away(server: Server) -> None:
     asyncio.run(looked())
 
 
+def test_start_of_a_server_takes_no_time_of_a_call(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long an embedded server takes to start, the call that waited for it has its time,
+    for its second packet too."""
+    clock, started = time.monotonic, []
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600 * len(started))
+
+    class Slow(Embedded):
+        def socket(self) -> str:
+            started.append(True)
+            return server.socket
+
+    async def asked() -> None:
+        settings = redis_settings(url="embedded://", timeout=30.0, connect_timeout=30.0)
+        pool = ConnectionPool(open_server(settings, Slow()), limit=1, wait=30.0, connect_wait=30.0)
+        end = time.monotonic() + 30.0
+        for _ in range(2):
+            assert await pool.exchange(PING, 1, end) == [b"PONG"]
+        pool.close()
+
+    asyncio.run(asked())
+    assert started == [True]
+
+
 # -- pools
 
 
@@ -213,7 +238,9 @@ class Script:
         if self.refuse is not None:
             raise self.refuse
         self.opened += 1
-        return SimpleNamespace(exchange=self._exchange, failure=None, close=lambda: None)
+        return SimpleNamespace(
+            exchange=self._exchange, failure=None, granted=0.0, close=lambda: None
+        )
 
     async def _exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
         outcome = self.outcomes.pop(0) if self.outcomes else None

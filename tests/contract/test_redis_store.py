@@ -928,6 +928,37 @@ def test_socket_that_moved(server: Server, tmp_path: Path) -> None:
     store.close()
 
 
+def test_start_of_a_server_takes_no_time_of_a_call(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long an embedded server takes to start, the call that waited for it has its time,
+    for the second packet too: a server that has just been started does not know the script."""
+    clock, started = time.monotonic, []
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600 * len(started))
+
+    def start() -> str:
+        started.append(True)
+        return server.socket
+
+    in_time = []
+
+    class Watched(UnixConnection):
+        def receive(self, count: int) -> list[Any]:
+            in_time.append(time.monotonic() < self.end)
+            return super().receive(count)
+
+    patient = {"protocol": 2, "socket_timeout": 30, "socket_connect_timeout": 30}
+    store = RedisStore(
+        lambda: Watched(start, **patient), prefix="sess", name="there", limit=1, wait=30
+    )
+    server.client.script_flush()
+    claim = Token.new().claim
+    reply = store.execute(Write(claim, (Set("k", b"1"),), TIMING, create=True))
+    assert (reply.state, started) == (State.LIVE, [True])
+    assert in_time == [True, True]
+    store.close()
+
+
 def test_connection_to_an_embedded_server() -> None:
     """An embedded server is not started before the first connection is opened."""
     settings = read_settings({"redis.url": "embedded://"}).redis

@@ -151,9 +151,9 @@ def test_by_user(site: Site, ann: TestApp) -> None:
     site.browser("bob", "Opera")
     page = found(ann, " bob ")
     assert site.id_of("bob") in page.text
-    assert "<td>Opera</td>" in page.text
+    assert ">Opera</td>" in page.text
     assert site.id_of("ann") not in page.text
-    assert re.search(r'<td class="number">\d+</td>', page.text)
+    assert re.search(r' class="number">\d+</td>', page.text)
 
 
 def test_by_id(site: Site, ann: TestApp) -> None:

@@ -171,7 +171,7 @@ class ConnectionPool:
                 connection = self._another()
             if connection is not None:
                 if connection._sock is not None:
-                    connection.end = end
+                    connection.end = end if end > connection.granted else connection.granted
                     return connection
                 if self._connect(connection, end):
                     return connection
@@ -224,7 +224,7 @@ class ConnectionPool:
         last = max(end, end - self._wait + allowed)
         connection.end = min(last, time.monotonic() + allowed)
         connection.connect()
-        connection.end = max(last, connection.end)
+        connection.end = connection.granted = max(last, connection.end)
 
     def _any_connected(self) -> bool:
         known = [place() for place in list(self._places.values())]

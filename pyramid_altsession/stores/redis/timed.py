@@ -36,6 +36,9 @@ class Timed(AbstractConnection):
     """
 
     end = math.inf  # in the seconds of time.monotonic()
+    granted = -math.inf
+    """Until then whoever uses it has time, as the call that opened it had to wait for that: it may
+    have more to say than one packet."""
     host: str
     port: int
     locate: Callable[[float], tuple[str, int]] | None = None
