@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
+from html import escape
 from pathlib import Path
 
 from browsers import ROOT, Shop, chromium, chromium_binary, served_shop, sign_in
@@ -163,9 +164,13 @@ def take_terminal() -> None:
             recorded.clear()
             main([str(file), command])
             title = f"altsession production.ini {command}"
+            said = escape(recorded[0].export_text(clear=False))
             picture = recorded[0].export_svg(title=title, theme=MONOKAI, unique_id=command)
             picture = foreign.sub("", picture).replace("Fira Code, monospace", "monospace")
-            (IMAGES / f"{command}.svg").write_text(picture)
+            start, end = picture.split(">", 1)
+            told = f'<title id="t">{title}</title>\n<desc id="d">{said}</desc>'
+            start = f'{start} role="img" aria-labelledby="t d">'
+            (IMAGES / f"{command}.svg").write_text(f"{start}\n{told}{end}")
     tables.Console = original  # type: ignore[misc]
     server.stop()
 
