@@ -146,11 +146,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chain.from_iterable(in_turn)
 
 
+IN_MEMORY_TOO = ("session", "identity", "request_session", "operator")
+"""Folders whose tests are not about stores."""
+
+
 def uncounted(item: pytest.Item) -> bool:
-    """Whether other tests go through the same lines: the same test on a unix socket does."""
-    given = getattr(item, "callspec", None)
-    store = given.params.get("store", "") if given else ""
-    return bool(item.get_closest_marker("volume")) or store in ("valkey-tcp", "redis7")
+    """Whether other tests go through the same lines: those of stores, and the same test in memory.
+    To count takes as long as to test."""
+    kind = kind_of(item)
+    if item.get_closest_marker("volume") or kind in ("valkey-tcp", "redis7", "sealed-valkey-unix"):
+        return True
+    twin = "twin" in getattr(item, "fixturenames", ())
+    return kind == "valkey-unix" and (twin or item.path.parent.name in IN_MEMORY_TOO)
 
 
 @pytest.hookimpl(wrapper=True)
