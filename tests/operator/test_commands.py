@@ -17,7 +17,7 @@ import plaster
 import pytest
 from apps import Watched
 from conftest import settings_for
-from operator_cli import Command, run_main
+from operator_cli import Command, run_main, tool
 from servers import Server
 
 from pyramid_altsession import SessionAPI
@@ -294,9 +294,8 @@ def test_progress_on_a_terminal(
         command(server.url, "load", "1")
     (tmp_path / "a.yaml").write_text(f"redis: {{url: 'unix://{server.socket}'}}\n")
     control, terminal = pty.openpty()
-    code = "import sys; from pyramid_altsession.cli import main; sys.exit(main(sys.argv[1:]))"
     ran = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.yaml"), *arguments],
+        tool(tmp_path / "a.yaml", *arguments),
         stdout=subprocess.PIPE,
         stderr=terminal,
         check=True,
@@ -607,9 +606,8 @@ def test_reader_that_has_seen_enough(server: Server, api: SessionAPI, tmp_path: 
     (tmp_path / "a.yaml").write_text(f"redis: {{url: 'unix://{server.socket}'}}\n")
     reading, writing = os.pipe()
     os.close(reading)
-    code = "import sys; from pyramid_altsession.cli import main; sys.exit(main(sys.argv[1:]))"
     ran = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.yaml"), "list", "--json"],
+        tool(tmp_path / "a.yaml", "list", "--json"),
         stdout=writing,
         stderr=subprocess.PIPE,
         check=False,
@@ -667,8 +665,7 @@ def test_audit(
         f"[handler_file]\nclass = FileHandler\nargs = ('{log}',)\nformatter = line\n"
         "[formatter_line]\nformat = %(message)s\n"
     )
-    code = "import sys; from pyramid_altsession.cli import main; sys.exit(main(sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", code, str(file), "end", id, "--json"], check=True)
+    subprocess.run(tool(file, "end", id, "--json"), check=True)
     line = json.loads(log.read_text())
     assert (line["event"], line["session"], line["by"]) == ("invalidated", id, "administration")
 

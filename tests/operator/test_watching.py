@@ -21,7 +21,7 @@ import pytest
 import yaml
 from apps import Browser
 from conftest import settings_for
-from operator_cli import Command
+from operator_cli import Command, tool
 from proxy import Proxy
 from servers import Server
 
@@ -305,10 +305,9 @@ def test_in_a_terminal(arguments: list[str], server: Server, tmp_path: Path) -> 
         f"redis: {{url: 'unix://{server.socket}', timeout: 30}}\nsession: {{notify: life}}\n"
     )
     control, terminal = pty.openpty()
-    code = "import sys; from pyramid_altsession.cli import main; sys.exit(main(sys.argv[1:]))"
     api = SessionAPI.from_settings({"redis.url": server.url, "session.notify": "life"})
     ran = subprocess.Popen(
-        [sys.executable, "-c", code, str(file), "watch", *arguments],
+        tool(file, "watch", *arguments),
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,

@@ -1,6 +1,7 @@
-"""Runs the command line in this process."""
+"""Runs the command line, in this process or one of its own."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,20 @@ import pytest
 import yaml
 
 from pyramid_altsession.cli import main
+
+_TOOL = """
+import signal, sys
+from pyramid_altsession.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def tool(*arguments: object) -> list[str]:
+    """The command line of the tool, as a shell at a terminal starts it: a script's jobs in the
+    background ignore SIGINT, and so do the processes that they start. The tests may be such a
+    job."""
+    return [sys.executable, "-u", "-c", _TOOL, *map(str, arguments)]
 
 
 class Ran(NamedTuple):

@@ -9,11 +9,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from apps import Browser
+from operator_cli import tool
 from servers import Server, valkey
 
 from pyramid_altsession import SessionAPI
@@ -53,10 +53,7 @@ def said(server: Server, folder: str) -> dict[str, str]:
 def watched(server: Server, file: Path) -> str:
     """What is heard until somebody interrupts it."""
     file.write_text(f"{file.read_text()}session: {{notify: life}}\n")
-    code = "import sys; from pyramid_altsession.cli import main; sys.exit(main(sys.argv[1:]))"
-    watch = subprocess.Popen(
-        [sys.executable, "-u", "-c", code, str(file), "watch"], stdout=subprocess.PIPE, text=True
-    )
+    watch = subprocess.Popen(tool(file, "watch"), stdout=subprocess.PIPE, text=True)
     assert watch.stdout is not None
     lines = [watch.stdout.readline() for _ in ("head", "connected")]
     api = SessionAPI(read_settings({"redis.url": server.url, "session.notify": "life"}))
