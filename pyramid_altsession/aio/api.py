@@ -42,7 +42,7 @@ class AsyncOpenSession(OpenedView[AsyncDriver], AsyncAltSession):
 
 
 class AsyncRequestSession(AsyncAltSession):
-    """The session of a request. The cookie is looked at when it is first used."""
+    """The session of a request. It reads the cookie when it is first used."""
 
     __slots__ = ("_api", "_begin", "_begun")
 
@@ -61,7 +61,7 @@ class AsyncRequestSession(AsyncAltSession):
 
     @property
     def begun(self) -> AsyncDriver | None:
-        """The driver, where it was used."""
+        """The driver; None if the session was not used."""
         return self._begun
 
     def belongs_to(self, api: "AsyncSessionAPI") -> bool:
@@ -100,8 +100,9 @@ class AsyncSessionAPI(APIBase):
 
     @classmethod
     def from_settings(cls, mapping: Mapping[str, object]) -> "AsyncSessionAPI":
-        """From what :meth:`pyramid_altsession.SessionAPI.from_settings` takes; a settings file
-        of the Pyramid application with ``{"config": "config/altsession.yaml"}``."""
+        """Takes the same settings as :meth:`pyramid_altsession.SessionAPI.from_settings`. To share
+        a YAML file with the Pyramid application: ``{"config": "config/altsession.yaml"}``.
+        """
         return cls(read_settings(from_ini(mapping) or mapping))
 
     async def __aenter__(self) -> "AsyncSessionAPI":
@@ -131,7 +132,7 @@ class AsyncSessionAPI(APIBase):
         )
 
     def driver(self, state: SessionState) -> AsyncDriver:
-        """What carries out the calls of one session."""
+        """The driver that carries out the calls of one session."""
         return AsyncDriver(self.store, state, self._tell)
 
     def attach(self, id: str, userid: str | None) -> AsyncAltSession:
@@ -141,18 +142,18 @@ class AsyncSessionAPI(APIBase):
     def watch(
         self, id: str, *, keys: bool = False, patience: float = 10.0
     ) -> AsyncGenerator[Change, None]:
-        """What becomes of the session with this id, as it happens: ``async for change in
-        api.watch(id)``. The last :class:`Change` is ``ended``; a session that is not there has
-        ended. ``keys``: changes of keys too; the first one, with ``keys=None``, says that from then
-        on none is missed, so that a page is read when the loop begins.
+        """Report what happens to the session with this id, as it happens: ``async for change in
+        api.watch(id)``. The last :class:`Change` is ``ended``; if there is no such session, it
+        comes at once. ``keys``: report changed keys too. The first such change has ``keys=None``
+        and means that from now on none is missed, so a page should be loaded then.
 
-        It needs ``session.notify`` (``life``, or ``keys``) wherever the session is written;
-        ConfigurationError where these settings do not have it. A change is told within a second
-        while the server can be heard. When it cannot, the watch goes on trying for ``patience``
-        seconds and then raises :exc:`StoreUnavailable`; when it can be heard again, the session
-        is read, so that no end and no renewal is missed. All watches of an event loop share one
-        connection to each server; each reads its session when it begins, when it should have
-        expired, and every 15 seconds.
+        It needs ``session.notify`` (``life``, or ``keys``) in every application that writes the
+        session; ConfigurationError if the settings of this API do not have it. While the connection
+        to the server works, a change is reported within a second. When it breaks, the watch tries
+        for ``patience`` seconds to connect again, and then raises :exc:`StoreUnavailable`. After
+        connecting again it reads the session, so that it misses no end and no renewal. All watches
+        of an event loop share one connection to each server. Each reads its session when it begins,
+        when the session should have expired, and every 15 seconds.
         """
         encodable("watch", id)
         wanted = ("keys",) if keys else ("life", "keys")
@@ -168,11 +169,11 @@ class AsyncSessionAPI(APIBase):
     # -- sessions of requests
 
     def session(self, cookies: str, *, optional: bool = False) -> AsyncRequestSession:
-        """The session of a request that came just now with this ``Cookie`` header, for middleware:
-        an answer has to follow that sends its cookie. No round trip.
+        """The session of a request with this ``Cookie`` header, for middleware, which has to send
+        the session's cookie with its answer. No round trip.
 
-        ``optional``: while the server is away reads find nothing, as with Pyramid's view option
-        ``altsession_optional``; writes raise :exc:`StoreUnavailable` all the same.
+        ``optional``: while the server is away, reads find nothing, as with Pyramid's view option
+        ``altsession_optional``, and only writes raise :exc:`StoreUnavailable`.
         """
         began = time.monotonic()
 
@@ -186,8 +187,9 @@ class AsyncSessionAPI(APIBase):
         return AsyncRequestSession(self, begin)
 
     async def finish(self, session: AsyncRequestSession, response: Response) -> None:
-        """The last thing before the answer leaves: renew the session where that is due, and put
-        its cookie into the headers."""
+        """Call this last, before the answer is sent: it renews the session if that is due, and puts
+        the cookie into the headers.
+        """
         driver = session.begun
         if driver is None:
             return
@@ -243,7 +245,7 @@ class AsyncSessionAPI(APIBase):
         return await run(self.store.execute, steps)
 
     def _request(self) -> None:
-        """Pyramid's; there is none."""
+        """There is no Pyramid request here."""
 
     def _current(self, found: Iterable[Description]) -> str | None:
         around = serving.get()

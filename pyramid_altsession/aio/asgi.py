@@ -33,13 +33,14 @@ class AltSessionMiddleware:
 
     The cookie, ``Cache-Control`` and ``Vary`` are those that Pyramid's side sends, and so are the
     pages of :exc:`SessionGone` (409) and :exc:`StoreUnavailable` (503) that the application does
-    not handle. A websocket's cookie goes with its handshake: a session has to begin before that.
-    An error afterwards closes it: 1008 when the session is gone, 1013 when the server is away.
+    not handle. A websocket's cookie is sent with its handshake, so a session has to begin before
+    that. An error afterwards closes the socket: with code 1008 when the session is gone, with 1013
+    when the server is away.
 
-    ``api``: an :class:`AsyncSessionAPI`, which is closed when the server says that it shuts down.
-    ``optional``: says of a scope whether its request does without the session while the server is
-    away: reads find nothing then, and writes raise StoreUnavailable all the same. Without it no
-    request does.
+    ``api``: an :class:`AsyncSessionAPI`, which is closed when the ASGI server shuts down.
+    ``optional``: a function that gets the scope and returns whether the request can do without its
+    session while the session server is away: then reads find nothing, and only writes raise
+    StoreUnavailable. By default every request needs its session.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Answer:
                 await self._show(error)
 
     async def send(self, message: Message) -> None:
-        """What the application sends; the session's headers go with its own."""
+        """Pass on what the application sends, and add the session's headers."""
         if message["type"] in HEADERS:
             self._begun = True
             if self._session.begun is not None:
@@ -136,7 +137,9 @@ class Answer:
         return encoded(response.headerlist)
 
     async def _show(self, error: HTTPException) -> None:
-        """The error's own page; before a websocket's handshake, where the server can send one."""
+        """Answer with the error's page; also before a websocket's handshake, if the ASGI server can
+        send one.
+        """
         kind, scope = "http.response", self._scope
         if scope["type"] == "websocket":
             kind = "websocket.http.response"
@@ -151,7 +154,7 @@ class Answer:
 
 
 def environ_of(scope: Scope) -> Mapping[str, str]:
-    """What an error's page looks at."""
+    """The parts of a WSGI environ that an error's page needs."""
     accepted = [value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"]
     return {"HTTP_ACCEPT": ", ".join(accepted)} if accepted else {}
 

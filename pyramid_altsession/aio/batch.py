@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 
 class AsyncBatch(BatchedCalls):
-    """The calls of ``async with session.batch() as b:``, as those of
-    :class:`pyramid_altsession.Batch`; they are not awaited, the end of the block is."""
+    """The calls of ``async with session.batch() as b:``, the same as those of
+    :class:`pyramid_altsession.Batch`. You do not await them; the end of the block does.
+    """
 
     def __init__(self, session: "AsyncAltSession") -> None:
         super().__init__(session.commands)

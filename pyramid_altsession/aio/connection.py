@@ -25,12 +25,14 @@ Open = Callable[[float], Awaitable["Connection"]]
 """Opens a connection, by this end (in the seconds of time.monotonic()), or raises a RedisError."""
 
 LAST_LOOK = 0.001
-"""Seconds for what has arrived already: this process may have been held up, not the server."""
+"""Seconds to read a reply that has already arrived: perhaps this process was slow, not the server.
+"""
 
 
 class Connection(asyncio.Protocol):
-    """Sends one packet at a time and gives the replies to it. It serves no more once something
-    went wrong in between: then nobody can tell whose the next reply would be."""
+    """Sends one packet at a time and returns its replies. After an error it cannot be used any
+    more, because nobody can tell to which packet the next reply would belong.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -48,13 +50,14 @@ class Connection(asyncio.Protocol):
         self._heard: Callable[[Any], None] | None = None
         self._lost: Callable[[redis.RedisError], None] | None = None
         self.failure: redis.RedisError | None = None
-        """Why it serves no more."""
+        """Why the connection cannot be used any more; None while it can."""
         self.granted = -math.inf
-        """Until then whoever uses it has time, as the call that opened it had to wait for that."""
+        """The call that opened the connection may use it until then, beyond its own end."""
 
     async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
-        """The replies to the packet, error replies among them. What is raised, a cancellation
-        too, leaves the connection closed."""
+        """Send the packet and return its replies, error replies among them. If anything is raised,
+        a cancellation too, the connection is closed.
+        """
         waiter = self._waiter = self._loop.create_future()
         self._expected, self._came = replies, 0
         self._end = end
@@ -81,12 +84,13 @@ class Connection(asyncio.Protocol):
     def listen(
         self, heard: Callable[[Any], None], lost: Callable[[redis.RedisError], None]
     ) -> None:
-        """From now on the server speaks whenever it likes: ``heard`` gets each thing that it says,
-        and ``lost`` why it says no more. No exchange may follow."""
+        """From now on the server may send messages at any time: ``heard`` is called with each of
+        them, and ``lost`` with the error when the connection fails. No exchange may follow.
+        """
         self._heard, self._lost = heard, lost
 
     def say(self, packet: bytes) -> None:
-        """What a connection that listens has to say."""
+        """Send a packet on a connection that listens."""
         self._transport.write(packet)
 
     def close(self) -> None:
@@ -130,7 +134,9 @@ class Connection(asyncio.Protocol):
             self._fail(redis.ConnectionError(f"the connection broke: {exc}"))
 
     def _hear_out(self) -> None:
-        """A write that fails leaves unread what the server said before it hung up."""
+        """Read what the server said before it closed the connection. A failed write leaves it
+        unread.
+        """
         if self._transport.get_extra_info("sslcontext") is None:
             with suppress(OSError, redis.RedisError):
                 socket = self._transport.get_extra_info("socket")
@@ -139,8 +145,9 @@ class Connection(asyncio.Protocol):
                     self._replies.append(reply)
 
     def _set_alarm(self, at: float) -> None:
-        """Have somebody look then. A timer for each packet would cost as much as sending it: the
-        one that was set for an earlier packet serves the later ones."""
+        """Set the timer that ends a late exchange. A new timer for each packet would cost as much
+        as sending it, so a timer that was set for an earlier packet serves the later ones too.
+        """
         self._quiet()
         self._alarm_at = at
         self._alarm = self._loop.call_later(max(at - time.monotonic(), 0.0), self._ring)
@@ -182,7 +189,7 @@ class Connection(asyncio.Protocol):
 
 
 def open_at(settings: RedisSettings) -> Callable[[Address], Open]:
-    """What opens connections to servers, over TCP or TLS."""
+    """Returns a function that opens connections to servers, over TCP or TLS."""
     context = cache(partial(tls_context, settings))
 
     def at(address: Address) -> Open:
@@ -201,7 +208,7 @@ def open_at(settings: RedisSettings) -> Callable[[Address], Open]:
 
 
 def open_server(settings: RedisSettings, embedded: EmbeddedServer | None = None) -> Open:
-    """What opens connections to the one server of the settings."""
+    """Returns a function that opens connections to the single server of the settings."""
     if embedded is not None:
         return partial(_open_embedded, settings, embedded)
     if settings.socket is not None:
@@ -216,7 +223,7 @@ async def _connect_unix(path: str | None) -> Connection:
 async def _open_embedded(
     settings: RedisSettings, embedded: EmbeddedServer, end: float
 ) -> Connection:
-    """The time that it takes to start the server is not counted."""
+    """Open a connection to the embedded server. The time for starting the server is not counted."""
     try:
         return await _open_started(settings, embedded, end)
     except Gone:
@@ -235,7 +242,7 @@ async def _open_started(
 
 
 class Gone(redis.ConnectionError):
-    """Nobody listens there."""
+    """No server listens at the address."""
 
 
 def _started(embedded: EmbeddedServer) -> str:
@@ -248,7 +255,7 @@ def _started(embedded: EmbeddedServer) -> str:
 async def opened(
     connect: Callable[[], Awaitable[Connection]], settings: RedisSettings, end: float
 ) -> Connection:
-    """A connection that may be used: the server knows who speaks, and of which database."""
+    """A connection that is ready for use: authenticated, and with its database selected."""
     connection = None
     try:
         async with asyncio.timeout(left(end)):
@@ -272,7 +279,7 @@ async def opened(
 
 
 def greeting(settings: RedisSettings) -> tuple[bytes, int]:
-    """What is said first on a connection, and how many replies it gets."""
+    """The first packet on a connection, and the number of its replies."""
     packet, replies = b"", 0
     credentials: tuple[str, ...] = ()
     if settings.password_file is not None:

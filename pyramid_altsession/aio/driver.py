@@ -1,4 +1,4 @@
-"""Carry out what a session's calls ask, with a store that is awaited."""
+"""Carries out the calls of a session with an awaitable store."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,8 +21,9 @@ T = TypeVar("T")
 
 
 class AsyncDriver(Carrier[AsyncStore]):
-    """It belongs to one event loop, of which several tasks may use it: one call after the other,
-    or two first writes would make two sessions."""
+    """It belongs to one event loop. Several tasks may use it, but it carries out one call after the
+    other, because two first writes at once would make two sessions.
+    """
 
     __slots__ = ("_turn",)
 
@@ -51,7 +52,7 @@ class AsyncDriver(Carrier[AsyncStore]):
         await self.run(self.dialogue.follow(operation))
 
     async def fetch(self, names: tuple[str, ...], fresh: bool = False) -> None:
-        """Have these fields remembered."""
+        """Read these fields into the field cache."""
         if not self._turn.take():
             await self._turn.wait()
         try:
@@ -63,7 +64,7 @@ class AsyncDriver(Carrier[AsyncStore]):
             self._over()
 
     async def write(self, *verbs: Verb) -> Sequence[Any]:
-        """Results of the verbs."""
+        """Carry out a write; returns the results of the verbs."""
         if not self._turn.take():
             await self._turn.wait()
         try:
@@ -76,7 +77,9 @@ class AsyncDriver(Carrier[AsyncStore]):
             self._over()
 
     async def _follow(self, operation: Read | Write | None) -> None:
-        """Do as ``follow`` of the dialogue does, by a shorter way: most calls are one operation."""
+        """The same as ``follow`` of the dialogue, but shorter, because most calls are one
+        operation.
+        """
         if operation is None:
             return
         state = self.state
@@ -118,6 +121,8 @@ class ReadUnderWay:
 
 
 def _noticed(task: "asyncio.Future[Reply]") -> None:
-    """Have asyncio not report a failure that nobody asks for: a call that uses a key asks again."""
+    """Keep asyncio from reporting an error that nobody retrieved. A call that uses a key reads
+    again.
+    """
     if not task.cancelled():
         task.exception()

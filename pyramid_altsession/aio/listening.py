@@ -1,4 +1,6 @@
-"""Who hears what servers tell of sessions: one connection for all that a loop watches there."""
+"""Receives the notices that servers publish about sessions, on one connection for all watches of an
+event loop.
+"""
 
 import asyncio
 import time
@@ -18,47 +20,55 @@ from .steps import carry_out
 
 PING = pack_command((b"PING",))
 MOST = 1000
-"""Notices that may wait for one watch; more of them are as if it had been deaf."""
+"""Notices that may wait for one watch. If more come, they are dropped, and the watch has to read
+the session again.
+"""
 
 
 class Ear:
-    """What one watch hears. It belongs to one event loop, and any thread may tell it something."""
+    """The queue of notices for one watch. It belongs to one event loop; other threads put notices
+    in with ``tell_from_outside``.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._heard: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     def tell(self, notice: bytes | None) -> None:
-        """None: whoever told it notices tells no more."""
+        """Put a notice in. None: notices may be missing, because the connection broke or too many
+        were waiting.
+        """
         if self._heard.qsize() >= MOST:
             self._heard = asyncio.Queue()
             notice = None
         self._heard.put_nowait(notice)
 
     def tell_from_outside(self, notice: bytes) -> None:
-        """The same in any thread."""
+        """As ``tell``, from any thread."""
         with suppress(RuntimeError):  # the loop was closed
             self._loop.call_soon_threadsafe(self.tell, notice)
 
     async def hear(self, seconds: float) -> bytes | None:
-        """TimeoutError when nothing is told in that time."""
+        """The next notice, or None as for ``tell``; TimeoutError when nothing comes in that time.
+        """
         async with asyncio.timeout(seconds):
             return await self._heard.get()
 
 
 class Notices(Protocol):
-    """What tells of sessions."""
+    """A source of notices about sessions."""
 
     async def subscribe(self, id: str, ear: Ear) -> None:
-        """Have the ear hear of this session from now on; again, where it hears already. Raises
-        redis.RedisError."""
+        """Give the ear all notices about this session from now on. It may be called again for the
+        same ear. Raises redis.RedisError.
+        """
 
     def leave(self, id: str, ear: Ear) -> None:
-        """It hears no more."""
+        """Give the ear no more notices about this session."""
 
 
 class MemoryNotices:
-    """Of sessions in memory."""
+    """Notices about sessions in memory."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -71,11 +81,11 @@ class MemoryNotices:
 
 
 class Line:
-    """One connection on which a server tells of sessions. It is opened when it is first used, and
+    """One connection on which a server publishes notices. It is opened when it is first used, and
     closed soon after the last ear left.
 
-    A server that says nothing within ``wait`` seconds of a question counts as away; it is asked
-    as often.
+    The connection sends a question every ``wait`` seconds; if the server does not answer one within
+    ``wait`` seconds, it counts as away.
     """
 
     def __init__(self, open: Open, *, wait: float, connect_wait: float) -> None:
@@ -90,7 +100,9 @@ class Line:
         self._quiet = False
 
     async def add(self, channel: bytes, ear: Ear) -> Any:
-        """What the server answers, perhaps an error. Raises redis.RedisError when it does not."""
+        """Subscribe the ear; returns the server's answer, which may be an error. Raises
+        redis.RedisError if there is no answer.
+        """
         async with self._opening:
             if self._connection is None:
                 await self._connect()
@@ -129,7 +141,7 @@ class Line:
     def _ask(
         self, command: bytes, channel: bytes = b"", answer: "asyncio.Future[Any] | None" = None
     ) -> None:
-        assert self._connection is not None  # else nobody listens
+        assert self._connection is not None  # else no ear is left
         self._questions.append((channel, answer))
         self._connection.say(pack_command((command, channel) if channel else (command,)))
 
@@ -140,7 +152,7 @@ class Line:
             for ear in self._ears.get(channel, ()):
                 ear.tell(said[2])
         elif kind == b"sunsubscribe" and not self._asked_to_leave(channel):
-            for ear in self._ears.pop(channel, ()):  # the slot is another node's now
+            for ear in self._ears.pop(channel, ()):  # the slot has moved to another node
                 ear.tell(None)
         elif self._questions:
             _, answer = self._questions.popleft()
@@ -166,15 +178,15 @@ class Line:
 
 
 def one_server(key: bytes, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
-    """Something about a key, where all keys are on one server."""
+    """Send packets about a key, where all keys are on one server."""
     return (yield Ask(None, packet, replies))
 
 
 class ServerNotices:
-    """Of sessions on servers. A session's channel has the name of its key, so that both are the
-    same node's in a cluster.
+    """Notices about sessions on servers. A session's channel has the name of its key, so that in a
+    cluster the same node has both.
 
-    ``say``: steps that find this node. ``look_up``: asks what they want to know of the servers.
+    ``say``: steps that find this node. ``look_up``: carries out their questions about the servers.
     """
 
     def __init__(

@@ -1,14 +1,15 @@
-"""Who may go on at once, and who waits for it."""
+"""A limit on how many tasks may go on at once."""
 
 import asyncio
 from collections import deque
 
 
 class Places:
-    """Room for so many tasks of one event loop at once. Others wait, and get a place in the order
-    in which they came.
+    """Lets at most ``number`` tasks of one event loop go on at once. The others wait, and get a
+    place in the order in which they came.
 
-    ``if not places.take(): await places.wait()``: most calls find one, and that costs no coroutine.
+    ``if not places.take(): await places.wait()``: most calls find a free place, and then need no
+    coroutine.
     """
 
     __slots__ = ("_free", "_queue")
@@ -18,14 +19,14 @@ class Places:
         self._queue: deque[asyncio.Future[None]] = deque()
 
     def take(self) -> bool:
-        """Whether there was one. None is free while somebody waits."""
+        """Take a place if one is free; whether it was. No place is free while a task waits."""
         if self._free:
             self._free -= 1
             return True
         return False
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Until somebody gives one back; TimeoutError when nobody does in time."""
+        """Wait for a place; TimeoutError if none comes free in time."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._queue.append(turn)
@@ -34,14 +35,14 @@ class Places:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give_back()  # it was given and nobody takes it
+                self.give_back()  # the place was given to this task just before
             raise
         finally:
             if timer is not None:
                 timer.cancel()
 
     def give_back(self) -> None:
-        """To whoever waits longest."""
+        """Pass the place to the task that has waited longest, or free it."""
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():

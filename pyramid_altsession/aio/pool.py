@@ -22,10 +22,10 @@ from .places import Places
 
 class LoopPool:
     """At most ``limit`` connections of one event loop; the last one used is the first one taken.
-    Calls that wait for one get it in the order in which they came.
+    Waiting calls get a connection in the order in which they came.
 
-    A call has until its ``end`` for all that it does, from waiting for a connection to the last
-    reply. One that has to connect has ``connect_wait`` seconds, where that is longer.
+    A call has until its ``end`` for everything, from waiting for a connection to the last reply. A
+    call that has to connect has ``connect_wait`` seconds, if that is longer.
     """
 
     def __init__(self, open: Open, *, limit: int, wait: float, connect_wait: float) -> None:
@@ -40,7 +40,7 @@ class LoopPool:
         self._late = 0
 
     async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
-        """Send one packet, read so many replies. Error replies are returned, not raised.
+        """Send one packet and read ``replies`` replies. Error replies are returned, not raised.
 
         Raises NotConnected when nothing was sent, redis.ConnectionError or redis.TimeoutError when
         it is not known what was carried out.
@@ -100,10 +100,10 @@ class LoopPool:
                 return connection
 
     async def _connect(self, end: float) -> Connection | None:
-        """A new connection; None where there is none to be had, but one in use may come free."""
+        """A new connection; None if none can be opened now, but one in use may come free."""
         away, cause = self._away, None
         if away is None or time.monotonic() >= away[0]:
-            if away is not None:  # one call finds out whether the trouble is over, not all
+            if away is not None:  # only this call tries whether the trouble is over
                 self._away = time.monotonic() + PAUSE, away[1]
             last = max(end, end - self._wait + self._connect_wait)
             try:
@@ -112,7 +112,7 @@ class LoopPool:
                 cause = error
                 self._away = time.monotonic() + PAUSE, str(error)
             else:
-                if self._late < TOO_LATE:  # else only an answer tells that it is over
+                if self._late < TOO_LATE:  # after time-outs, only an answer ends the trouble
                     self._away = None
                 opened.granted = max(last, opened.granted)
                 return opened
@@ -121,27 +121,28 @@ class LoopPool:
         raise NotConnected(self._reason()) from cause
 
     def _broken(self, error: redis.RedisError) -> bool:
-        """Whether the server turned the connection away: it counts as one that was not made."""
+        """Whether the server refused the connection itself: then it counts as not opened."""
         turned_away = isinstance(error, redis.ConnectionError) and TURNED_AWAY in str(error)
         if turned_away:
             self._away = time.monotonic() + PAUSE, str(error)
         if isinstance(error, redis.TimeoutError):
-            self.close()  # they lead to the same server: each would cost somebody the same time
+            self.close()  # the same server: each would cost another call a time-out
             self._late += 1
             if self._late >= TOO_LATE:
                 self._away = time.monotonic() + PAUSE, str(error)
         return turned_away
 
     def _reason(self) -> str:
-        """Why there is no connection to be had."""
+        """Why the call cannot get a connection, for the error's message."""
         if self._away is not None:
             return self._away[1]
         return f"all {self._limit} connections (redis.max_connections) are in use"
 
 
 class ConnectionPool:
-    """The connections of a process to one server. Connections cannot leave their event loop: each
-    has a pool of its own, which is forgotten when the loop is closed."""
+    """The connections of a process to one server. A connection cannot leave its event loop, so each
+    loop has a pool of its own, which is dropped when the loop is closed.
+    """
 
     def __init__(self, open: Open, *, limit: int, wait: float, connect_wait: float) -> None:
         self._new: Callable[[], LoopPool] = lambda: LoopPool(

@@ -13,7 +13,7 @@ from .steps import carry_out
 
 
 class Primary:
-    """Opens connections to whatever is the primary then."""
+    """Opens connections to the server that is the primary at that moment."""
 
     def __init__(self, settings: RedisSettings) -> None:
         self._discovery = Discovery(settings.sentinels, settings.master or "")

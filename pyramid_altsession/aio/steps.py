@@ -37,7 +37,9 @@ async def carry_out(
     exchange: Callable[[Ask], Awaitable[list[Any]]],
     outcome: Outcome | None = None,
 ) -> T:
-    """What the steps return. ``outcome``: of what they have asked for already."""
+    """Carry out the steps; returns their result. ``outcome``: the outcome of their first question,
+    if that has been carried out already.
+    """
     try:
         while True:
             ask = advance(steps, outcome)

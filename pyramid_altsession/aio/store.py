@@ -34,11 +34,13 @@ class AsyncStore(Protocol):
     """Where sessions live, as :class:`~pyramid_altsession.interfaces.Store`, awaited."""
 
     async def execute(self, operation: Operation) -> Reply:
-        """Do what the operation asks, whole or not at all, or raise StoreUnavailable. Cancelled,
-        it may or may not have been done, and nobody else gets the reply."""
+        """Carry out the operation completely or not at all, or raise StoreUnavailable. If the call
+        is cancelled, the operation may or may not have been carried out, and no other call gets its
+        reply.
+        """
 
     async def close(self) -> None:
-        """Give connections back. Sessions stay."""
+        """Close the connections. The sessions stay."""
 
 
 class DirectStore:
@@ -101,8 +103,9 @@ class AsyncObservedStore(Observing):
 
 
 class AwaitingStore(SteppedStore[ConnectionPool]):
-    """The awaitable contract by way of steps. It serves several event loops, and after a fork;
-    connects when first used."""
+    """The awaitable contract, carried out in steps. Several event loops may use it, also after a
+    fork. It connects when first used.
+    """
 
     notices: ServerNotices
 

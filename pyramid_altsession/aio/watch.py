@@ -26,8 +26,9 @@ async def changes(
     watched: Watched,
     patience: float,
 ) -> AsyncGenerator[Change, None]:
-    """What becomes of the session. It listens first and reads then, so that nothing is missed in
-    between."""
+    """The changes of the session. It listens first and reads then, so that it misses nothing in
+    between.
+    """
     ear, deaf, trying_since = Ear(), True, time.monotonic()
     try:
         while not watched.over:
