@@ -49,8 +49,7 @@ class Ear:
             self._loop.call_soon_threadsafe(self.tell, notice)
 
     async def hear(self, seconds: float) -> bytes | None:
-        """The next notice, or None as for ``tell``; TimeoutError when nothing comes in that time.
-        """
+        """The next notice, or None as for ``tell``; TimeoutError if none comes in that time."""
         async with asyncio.timeout(seconds):
             return await self._heard.get()
 

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = [line.strip() for line in str(error).splitlines()]
         print(f"altsession: {' '.join(lines)}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader has seen enough, as `head` has
+    except BrokenPipeError:  # the reader of the pipe has closed it, as `head` does
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 1
@@ -76,7 +76,7 @@ def run(arguments: Namespace) -> int:
 
 
 def output_for(as_json: bool) -> Output:
-    """Tables need rich, which the extra ``cli`` installs."""
+    """Tables, or JSON lines. Tables need rich, which the extra ``cli`` installs."""
     if as_json:
         return Lines()
     try:
@@ -89,10 +89,11 @@ def output_for(as_json: bool) -> Output:
 
 
 def audit(uri: str, configured: Configured) -> None:
-    """Where events are logged, they go where the application's go. Else nothing is: a command says
-    itself what goes wrong."""
+    """If events are logged, the tool logs them where the application does. Nothing else is logged,
+    because a command itself prints what goes wrong.
+    """
     if configured.settings.log_events:
-        with suppress(plaster.PlasterError):  # a file that says nothing of logging
+        with suppress(plaster.PlasterError):  # a file without logging sections
             plaster.setup_logging(uri)
     log = logging.getLogger("pyramid_altsession")
     if not log.handlers:

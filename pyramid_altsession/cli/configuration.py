@@ -29,9 +29,10 @@ URL_PARTS = (
 
 
 class Configured(NamedTuple):
-    """``sources``: where each setting comes from. ``application``: all that the config URI says,
-    for what the doctor wants to know of other packages. ``server``: the WSGI server's settings,
-    where they are in that file."""
+    """``sources``: where each setting comes from. ``application``: everything in the config URI's
+    file, because the doctor also checks settings of other packages. ``server``: the WSGI server's
+    settings, if they are in that file.
+    """
 
     settings: Settings
     sources: Mapping[str, str]
@@ -49,7 +50,7 @@ class Configured(NamedTuple):
 
     @contextmanager
     def api(self) -> Iterator[SessionAPI]:
-        """The sessions, for as long as they are needed. No round trip."""
+        """The API for the sessions, closed at the end of the block. No round trip."""
         api = SessionAPI(self.settings, store=self.store())
         try:
             yield api
@@ -58,7 +59,7 @@ class Configured(NamedTuple):
 
 
 def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
-    """What the config URI says, and ``key=value`` texts that outweigh it.
+    """Read the config URI's file, and the ``key=value`` texts that override it.
 
     A key that begins with ``altsession.`` is a setting; any other is a variable of the
     file, as ``pserve`` takes them.
@@ -74,7 +75,7 @@ def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
         application = _appsettings(uri, variables)
         with suppress(plaster.PlasterError, LookupError, configparser.Error):
             server = dict(plaster.get_settings(path, "server:main", defaults=variables))
-    # What is given on the command line stands for what the file says under any of its spellings.
+    # A setting on the command line replaces the file's, whichever spelling the file uses.
     given = from_ini(application) | {name.removeprefix(PREFIX): own[name] for name in own}
     settings, titles = read_with_places(given)
     sources = {}
@@ -87,14 +88,14 @@ def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
 
 
 def dotted(value: Any) -> str:
-    """The name to write for it: that of the package which offers it, where one does."""
+    """The dotted name to show for it: where the package offers it, if it does."""
     package = value.__module__.rpartition(".")[0]
     offered = getattr(sys.modules.get(package), value.__qualname__, None) is value
     return f"{package if offered else value.__module__}.{value.__qualname__}"
 
 
 def shown(configured: Configured) -> Iterable[dict[str, Any]]:
-    """Every setting with its value and where that comes from; what is secret is masked."""
+    """Every setting with its value and the source of the value; secrets are masked."""
     for name, field in table():
         section, _, last = name.rpartition(".")
         of = getattr(configured.settings, section) if section else configured.settings
@@ -121,12 +122,12 @@ def _parsed(overrides: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _of_application(path: str) -> bool:
-    """Whether it is a file that plaster reads, and not one of this package's own kind."""
+    """Whether plaster reads this file; otherwise it is a settings file of this package."""
     return any(name.startswith("app.") for name in read_yaml(path).values)
 
 
 def _appsettings(uri: str, variables: Mapping[str, str]) -> dict[str, Any]:
-    """No message of the parsers' is shown that quotes a line: it may hold a secret."""
+    """No message of a parser that quotes a line is shown, because the line may hold a secret."""
     try:
         return dict(get_appsettings(uri, options=dict(variables)))
     except configparser.InterpolationError as error:

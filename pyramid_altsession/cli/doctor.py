@@ -24,13 +24,15 @@ from .rights import rights
 
 READS = 200
 SLOW = 0.1
-"""Share of ``redis.timeout`` that one read in a hundred may take."""
+"""The slowest reads, one in a hundred, may take this part of ``redis.timeout``."""
 ASTRAY = 2.0
 """Seconds by which two clocks may differ."""
 
 
 class Node(Protocol):
-    """One server. ``ask`` sends it a command; what it refuses is redis.ResponseError."""
+    """One server. ``ask`` sends it a command, and raises redis.ResponseError if the server refuses
+    it.
+    """
 
     name: str
 
@@ -54,7 +56,7 @@ def doctor(arguments: Namespace, configured: Configured, output: Output) -> int:
 
 
 def examine(configured: Configured) -> Iterator[Finding]:
-    """What can be said of the settings and the servers."""
+    """All findings about the settings and the servers."""
     settings = configured.settings
     yield from of_settings(settings, configured.application, configured.server)
     store = configured.store()
@@ -77,7 +79,7 @@ def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
         except StoreUnavailable as error:
             yield Finding("reachable", ERROR, str(error), unreachable(settings.redis), name)
             continue
-        except redis.ResponseError:  # it answers, and that is what was asked
+        except redis.ResponseError:  # any answer shows that it can be reached
             pass
         yield Finding("reachable", OK, f"in {(time.time() - began) * 1000:.1f} ms", "", name)
         reached.append(node)
@@ -97,7 +99,7 @@ def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
 
 
 def of_node(node: Node) -> Iterator[Finding]:
-    """What one server tells of itself; its name is added by who asks."""
+    """Findings about one server; the caller adds the server's name."""
     config, advice = None, "for as long as the doctor looks: ACL SETUSER … {}"
     try:
         pairs = node.ask("CONFIG", "GET", *CONFIGURATION)
@@ -117,13 +119,13 @@ def of_node(node: Node) -> Iterator[Finding]:
         before = time.time()
         seconds, micros = node.ask("TIME")
     except redis.ResponseError:
-        return  # a right that is missing, which is told elsewhere
+        return  # a missing right, which ``rights`` reports
     there = int(seconds) + int(micros) / 1e6
     yield clock(before, there, time.time())
 
 
 def clock(before: float, there: float, after: float) -> Finding:
-    """The server's time, asked between two moments here."""
+    """Compares the server's time with this host's time before and after asking."""
     away = max(before - there, there - after, 0.0)
     if away > ASTRAY:
         advice = "let both hosts keep time (NTP): what is logged and what is shown do not agree"
@@ -132,7 +134,7 @@ def clock(before: float, there: float, after: float) -> Finding:
 
 
 def requests(api: SessionAPI) -> Finding:
-    """What requests do, done once."""
+    """Does once what requests do."""
     try:
         api.check()
     except AltSessionError as error:
@@ -141,7 +143,7 @@ def requests(api: SessionAPI) -> Finding:
 
 
 def timed_reads(store: Store, timing: Timing) -> list[float]:
-    """Seconds that each of some reads took."""
+    """The seconds that each of several reads took."""
     read = Read((Token.new().claim,), (), timing, touch=False)
     taken = []
     for _ in range(READS):
@@ -170,7 +172,7 @@ def unreachable(redis: RedisSettings) -> str:
 
 
 def speaks_plainly(redis: RedisSettings) -> bool:
-    """Whether that port answers without TLS; no password is sent."""
+    """Whether the port answers without TLS. No password is sent."""
     try:
         with socket.create_connection((redis.host, redis.port), redis.connect_timeout) as probe:
             probe.settimeout(redis.timeout)

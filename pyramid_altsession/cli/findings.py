@@ -1,4 +1,4 @@
-"""What the doctor says of one thing."""
+"""A single finding of the doctor."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,9 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 
 class Finding(NamedTuple):
-    """``advice``: what to do, where it is not well. ``node``: the server that it
-    is about, where there are several."""
+    """``advice``: what to do about it, unless it is ok. ``node``: the server that it is about, if
+    there are several.
+    """
 
     check: str
     level: str

@@ -9,9 +9,9 @@ from .errors import CommandError
 from .output import Output
 
 MARK = "altsession_load"
-"""A key of every session that was made here."""
+"""A key that every session made here has, to recognise it."""
 EVERY = 100
-"""Sessions between two steps of the progress that is shown."""
+"""Progress is shown after each so many sessions."""
 SIGNED_IN = 0.4
 """Share of the sessions that have a user."""
 PRODUCTS = ("tea", "honey", "cup", "kettle", "tray", "spoon")
@@ -19,12 +19,12 @@ AGENTS = ("Firefox, Linux", "Chrome, Android", "Safari, iPhone", "Edge, Windows"
 
 
 def load(arguments: Namespace, configured: Configured, output: Output) -> int:
-    """Make sessions, unless there are others than those that were made this way."""
+    """Make sessions; refuses if the server has any that were not made by this command."""
     with configured.api() as api:
         if not _all_made_here(api, output):
             place = configured.settings.redis.place
             raise CommandError(f"{place} holds sessions of others; load is for a test server")
-        draw = random.Random(arguments.number)  # the same sessions each time
+        draw = random.Random(arguments.number)  # makes the same sessions each time
         with output.progress("sessions made") as told:
             for number in range(1, arguments.number + 1):
                 make(api, draw, number)

@@ -1,4 +1,4 @@
-"""The doctor's look at one server, by what INFO and CONFIG GET say of it."""
+"""The doctor's findings about one server, from INFO and CONFIG GET."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,9 @@ Said = Mapping[str, str]
 OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 LISTPACK = 512
 LAG = 10
-"""Seconds since a replica was last heard of."""
+"""Seconds without news of a replica after which it counts as lost."""
 FULL = 0.8
-"""Share of maxmemory from which on it is time to do something."""
+"""The part of maxmemory in use from which on the doctor warns."""
 CONFIGURATION = (
     "save",
     "timeout",
@@ -28,7 +28,7 @@ def info_of(text: bytes) -> dict[str, str]:
 
 
 def of_server(info: Said, config: Said | None) -> Iterator[Finding]:
-    """``config``: None where the server does not tell."""
+    """The findings. ``config``: None if the server does not allow CONFIG GET."""
     yield version(info)
     yield persistence(info, config)
     yield eviction(info)

@@ -1,4 +1,4 @@
-"""The doctor's look at the settings: the cookie, the way to the server, other packages."""
+"""The doctor's findings about the settings: the cookie, the transport, other packages."""
 
 import ipaddress
 from collections.abc import Iterator, Mapping
@@ -42,8 +42,9 @@ def cookie(session: SessionSettings) -> Finding:
 
 
 def scheme(session: SessionSettings, server: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether the application knows that it is served over https. Of other servers than waitress
-    nothing is known here."""
+    """Whether the application knows that it is served over https. Only settings of waitress are
+    known here.
+    """
     if not session.secure or "waitress" not in server.get("use", ""):
         return
     told = "x-forwarded-proto" in server.get("trusted_proxy_headers", "").lower()
@@ -64,7 +65,7 @@ def times(session: SessionSettings) -> Finding:
 
 
 def transport(redis: RedisSettings) -> Finding:
-    """Whether what is stored crosses a network in the clear."""
+    """Whether stored values cross a network unencrypted."""
     if redis.socket is not None or redis.scheme == "embedded":
         return Finding("transport", OK, "a unix socket")
     if redis.ssl:

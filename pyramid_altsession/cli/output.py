@@ -1,4 +1,4 @@
-"""What a command says: a JSON object on each line, for machines, or tables for people."""
+"""The output of a command: a JSON object on each line, for machines, or tables for people."""
 
 import json
 import sys
@@ -14,22 +14,22 @@ Told = Callable[[int], None]
 
 
 class Output(Protocol):
-    """Where the results go. Rows go out as they come, so that memory stays flat."""
+    """Prints results. It prints each row as it comes, so that memory does not grow."""
 
     def rows(self, rows: Iterable[Row], widths: Mapping[str, int]) -> None:
         """Results of one kind. ``widths``: the columns that a table shows, in characters."""
 
     def live(self, rows: Iterable[Row], widths: Mapping[str, int]) -> None:
-        """The same for what happens now: each row is printed when it comes."""
+        """The same for events: each row is printed as soon as it comes."""
 
     def one(self, row: Row) -> None:
         """A single result."""
 
     def finding(self, row: Row) -> None:
-        """One of the doctor's."""
+        """A finding of the doctor."""
 
     def progress(self, what: str) -> AbstractContextManager[Told]:
-        """A long task: the function is called with how much is done."""
+        """Shows the progress of a long task: call the function with the number that is done."""
 
 
 class Lines:
@@ -56,7 +56,9 @@ def _plain(value: object) -> object:
 
 
 def ask(question: str) -> bool:
-    """Whether somebody at a terminal types ``yes``; without one nobody is asked."""
+    """Ask at the terminal; whether the answer is ``yes``. Without a terminal it does not ask, and
+    returns False.
+    """
     if not sys.stdin.isatty():
         raise CommandError("nobody is here to ask; --yes says that you mean it")
     print(f"{question} Type yes: ", end="", file=sys.stderr, flush=True)

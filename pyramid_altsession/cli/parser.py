@@ -18,7 +18,7 @@ examples:
 """
 
 _HANDLE = re.compile(f"-[A-Za-z0-9_-]{{{ID_LENGTH - 1}}}")
-"""A session id that looks like an option."""
+"""A session id that argparse would take for an option."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

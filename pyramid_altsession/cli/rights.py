@@ -29,7 +29,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "zrevrange": ("0", "0"),
     "zrandmember": (),
 }
-"""Commands about a key, and arguments with which they change nothing."""
+"""Commands about a key, each with arguments that change nothing."""
 OTHERS: dict[str, tuple[str, ...]] = {
     "time": (),
     "eval": ("return 1", "0"),
@@ -37,14 +37,15 @@ OTHERS: dict[str, tuple[str, ...]] = {
 }
 LISTING, TELLING = "scan", "publish"
 FOR_TOOLS = {LISTING: "for list, stats, load and end-all", TELLING: "for watch"}
-"""Only these tools need them."""
+"""Rights that only some commands of the tool need."""
 
 
 def rights(
     ask: Ask, prefix: str, name: str | None, *, publishes: bool = False
 ) -> Iterator[Finding]:
-    """``ask`` sends a command and raises redis.ResponseError for what the server refuses.
-    ``publishes``: whether writes tell those who watch."""
+    """``ask`` sends a command and raises redis.ResponseError if the server refuses it.
+    ``publishes``: whether the settings make writes publish notices.
+    """
     key = f"{prefix}:doctor-{secrets.token_hex(4)}"
     tries = {command: (key, *more) for command, more in ARGUMENTS.items()} | OTHERS
     tries[LISTING] = ("0", "COUNT", "1")
@@ -73,12 +74,12 @@ def rights(
 
 
 def _refusal(ask: Ask, *command: str) -> str:
-    """What is missing: ``command``, ``channel``, ``key``, or nothing."""
+    """The kind of right that is missing: ``command``, ``channel``, ``key``, or empty if none is."""
     try:
         ask(*command)
     except redis.exceptions.NoPermissionError as error:
         kinds = ("command", "channel", "key")
         return next(kind for kind in kinds if kind in str(error))
-    except redis.ResponseError as error:  # it was run, unless there is no such command
+    except redis.ResponseError as error:  # the command was run, unless the server does not have it
         return "command" if str(error).startswith("unknown command") else ""
     return ""

@@ -1,4 +1,6 @@
-"""How many sessions there are, how large and how old: one walk, with flat memory."""
+"""How many sessions there are, how large and how old: one walk over all of them, in constant
+memory.
+"""
 
 from argparse import Namespace
 from datetime import UTC, datetime
@@ -10,7 +12,7 @@ from .output import Output
 SIZES = {256: "< 256 B", 1024: "< 1 KiB", 4096: "< 4 KiB", 16384: "< 16 KiB", 65536: "< 64 KiB"}
 TIMES = {60: "< 1 min", 300: "< 5 min", 3600: "< 1 h", 21600: "< 6 h", 86400: "< 1 d"}
 EVERY = 500
-"""Sessions between two steps of the progress that is shown."""
+"""Progress is shown after each so many sessions."""
 
 
 class Distribution:
@@ -31,7 +33,7 @@ class Distribution:
 
 
 class Statistics:
-    """What is known of all sessions that were added."""
+    """The figures of all sessions that were added."""
 
     def __init__(self) -> None:
         self.sessions = self.signed_in = self.bytes = self.largest = 0

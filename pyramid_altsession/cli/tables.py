@@ -15,7 +15,7 @@ from rich.text import Text
 from .output import Row, Told
 
 PAGE = 100
-"""Rows of a table that are laid out at a time."""
+"""How many rows of a table are printed at a time."""
 UNBROKEN = ("id", "setting")
 INDENT = 9
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -104,7 +104,7 @@ def _cell(value: Any) -> Text:
 
 
 def span(seconds: float) -> str:
-    """How far away a moment is, in the unit that tells most."""
+    """How far away a moment is, in the unit that fits best."""
     size, ago = abs(seconds), seconds < 0
     units = (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172800))
     fitting = [(unit, length) for unit, length, most in units if size < most]

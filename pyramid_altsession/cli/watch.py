@@ -19,21 +19,24 @@ from .output import Output, Row
 
 COLUMNS = {"time": 8, "event": 12, "id": 22, "user": 16}
 PAUSE = 0.25
-"""Seconds between two tries to hear a server that is away."""
+"""Seconds between two attempts to reconnect."""
 PATIENCE = 10.0
-"""Seconds for which that is tried."""
+"""Seconds after which the command gives up."""
 
 
 class Speaker(Protocol):
-    """One server. ``hear`` gives what is published to a channel, and None when it begins to hear;
-    what the server refuses is redis.ResponseError."""
+    """One server. ``hear`` yields None when it has subscribed to the channel, and then what is
+    published there; it raises redis.ResponseError if the server refuses.
+    """
 
     def hear(self, channel: str, wait: float) -> Iterator[bytes | None]: ...
 
 
 @runtime_checkable
 class Heard(Protocol):
-    """A store on servers that tell what happens to its sessions. Any of them tells all of it."""
+    """A store on servers that publish what happens to its sessions. Every server publishes the
+    events of all sessions.
+    """
 
     def close(self) -> None: ...
 
@@ -41,7 +44,7 @@ class Heard(Protocol):
 
 
 def watch(arguments: Namespace, configured: Configured, output: Output) -> int:
-    """What happens to sessions, until somebody interrupts it: exit code 0."""
+    """Show what happens to sessions until the user interrupts it; then the exit code is 0."""
     if configured.settings.session.notify == "none":
         wanted = f"{PREFIX}session.notify = life or keys"
         raise CommandError(f"watch wanted {wanted} wherever sessions are written, found none")
@@ -53,17 +56,18 @@ def watch(arguments: Namespace, configured: Configured, output: Output) -> int:
 
 
 def of_user(rows: Iterable[Row], user: str | None) -> Iterator[Row]:
-    """Those of one user (None: of all), and those about the connection."""
+    """The rows about one user (None: about all), and those about the connection."""
     for row in rows:
         if user is None or row["id"] is None or row["user"] == user:
             yield row
 
 
 def session_events(store: Heard, configured: Configured) -> Iterator[Row]:
-    """A row for everything that happens. ``connected`` begins it; between ``disconnected`` and the
-    next ``connected`` something may have been missed.
+    """Yields a row for each event. The first is ``connected``; between ``disconnected`` and the
+    next ``connected`` events may be missing.
 
-    A server that was never heard is StoreUnavailable at once, one that was lost after PATIENCE.
+    Raises StoreUnavailable at once if it cannot connect at first, and after PATIENCE if it lost the
+    server later.
     """
     prefix, wait = configured.settings.session.prefix, configured.settings.redis.timeout
     hears, lost = False, -math.inf

@@ -18,8 +18,9 @@ _NESTING = (list, tuple, dict)
 PLAIN = frozenset({str, int, bool, type(None)})
 
 MAX_DEPTH = 256
-"""Lists and dicts within each other, at most. Reader and writer take some of Python's stack for
-each level: without a limit, how much of it the caller had used would decide."""
+"""How deep lists and dicts may be nested. Reading and writing take some of Python's stack for each
+level; without this limit it would depend on the caller's stack which values work.
+"""
 
 
 class JSONCodec:
@@ -39,7 +40,7 @@ class JSONCodec:
             raise TypeError(f"{where}: a whole number with too many digits for JSON") from None
         except RecursionError:
             if not _is_deep(value):
-                raise  # the caller's stack is at its end: no fault of the value's
+                raise  # the caller has used up the stack: no fault of the value
             raise too_deep(key) from None
 
     def decode(self, key: str, raw: bytes) -> Any:
@@ -56,14 +57,14 @@ class JSONCodec:
             pass
         except RecursionError:
             if not _is_deep_text(raw):
-                raise  # the caller's stack is at its end: no fault of the value's
+                raise  # the caller has used up the stack: no fault of the value
         raise CorruptValue(f"the value stored under {key!r} is not JSON") from None
 
 
 def plain_value(value: object) -> object:
     """Subclasses of JSON's own types are carried as the type they extend."""
     if isinstance(value, str):
-        return str.__str__(value)  # what it holds, whatever its own __str__ says
+        return str.__str__(value)  # the text itself, even if its class has its own __str__
     for base in _BASES:
         if isinstance(value, base):
             return base(value)
@@ -76,8 +77,10 @@ _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def _is_deep(value: object) -> bool:
-    """Whether lists and dicts lie more than MAX_DEPTH deep in each other. Level by level, so that
-    this needs no stack; each one counts once in a level, or a value within itself would grow."""
+    """Whether lists and dicts are nested more than MAX_DEPTH deep. It goes level by level, which
+    needs no stack, and counts each object once in a level, because a value that contains itself
+    would grow without end.
+    """
     level: list[Any] = [[value]]
     for _ in range(MAX_DEPTH + 1):
         parts = [part for whole in level for part in _parts(whole)]
@@ -92,7 +95,7 @@ def _parts(whole: Any) -> Iterable[Any]:
 
 
 def _is_deep_text(raw: bytes) -> bool:
-    """The same for JSON that cannot be decoded."""
+    """The same for JSON text that cannot be decoded."""
     depth = 0
     for character in _TEXT.sub(b"", raw):
         depth += (character in b"[{") - (character in b"]}")

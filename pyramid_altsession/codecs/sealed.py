@@ -11,7 +11,7 @@ from ..interfaces import Codec
 from .plain import JSONCodec
 
 _SEALED = b"\x01"
-"""What a sealed value begins with: the way it is sealed."""
+"""The first byte of a sealed value, which says how it is sealed."""
 _NONCE_BYTES = 12
 
 
@@ -61,16 +61,17 @@ class EncryptedCodec:
         return None
 
     def _key(self, secret: bytes, id: str) -> Any:
-        # One key for each session: random nonces never come near to meeting under one key.
+        # One key for each session, so that two random nonces are never likely to be equal under one
+        # key.
         return self._cipher(hmac.digest(secret, b"pyramid_altsession\0" + id.encode(), "sha256"))
 
 
 def encrypted(settings: SessionSettings) -> EncryptedCodec:
     """``altsession.session.codec = pyramid_altsession.codecs.encrypted``: values are sealed.
 
-    ``session.codec_secret`` has one secret or several: the first one seals, all of them open. An
-    older one has to stay for as long as sessions last that were written under it. The server sees
-    key names, user ids, how long values are and when they end; who can write to it can remove
+    ``session.codec_secret`` has one secret or several: the first one seals, all of them open. Keep
+    an old secret for as long as sessions last that were written with it. The server sees key names,
+    user ids, and the lengths and ends of values. Anybody who can write to the server can remove
     values, put back older ones of the same session and key, and change their ends.
     """
     if not settings.codec_secret:

@@ -1,8 +1,8 @@
 """JSON with tags, for values of more types than JSON has.
 
-What JSON can carry is written as ever. Any other value is an object with one name, its tag:
-``{"$date": "2024-02-29"}``. An object of the application's that looks like one is put into
-``{"$dict": …}``.
+Values that JSON can carry are written as plain JSON. Any other value is an object with one name,
+its tag: ``{"$date": "2024-02-29"}``. If an object of the application looks like a tagged value, it
+is put into ``{"$dict": …}``.
 """
 
 from base64 import b64decode, b64encode
@@ -90,7 +90,7 @@ class RichCodec(JSONCodec):
             return items
         if isinstance(value, tuple):
             return {"$tuple": items}
-        # In an order of their own, so that equal sets are equal bytes.
+        # Sorted, so that equal sets become equal bytes.
         tag = "$set" if isinstance(value, set) else "$frozenset"
         return {tag: sorted(items, key=_encoder.encode)}
 

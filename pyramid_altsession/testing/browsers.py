@@ -1,4 +1,4 @@
-"""Visitors of an application: WebTest's, with what real browsers send."""
+"""Browsers for tests: WebTest's ``TestApp``, which sends what real browsers send."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def make_browser(app: object, *, scheme: str = "https", host: str = "localhost") -> "TestApp":
     """A WebTest ``TestApp`` whose requests come over ``scheme``, for ``host``, and say so in
     ``Origin``: cookies are ``Secure``, and over https Pyramid's check of CSRF tokens asks for the
-    origin. Two of them are two visitors."""
+    origin. Each browser is another visitor."""
     from webtest import TestApp
 
     steer(app)
@@ -26,7 +26,7 @@ def make_browser(app: object, *, scheme: str = "https", host: str = "localhost")
 
 def sign_in(browser: "TestApp", userid: str, **options: Any) -> None:
     """Sign a user in, as a view that calls ``request.altsession.login(userid, **options)`` does:
-    the browser has its cookie afterwards. What its session held stays."""
+    the browser has its cookie afterwards. The session's data stays."""
     api, app = api_of(browser), browser.app
 
     def view(environ: Any, start_response: Any) -> Any:

@@ -19,7 +19,8 @@ class Clock:
 
 
 def settable_clock(app: object) -> Clock:
-    """The clock by which the application's sessions end, from now on in the hands of the test.
+    """From now on the application's sessions follow the clock that this returns, which the test can
+    set.
 
     TypeError unless the sessions are in memory: the clock of a server cannot be set.
     """

@@ -15,8 +15,9 @@ VERBS = (
     *("compare_and_set", "append", "expect", "touch", "renew", "rotate", "login", "invalidate"),
     *("list", "prune", "revoke", "end", "describe", "inspect", "scan"),
 )
-"""What a plan can be about. ``flash`` is an ``append``, and ``modify`` a read and a
-``compare_and_set``."""
+"""The operations that can fail. ``flash`` is an ``append``, and ``modify`` a read and a
+``compare_and_set``.
+"""
 
 
 class Fault:
@@ -54,7 +55,9 @@ class Fault:
 
 @contextmanager
 def _planned(app: object, fault: Fault, strike: Callable[[], None]) -> Iterator[None]:
-    """The fault, inside; an AssertionError where nothing was struck: the test shows nothing."""
+    """Apply the fault inside the block. AssertionError if no operation was affected, because such a
+    test proves nothing.
+    """
     store, trace = steer(app), Trace()
     fault.strike = strike
     with store.watched(trace.note), store.planned(fault):
@@ -77,11 +80,11 @@ def fail(
     error: type[StoreUnavailable] = StoreUnavailable,
 ) -> Iterator[None]:
     """``with fail(app, "read", after=2):`` inside, the third and every later read fails, and the
-    server has not done what it was asked.
+    server does not carry it out.
 
     ``what``: ``"any"``, ``"read"``, ``"write"``, ``"users"``, or a verb as the message of
-    :func:`round_trips` has it, such as ``"renew"``. ``times``: only so often. ``error``: another
-    one, such as StoreFull. AssertionError if no such operation was asked.
+    :func:`round_trips` has it, such as ``"renew"``. ``times``: fail only so often. ``error``: raise
+    this error, such as StoreFull. AssertionError if no such operation took place.
     """
 
     def strike() -> None:
@@ -95,7 +98,7 @@ def fail(
 def lose_reply(
     app: object, what: str = "any", *, after: int = 0, times: int | None = None
 ) -> Iterator[None]:
-    """The same, but the server has done what it was asked, and only its reply is lost."""
+    """The same, but the server carries out the operation, and only its reply is lost."""
 
     def strike() -> None:
         raise StoreUnavailable("a test's plan: the reply was lost")
@@ -108,7 +111,8 @@ def lose_reply(
 def delay(
     app: object, what: str = "any", *, seconds: float, after: int = 0, times: int | None = None
 ) -> Iterator[None]:
-    """The same, but nothing fails: it takes so many seconds more. ``redis.timeout`` does not
-    count here; for one that is exceeded use :func:`fail`."""
+    """The same, but nothing fails; the operation takes so many seconds longer. ``redis.timeout``
+    does not apply here; to test an exceeded timeout, use :func:`fail`.
+    """
     with _planned(app, Fault(what, after, times, early=True), lambda: time.sleep(seconds)):
         yield

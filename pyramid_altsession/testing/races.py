@@ -1,4 +1,4 @@
-"""Requests at the same time: every interleaving of what they ask of their sessions."""
+"""Requests at the same time, in every order in which their operations on sessions can happen."""
 
 import threading
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from .steering import turn
 
 S = TypeVar("S")
 PATIENCE = 60.0
-"""Seconds for a request's way from one operation to its next one."""
+"""Seconds that a request may take from one operation to the next."""
 
 
 class RaceFound(AssertionError):
@@ -45,7 +45,7 @@ class _Racer(Generic[S]):
         self._thread = threading.Thread(target=self._run, args=(request, state), daemon=True)
 
     def begin(self) -> None:
-        """Up to its first operation."""
+        """Run the request up to its first operation."""
         self._thread.start()
         self._wait()
 
@@ -96,8 +96,9 @@ class _Run(Generic[S]):
         self.schedule = ""
         self.steps: list[str] = []
         self.others: list[tuple[str, list[str]]] = []
-        """How interleavings begin that part from this one: the schedule, and the steps before the
-        last letter."""
+        """How other interleavings begin that differ from this one at some point: the schedule, and
+        the steps before its last letter.
+        """
 
     def play(self, beginning: str, steps: list[str]) -> None:
         begun = []
@@ -153,18 +154,19 @@ def race(
     schedule: str | None = None,
     limit: int = 2000,
 ) -> list[str]:
-    """Run requests at the same time, once for every order in which what they ask of their sessions
-    can come, and return these orders.
+    """Run requests at the same time, once for every order in which their operations on sessions can
+    happen, and return these orders.
 
-    Each run begins with ``setup()``, and what that returns is given to every request. All are sent
-    before any is served. In the end ``check(state, answer, answer, …)`` asserts what must hold.
-    RaceFound, an AssertionError, tells of the first order in which it does not, or in which a
-    request raises an error: with each operation, and with the ``schedule`` that runs only this
-    order again. In a schedule ``"ABBA"`` each letter is one operation of the first request (A), the
+    Each run begins with ``setup()``, and its result, the state, is passed to every request. All
+    requests are sent before any is served. In the end ``check(state, answer, answer, …)`` asserts
+    what must hold. RaceFound, an AssertionError, reports the first order in which ``check`` or a
+    request raises an error. It lists each operation, and the ``schedule`` that runs only this order
+    again. In a schedule ``"ABBA"`` each letter is one operation of the first request (A), the
     second (B), …
 
-    The applications are those that ``make_browser`` or ``steer`` have seen. Requests run in threads
-    of their own, one at a time. RuntimeError if there are more than ``limit`` orders.
+    The requests' applications must have been passed to ``make_browser`` or ``steer`` before.
+    Requests run in threads of their own, one at a time. RuntimeError if there are more than
+    ``limit`` orders.
     """
     if not 2 <= len(requests) <= len(ascii_uppercase):
         raise TypeError(f"race: wanted 2 to 26 requests, got {len(requests)}")

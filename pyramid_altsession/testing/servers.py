@@ -13,7 +13,7 @@ from ..stores.embedded import EmbeddedServer
 
 
 class PrivateServer:
-    """A server that nobody else knows; ``url`` is for ``altsession.redis.url``."""
+    """A private server; ``url`` is for ``altsession.redis.url``."""
 
     def __init__(self, directory: str) -> None:
         self.url = f"embedded://{directory}"
@@ -27,8 +27,8 @@ class PrivateServer:
 
 @contextmanager
 def private_server() -> Iterator[PrivateServer]:
-    """``with private_server() as server:`` a Valkey of the tests' own, which starts when it is
-    first used and is gone afterwards, whatever is still connected.
+    """``with private_server() as server:`` a private Valkey server, which starts when it is first
+    used and ends with the block, even if something is still connected.
 
     ConfigurationError without the extra ``embedded``.
     """
@@ -37,7 +37,7 @@ def private_server() -> Iterator[PrivateServer]:
     try:
         yield PrivateServer(directory)
     finally:
-        # A server whose socket is gone from its place ends.
+        # Without its socket the server ends itself.
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
             with suppress(FileNotFoundError, ConnectionError):

@@ -33,11 +33,11 @@ def testing_altsession(config: Configurator, data: Values | None = None) -> AltS
 
 @contextmanager
 def serving(request: Request) -> Iterator[Request]:
-    """``with serving(request):`` a ``DummyRequest`` is the request that is being served, as the
-    tween has it for requests of the application: ``SessionInfo.current`` is about its session.
+    """``with serving(request):`` makes a ``DummyRequest`` the request that is being served, as the
+    tween does for requests of the application, so that ``SessionInfo.current`` marks its session.
 
-    ``request.altsession`` is the session that it was made with; without one, that of a visitor
-    without a cookie.
+    ``request.altsession`` is the session that the request was made with; otherwise it is that of a
+    visitor without a cookie.
     """
     life = api_of(request).requests
     life.session(request)

@@ -16,11 +16,11 @@ from ..stores.traffic import Traffic
 turn: ContextVar[Callable[[Operation], None] | None] = ContextVar(
     "pyramid_altsession.testing.turn", default=None
 )
-"""What an operation waits for in this context, where ``race`` runs it."""
+"""In a request that ``race`` runs: called before each operation, to wait for its turn."""
 
 
 class Plan(Protocol):
-    """What is to happen to operations. What it raises is the store's error."""
+    """Called before and after operations. If it raises an error, the operation fails with it."""
 
     def before(self, operation: Operation) -> None: ...
 
@@ -28,8 +28,9 @@ class Plan(Protocol):
 
 
 class SteeredStore(ObservedStore):
-    """It stands next to the sessions, below a codec that seals: each operation that it is asked is
-    one round trip on an open connection."""
+    """It wraps the innermost store, below a codec that seals: each of its operations is one round
+    trip on an open connection.
+    """
 
     plans: tuple[Plan, ...] = ()
 
@@ -50,7 +51,7 @@ class SteeredStore(ObservedStore):
 
     @contextmanager
     def watched(self, observer: Observer) -> Iterator[None]:
-        """Have the observer called inside."""
+        """Call the observer for operations inside the block."""
         self.observers += (observer,)
         try:
             yield
@@ -59,7 +60,7 @@ class SteeredStore(ObservedStore):
 
     @contextmanager
     def planned(self, plan: Plan) -> Iterator[None]:
-        """Have the plan happen inside."""
+        """Apply the plan to operations inside the block."""
         self.plans += (plan,)
         try:
             yield
@@ -85,10 +86,11 @@ class SteeredStore(ObservedStore):
 
 
 def api_of(app: object) -> SessionAPI:
-    """The utility of an application, found by its registry. WSGI middleware that keeps what it
-    wraps as ``app`` or ``application`` is looked through, and so is WebTest's ``TestApp``.
+    """The ``SessionAPI`` of an application, found by its registry. It looks through WebTest's
+    ``TestApp``, and through WSGI middleware that keeps the wrapped application as ``app`` or
+    ``application``.
 
-    TypeError where there is none.
+    TypeError if it finds none.
     """
     found: object = app
     while found is not None:
@@ -107,11 +109,11 @@ def api_of(app: object) -> SessionAPI:
 
 
 def steer(app: object) -> SteeredStore:
-    """Put a store that tests can watch and steer in place of the application's own, once. It holds
-    for sessions that are opened from then on: for all later requests.
+    """Put a store that tests can watch and steer around the application's own, if that was not done
+    before. It applies to sessions that are opened from then on, so to all later requests.
 
     ``app``: what ``make_wsgi_app()`` returns, its registry, the Configurator, a ``TestApp`` around
-    it, or its SessionAPI. All that takes an ``app`` here calls this by itself.
+    it, or its SessionAPI. All functions here that take an ``app`` call this by themselves.
     """
     holder: SessionAPI | ObservedStore | SealedStore = api_of(app)
     while not isinstance(holder.store, SteeredStore):
@@ -124,11 +126,11 @@ def steer(app: object) -> SteeredStore:
 
 @contextmanager
 def round_trips(app: object, *, max: int = 1) -> Iterator[list[Step]]:
-    """``with round_trips(app, max=1):`` the sessions of the application are asked at most so often
-    inside, or it is an AssertionError that lists what they were asked.
+    """``with round_trips(app, max=1):`` AssertionError if the application's sessions need more
+    round trips inside; it lists the operations.
 
-    Gives the list, which grows. Each operation counts as one round trip, in memory too. Connecting
-    does not count, nor does a script's first journey to a server.
+    The block gets the growing list of operations. Each operation counts as one round trip, in
+    memory too. Connecting does not count, nor does sending a script to a server for the first time.
     """
     trace = Trace()
     with steer(app).watched(trace.note):

@@ -45,24 +45,24 @@ from .wire import (
 )
 
 OVER = (State.DEAD, State.ENDED, State.OWED, State.OTHER_USER, State.REUSED)
-"""States after which a session's id is nobody's any more."""
+"""States after which a session's id will not be used any more."""
 FROZEN = 30.0
 """Seconds after which a login that was held up gives up: its entry might be pruned."""
 ENTERING = 10_000
-"""Milliseconds in which an entry without a session may be that of a login under way."""
+"""Milliseconds in which an entry without a session may belong to a login under way."""
 MOST_CHECKED = 10_000
-"""Sessions of which it is remembered when their index was looked at."""
+"""Number of sessions for which the time of the last look at the index is remembered."""
 
 Seconds = float
 NO_LIMIT, LIMITED, REVOKED_SINCE = 0, -1, -2
 
 
 class ClusterSteps:
-    """What is said for each operation.
+    """The steps of each operation.
 
     A user's index has another node than the user's session. So a login enters the session into the
-    index first, and an end leaves it last: no signed-in session is ever one that its user cannot
-    find, whatever fails in between. An entry too many is harmless: the session decides.
+    index first, and an end leaves it last: whatever fails in between, a user can find every
+    signed-in session. A superfluous entry is harmless, because the session itself decides.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class ClusterSteps:
         return partial(self.map.say, key, address=address)
 
     def _read(self, operation: Read, address: Address | None) -> Steps[Reply]:
-        """Of several claims one after the other: each has its own node."""
+        """Reads several claims one after the other, because each has its own node."""
         states: list[State] = []
         for which, claim in enumerate(operation.claims):
             one = replace(operation, claims=(claim,))
@@ -159,7 +159,7 @@ class ClusterSteps:
             raise NotConnected("this process was held up in the middle of a login")
         alone = replace(operation, life=replace(life, limit=NO_LIMIT))
         reply = yield from self._write(alone)
-        if reply.state in OVER:  # else the entry may be that of somebody who was faster
+        if reply.state in OVER:  # otherwise the entry may belong to a call that was faster
             yield from self._leave(user, [id])
         if reply.state is not State.LIVE:
             return reply
@@ -178,15 +178,17 @@ class ClusterSteps:
         return reply
 
     def _listed(self, operation: Write, user: str) -> Steps[Reply]:
-        """Before a write, see that the user's index lists the session; an evicting server may have
-        dropped it. With every step of its life, and once in a touch interval."""
+        """Before a write, make sure that the user's index lists the session, because an evicting
+        server may have dropped the index. Done with every step of the session's life, and once in a
+        touch interval.
+        """
         if operation.life is None and not self._unlisted(operation):
             return (yield from self._write(operation))
         now = time.monotonic()
         try:
             revoked = yield from self._revoked(operation, user)
         except redis.RedisError:
-            revoked = False  # the session's own node serves; the next write looks again
+            revoked = False  # the session's own node works; the next write looks again
         else:
             if len(self._checked) >= MOST_CHECKED:
                 self._checked.clear()
@@ -198,7 +200,7 @@ class ClusterSteps:
         return replace(reply, state=State.ENDED, values=(), done=0, left=None)
 
     def _unlisted(self, operation: Write) -> bool:
-        """Whether it is time to see whether its user's index lists the session."""
+        """Whether it is time to check that the user's index lists the session."""
         ago = time.monotonic() - self._checked.get(operation.claim.id, -1e9)
         return 1000 * ago >= operation.timing.interval
 
@@ -231,7 +233,7 @@ class ClusterSteps:
         return int(entries)
 
     def _leave(self, user: str, ids: Iterable[str]) -> Steps[None]:
-        """The sessions are over whether this succeeds or not: entries that stay are pruned."""
+        """Remove the entries of ended sessions. If this fails, later logins prune them."""
         index = index_key(self._prefix, user)
         packet = pack_command((b"ZREM", index, *[id.encode() for id in ids]))
         try:
@@ -240,7 +242,9 @@ class ClusterSteps:
             self._leftovers.note(user)
 
     def _noting(self, user: str, steps: Steps[Reply]) -> Steps[Reply]:
-        """The same; if they fail, there may be an entry without a session."""
+        """Carry out the steps, and note the user if they fail, because an entry without a session
+        may be left.
+        """
         try:
             return (yield from steps)
         except redis.RedisError:
@@ -248,8 +252,9 @@ class ClusterSteps:
             raise
 
     def _tidy(self) -> Steps[None]:
-        """Forget the entries that a call left which failed more than a minute ago, of one user. The
-        login that does it has succeeded, whatever becomes of this."""
+        """Remove the entries of one user that a failed call left more than a minute ago. The login
+        that does this has succeeded, even if this fails.
+        """
         user = self._leftovers.due()
         if user is None:
             return
@@ -261,7 +266,9 @@ class ClusterSteps:
             self._leftovers.failed(user)
 
     def _listing(self, operation: Listing) -> Steps[Reply]:
-        """Entries come before their sessions: which of them are that young?"""
+        """Entries are written before their sessions: which entries are so young that the login may
+        be under way?
+        """
         packet, count = pack_many(operation, self._prefix)
         packet += pack_command((b"TIME",))
         index = index_key(self._prefix, operation.user)
@@ -280,7 +287,9 @@ class ClusterSteps:
         return nodes
 
     def _end(self, operation: End) -> Steps[Reply]:
-        """A packet to each node; where one was sent on or failed, one session after the other."""
+        """One packet to each node; if a packet was redirected or failed, one session after the
+        other.
+        """
         if operation.durable:
             return (yield from self._end_durably(operation))
         writes = {write.claim.id: replace(write, user=None) for write in operation.writes()}
@@ -297,13 +306,14 @@ class ClusterSteps:
                     )
             ended |= zip(ids, done, strict=True)
         over = [id for id, done in ended.items() if done]
-        if over and operation.user is not None:  # else entries are pruned with the next logins
+        if over and operation.user is not None:  # otherwise the next logins prune the entries
             yield from self._leave(operation.user, over)
         return Reply(State.LIVE, [ended[id] for id in operation.ids])
 
     def _end_durably(self, operation: End) -> Steps[Reply]:
-        """One session after the other. What is not confirmed stays in the index, so that another
-        call finds it."""
+        """One session after the other. Unconfirmed ones stay in the index, so that another call
+        finds them.
+        """
         done, confirmed = [], True
         for write in operation.writes():
             reply = yield from self._write(replace(write, durable=True))
@@ -318,7 +328,7 @@ class ClusterSteps:
         return Reply(State.LIVE, done, confirmed=confirmed)
 
     def _described(self, operation: Describe | Inspect) -> Steps[Reply]:
-        """The same for what is known of sessions."""
+        """The same for the descriptions of sessions."""
         found: dict[str, Any] = {}
         for address, ids in (yield from self._by_node(operation.ids)).items():
             part = replace(operation, ids=tuple(ids))
@@ -349,7 +359,7 @@ class ClusterSteps:
 
 
 def _alone(operation: Write) -> Write:
-    """Without the index, which is another node's."""
+    """The same write without the index, which is on another node."""
     return operation if operation.user is None else replace(operation, user=None)
 
 

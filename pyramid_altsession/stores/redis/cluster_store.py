@@ -19,8 +19,9 @@ from .waiting import Node, Pool, WaitingStore, carry_out
 
 
 class Nodes(dict[Address | None, Node[Pool]]):
-    """The nodes that were asked: the connections to each, and whether it is in trouble. One that is
-    not among them is added when it is looked up."""
+    """The nodes that were asked: the connections to each, and whether it is in trouble. Looking up
+    a node adds it.
+    """
 
     def __init__(self, map: SlotMap, name: str, build: Callable[[Address], Pool]) -> None:
         self._map = map
@@ -35,13 +36,13 @@ class Nodes(dict[Address | None, Node[Pool]]):
         return self.setdefault(address, Node(self._build(address), trouble))
 
     def _tidy(self) -> None:
-        """Forget nodes that have nothing to do any more."""
+        """Forget nodes that are not needed any more."""
         for address, (pool, trouble) in list(self.items()):
             if address not in self._map.primaries:
                 trouble.replaced()
                 pool.close()
                 if address not in self._map.seeds:
-                    self.pop(address, None)  # somebody else may have been faster
+                    self.pop(address, None)  # another thread may have been faster
 
     def close_idle(self) -> None:
         """Close the connections that are not in use; a later call opens new ones."""
@@ -50,8 +51,10 @@ class Nodes(dict[Address | None, Node[Pool]]):
 
 
 class ClusterStore(WaitingStore):
-    """The store contract on a cluster. Connections, and whether there is trouble, are a node's.
-    Reads go to primaries only: from a replica a session that was ended could still be read."""
+    """The store contract on a cluster. Each node has its own connections and its own state of
+    trouble. Reads go to primaries only, because a replica could still have a session that was
+    ended.
+    """
 
     def __init__(
         self, steps: ClusterSteps, connect: Connect, *, name: str, limit: int, wait: float
@@ -82,7 +85,7 @@ class ClusterStore(WaitingStore):
         return [ServerNode(shown((each,)), self._nodes[each].pool) for each in addresses]
 
     def pool_usage(self) -> list[PoolUsage]:
-        """How the pool of each node that was asked stands now. No round trip."""
+        """The state of the pool of each node that was asked. No round trip."""
         return [node.pool.usage(shown((at,))) for at, node in list(self._nodes.items()) if at]
 
     def close(self) -> None:

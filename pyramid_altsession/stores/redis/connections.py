@@ -26,7 +26,7 @@ Connect = Callable[[Address], Timed]
 def connections(
     settings: RedisSettings, embedded: EmbeddedServer | None = None
 ) -> Callable[[], Timed]:
-    """What builds an unconnected connection to the one server of the settings."""
+    """Returns a function that builds unconnected connections to the settings' single server."""
     if embedded is not None:
         return partial(UnixConnection, embedded.socket, **_common(settings))
     if settings.socket is not None:
@@ -36,7 +36,7 @@ def connections(
 
 
 def connect(settings: RedisSettings) -> Connect:
-    """What builds connections to servers, over TCP or TLS."""
+    """Returns a function that builds connections to servers, over TCP or TLS."""
     common = _common(settings)
     if not settings.ssl:
         return lambda address: TCPConnection(host=address[0], port=address[1], **common)
@@ -45,9 +45,10 @@ def connect(settings: RedisSettings) -> Connect:
 
 
 def _common(settings: RedisSettings) -> dict[str, Any]:
-    """redis-py's retries would execute a command several times; RESP3, driver names and
-    maintenance notifications would cost round trips at each connect and bring pushes nobody asked
-    for."""
+    """redis-py's retries would execute a command several times; RESP3, driver names and maintenance
+    notifications would cost round trips at each connect, and bring push messages that are not
+    wanted.
+    """
     credentials: dict[str, Any] = {"username": settings.username, "password": settings.password}
     if settings.password_file is not None:
         provider = PasswordFile(settings.username, settings.password_file)
@@ -64,8 +65,9 @@ def _common(settings: RedisSettings) -> dict[str, Any]:
 
 
 def tls_context(settings: RedisSettings) -> ssl.SSLContext:
-    """To make one takes longer than to connect. With ``ssl_ca_certs`` only those authorities are
-    trusted, not the system's."""
+    """Made once, because making a context takes longer than connecting. With ``ssl_ca_certs`` only
+    those authorities are trusted, not the system's.
+    """
     try:
         context = ssl.create_default_context(cafile=settings.ssl_ca_certs)
         context.check_hostname = settings.ssl_check_hostname
@@ -113,10 +115,11 @@ class TLSConnection(Timed, SSLConnection):
 
 
 class UnixConnection(Timed, UnixDomainSocketConnection):
-    """A connection to the socket that ``find`` gives each time it connects. The time that takes,
-    as an embedded server may have to be started, is not counted."""
+    """A connection to the socket that ``find`` returns each time it connects. The time that
+    ``find`` takes is not counted, because an embedded server may have to be started.
+    """
 
-    host = ""  # redis-py forgot this one
+    host = ""  # an attribute that redis-py does not set
 
     def __init__(self, find: Callable[[], str], **common: Any) -> None:
         super().__init__(**common)  # type: ignore[no-untyped-call]
@@ -126,7 +129,7 @@ class UnixConnection(Timed, UnixDomainSocketConnection):
         try:
             return self._connect_there()
         except (ConnectionRefusedError, FileNotFoundError):
-            return self._connect_there()  # the server went away since: another one may be there
+            return self._connect_there()  # the server has gone since; another one may be there
 
     def _connect_there(self) -> Any:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Errors that a server answers with, and what is logged of them."""
+"""The errors with which a server answers, and what is logged about them."""
 
 import logging
 import math
@@ -20,7 +20,9 @@ OUR_MISTAKES = (
     "wrong number of arguments",
     "syntax error",
 )
-"""How error replies begin (without ERR) that no server, proxy or plan is to blame for."""
+"""How error replies begin (without ERR) that are mistakes of this package, not of a server or
+proxy.
+"""
 
 
 LULL = 5.0
@@ -28,7 +30,7 @@ LULL = 5.0
 
 
 class NotConnected(redis.ConnectionError):
-    """Nothing was sent: there was no connection to be had."""
+    """Nothing was sent, because there was no connection."""
 
 
 class Need(IntEnum):
@@ -54,8 +56,9 @@ HINT = (
 
 
 class Trouble:
-    """Whether one server is in trouble. The log is told once for each change of state, and at most
-    once in LULL: connections that fail beside others that serve would fill it."""
+    """Whether one server is in trouble. Each change of state is logged once, and at most once in
+    LULL, because connections that fail beside others that work would fill the log.
+    """
 
     def __init__(self, name: str, hint: str = "") -> None:
         self._name = name
@@ -65,8 +68,10 @@ class Trouble:
         """What failed, while there is trouble."""
 
     def failure(self, operation: Operation, error: redis.RedisError) -> AltSessionError:
-        """Our error for one of redis-py's. A mistake in this package is raised as it is; whatever
-        else the server, or what stands before it, says instead of an answer is an outage."""
+        """The error of this package for one of redis-py. Errors that are mistakes of this package
+        are raised as they are; any other error reply, of the server or of a proxy in front of it,
+        is an outage.
+        """
         said = str(error) + command_of(str(error), operation)
         if said.startswith("WRONGTYPE"):
             return CorruptValue("the session's key on the server holds no hash")
@@ -84,15 +89,17 @@ class Trouble:
         return failure
 
     def served(self, operation: Operation) -> None:
-        """The server answered. Reads may go on while writes are refused, and touches while it is
-        full: so what failed has to succeed."""
+        """The server answered. But reads may work while writes are refused, and touches while the
+        server is full, so the trouble is over only when the kind of operation that failed succeeds
+        again.
+        """
         need = Need.of(operation)
         if need >= self.need if self.need else need is Need.READ:
             self.need = None
             log.warning("sessions: %s serves again", self._name)
 
     def replaced(self) -> None:
-        """Nobody will ask this server any more."""
+        """This server will not be asked any more."""
         if self.need is not None:
             self.need = None
             log.warning("sessions: %s is not asked any more: others serve", self._name)

@@ -6,18 +6,19 @@ from contextlib import suppress
 from ...protocol.messages import PRUNE_AGE
 
 MOST = 10_000
-"""How much is remembered. Entries of others go with later logins, as those of sessions that
-ended by themselves do."""
+"""Users that are remembered at most. Entries of other users are removed by later logins, like those
+of sessions that expired.
+"""
 OLD = PRUNE_AGE / 1000 + 1
-"""Seconds after which such an entry may be forgotten, by the clock of its server."""
+"""Seconds after which such an entry may be removed: then no login can be under way any more."""
 SPAN = 10.0
-"""Seconds within which all that is left of one user's calls is tidied together."""
+"""Calls of one user that fail within so many seconds are noted once."""
 AGAIN = 5.0
-"""Seconds after which it is tried again where that failed."""
+"""Seconds after which a failed attempt to tidy is repeated."""
 
 
 class Leftovers:
-    """Who they are, in the order in which that was noticed; those of this process."""
+    """The users whose calls failed in this process, in the order in which they failed."""
 
     def __init__(self) -> None:
         self._noted: dict[tuple[str, float], float] = {}
@@ -30,14 +31,16 @@ class Leftovers:
             self._noted[user, now // SPAN] = now
 
     def failed(self, user: str) -> None:
-        """This user's index was to be tidied, and could not."""
+        """An attempt to tidy this user's index failed."""
         if len(self._tried) < MOST:
             self._tried[user] = time.monotonic()
 
     def due(self) -> str | None:
-        """One whose index can be tidied now. The caller does it, and no other."""
+        """A user whose index can be tidied now, or None. Each user is given to one caller only, who
+        has to do it.
+        """
         now = time.monotonic()
-        with suppress(RuntimeError, StopIteration):  # others put and take; there are none
+        with suppress(RuntimeError, StopIteration):  # others change it, or it is empty
             user, since = next(iter(self._tried.items()))
             if now - since >= AGAIN and self._tried.pop(user, None) is not None:
                 return user

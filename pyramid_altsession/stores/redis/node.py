@@ -1,4 +1,4 @@
-"""One server of those that hold the sessions, asked about itself."""
+"""One of the servers that hold the sessions, to be asked about itself."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ class ServerNode:
         self._pool = pool
 
     def ask(self, *command: str) -> Any:
-        """A command of the server's, as ``INFO``. One round trip.
+        """Send the server a command, such as ``INFO``. One round trip.
 
         What the server refuses is redis.ResponseError; StoreUnavailable when it cannot be reached.
         """
@@ -34,11 +34,11 @@ class ServerNode:
         return no_errors(replies)[0]
 
     def hear(self, channel: str, wait: float) -> Iterator[bytes | None]:
-        """What is published to a channel, on a connection of its own; the first item is None: from
-        then on nothing is missed.
+        """Yields what is published to a channel, on a connection of its own. The first item is
+        None: from then on nothing is missed.
 
-        A server that says nothing for ``wait`` seconds is asked whether it is there, and has as
-        long to answer. Raises redis.ResponseError when it refuses, and StoreUnavailable when it is
+        If the server sends nothing for ``wait`` seconds, it gets a PING, and has ``wait`` seconds
+        to answer. Raises redis.ResponseError if the server refuses, and StoreUnavailable if it is
         away.
         """
         connection = None
@@ -70,7 +70,7 @@ def _published(connection: Timed, channel: str, wait: float) -> Iterator[bytes |
         except redis.ResponseError:
             if not hears:
                 raise
-            said = []  # who may not ask gets an answer too
+            said = []  # without the right, the server answers too
         asked = False
         if said[:1] == [b"message"]:
             yield said[2]
@@ -80,12 +80,12 @@ def _published(connection: Timed, channel: str, wait: float) -> Iterator[bytes |
 
 
 class Health(NamedTuple):
-    """What the servers tell of themselves.
+    """What the servers report about themselves.
 
-    ``latency``: seconds that the slowest one took to answer. ``role``: ``master``, or what another
-    one of them is. ``memory_free``: the part of ``maxmemory`` that is free, 0 to 1, of the fullest
-    one. None where no server tells, or where its user lacks the right ``+info``; ``memory_free``
-    also without a ``maxmemory``.
+    ``latency``: seconds that the slowest server took to answer. ``role``: ``master``, or the role
+    of a server that is no master. ``memory_free``: the part of ``maxmemory`` that is free on the
+    fullest server, 0 to 1. An attribute is None if no server reports it, or if the user lacks the
+    right ``+info``; ``memory_free`` also without a ``maxmemory``.
     """
 
     latency: float | None = None

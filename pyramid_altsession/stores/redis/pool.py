@@ -1,9 +1,9 @@
 """Connections, leased one packet at a time.
 
-redis-py builds and opens connections (TLS, AUTH, unix sockets); this hands them out itself, because
-a pool that takes back a connection with an unread reply hands one visitor's data to another. The
-rule: a connection whose replies were not all read is closed before anybody can get it again, and
-a process never speaks on one that another process opened.
+redis-py builds and opens connections (TLS, AUTH, unix sockets); this module hands them out itself,
+because a pool that takes back a connection with an unread reply hands one visitor's data to
+another. The rule: a connection whose replies were not all read is closed before anybody can get it
+again, and a process never speaks on one that another process opened.
 """
 
 import itertools
@@ -48,8 +48,8 @@ class PoolUsage(NamedTuple):
 class ConnectionPool:
     """At most ``limit`` connections of one process; the last one used is the first one taken.
 
-    A call has ``wait`` seconds for all that it does, from waiting for a connection to the last
-    reply. One that has to connect has the connection's ``connect_timeout``, where that is longer.
+    A call has ``wait`` seconds for everything, from waiting for a connection to the last reply. A
+    call that has to connect has the connection's ``connect_timeout``, if that is longer.
     """
 
     def __init__(self, build: Callable[[], Timed], *, limit: int, wait: float) -> None:
@@ -59,10 +59,10 @@ class ConnectionPool:
         self._reset()
 
     def _reset(self) -> None:
-        # Those that are not connected lie below those that are.
+        # Unconnected ones lie below connected ones, so a connected one is taken first.
         self._idle: deque[Timed] = deque()
-        # By number, in the order of their making. Weak: a connection that an exception tore out of
-        # our hands frees its place by itself.
+        # By number, in the order in which they were made. The references are weak, so that a
+        # connection that was lost through an exception frees its place by itself.
         self._places: dict[int, weakref.ref[Timed]] = {}
         self._numbers = itertools.count()
         self._away: tuple[float, str] | None = None
@@ -76,7 +76,7 @@ class ConnectionPool:
         return time.monotonic() + self._wait
 
     def exchange(self, packet: bytes, replies: int, end: float | None = None) -> list[Any]:
-        """Send one packet, read so many replies. Error replies are returned, not raised.
+        """Send one packet and read ``replies`` replies. Error replies are returned, not raised.
 
         ``end``: of the call, where it has begun before. Raises NotConnected when nothing was sent,
         redis.ConnectionError or redis.TimeoutError when it is not known what was carried out; the
@@ -112,16 +112,18 @@ class ConnectionPool:
         return PendingReplies(self, connection, idle, replies, pid)
 
     def apart(self) -> Timed:
-        """A connection that is opened now, is counted nowhere, and is never handed to anybody else.
-        Who asks for it closes it. Raises redis.RedisError."""
+        """A new connection that does not count and that no other call gets. The caller has to close
+        it. Raises redis.RedisError.
+        """
         connection = self._build()
         connection.end = time.monotonic() + connection.connect_timeout
         connection.connect()
         return connection
 
     def _broken(self, connection: Timed, idle: deque[Timed], error: BaseException) -> bool:
-        """Nobody gets its replies any more. Whether the server turned it away: then it counts as
-        one that could not be made."""
+        """Close the connection, so that no other call gets its replies. Returns whether the server
+        refused the connection itself: then it counts as not opened.
+        """
         turned_away = isinstance(error, redis.ConnectionError) and TURNED_AWAY in str(error)
         if turned_away:
             self._away = time.monotonic() + PAUSE, str(error)
@@ -132,7 +134,9 @@ class ConnectionPool:
         return turned_away
 
     def _timed_out(self, said: str) -> None:
-        """The idle connections lead to the same server: each would cost somebody the same time."""
+        """Close the idle connections too: they lead to the same server, and each would cost another
+        call a time-out.
+        """
         self.close()
         self._late += 1
         if self._late >= TOO_LATE:
@@ -142,8 +146,8 @@ class ConnectionPool:
         self._late, self._away = 0, None
 
     def usage(self, server: str) -> "PoolUsage":
-        """How it stands now. No round trip."""
-        away, mine = self._away, self._pid == os.getpid()  # else they are the parent's
+        """The state of the pool now. No round trip."""
+        away, mine = self._away, self._pid == os.getpid()  # after a fork they are the parent's
         known = [place() for place in list(self._places.values())] if mine else []
         in_use = max(sum(each is not None for each in known) - len(self._idle), 0)
         failing = away is not None and time.monotonic() < away[0]
@@ -151,19 +155,20 @@ class ConnectionPool:
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
-        with suppress(IndexError):  # others take and put back meanwhile
+        with suppress(IndexError):  # other threads take and put back meanwhile
             for _ in range(len(self._idle)):
                 self._idle.pop().disconnect()
 
     def _take(self, end: float = math.inf) -> Timed:
         """A connection with nothing unread in it. ``end``: of the call."""
-        if self._pid != os.getpid():  # whatever forked, and whether or not it runs hooks
+        if self._pid != os.getpid():  # notices every fork, also one that runs no hooks
             self._reset()
         connection: Timed | None
         while True:
             try:
-                # One that can be read at once was closed by the server, or holds what nobody waits
-                # for. Connecting may fail: others serve first.
+                # If there is something to read, the server closed the connection, or a reply is
+                # left over that nobody waits for. Connecting may fail, so other open connections
+                # come first.
                 while (connection := self._idle.pop())._sock is not None and connection.can_read():
                     connection.disconnect()
                     self._idle.appendleft(connection)
@@ -180,8 +185,10 @@ class ConnectionPool:
             time.sleep(0.001)
 
     def _another(self) -> Timed | None:
-        """A new connection, if there is a place for it. Without a lock, which an exception from
-        outside could leave locked, and a fork too: each step is whole, in any order of threads."""
+        """A new connection, if there is a place for it. It works without a lock, because an
+        exception from outside, or a fork, could leave a lock locked. Each step is atomic, in any
+        order of threads.
+        """
         places = self._places
         for number, known in list(places.items()):
             if known() is None:
@@ -192,19 +199,20 @@ class ConnectionPool:
         places[number] = weakref.ref(connection)
         if number in list(places)[: self._limit]:
             return connection
-        del places[number]  # somebody else was faster
+        del places[number]  # another thread was faster
         return None
 
     def _connect(self, connection: Timed, end: float) -> bool:
-        """Whether it is connected now. Else it is put back, and one that is may come free;
-        NotConnected where there is none."""
+        """Connect it; returns whether it is connected now. If not, it is put back, and a connected
+        one may come free; NotConnected if there is none.
+        """
         idle, away, cause = self._idle, self._away, None
         try:
             if away is None or time.monotonic() >= away[0]:
-                if away is not None:  # one call finds out whether the trouble is over, not all
+                if away is not None:  # only this call tries whether the trouble is over
                     self._away = time.monotonic() + PAUSE, away[1]
                 self._open(connection, end)
-                if self._late < TOO_LATE:  # else only an answer tells that it is over
+                if self._late < TOO_LATE:  # after time-outs, only an answer ends the trouble
                     self._away = None
                 return True
         except redis.RedisError as error:
@@ -231,18 +239,18 @@ class ConnectionPool:
         return any(each is not None and each.is_connected for each in known)
 
     def _reason(self) -> str:
-        """Why there is no connection to be had."""
+        """Why the call cannot get a connection, for the error's message."""
         away = self._away
-        if away is not None and self._idle:  # those that are not connected
+        if away is not None and self._idle:  # unconnected ones, while away
             return away[1]
         return f"all {self._limit} connections (redis.max_connections) are in use"
 
 
 class PendingReplies:
-    """A packet whose replies were not read yet.
+    """A packet whose replies have not been read yet.
 
-    One that is forgotten takes its connection along: its place becomes free, and what was not
-    read is nobody's.
+    If it is garbage-collected, its connection goes with it: the place becomes free, and no other
+    call gets the unread replies.
     """
 
     __slots__ = ("_connection", "_idle", "_pid", "_pool", "_replies")
@@ -257,7 +265,7 @@ class PendingReplies:
         self._replies = replies
 
     def receive(self, end: float | None = None) -> list[Any]:
-        """The replies; once. ``end``: of the call that asks for them now."""
+        """The replies; call it once only. ``end``: of the call that asks for them now."""
         connection = self._connection
         try:
             self._check_process()
@@ -277,7 +285,7 @@ class PendingReplies:
             raise redis.ConnectionError(FORKED)
 
     def close(self) -> None:
-        """Nobody wants the replies."""
+        """The replies are not wanted any more."""
         self._connection.disconnect()
         self._idle.appendleft(self._connection)
 

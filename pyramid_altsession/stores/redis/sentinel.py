@@ -29,11 +29,12 @@ class Discovery:
         self._packet = pack_command((b"SENTINEL", name, master.encode()))
 
     def find(self) -> Steps[Address]:
-        """Its address. NotConnected tells what each sentinel said."""
+        """The primary's address. NotConnected says what each sentinel answered."""
         said = []
         sentinels = self._sentinels
         for place, sentinel in enumerate(sentinels):
-            # One that does not answer leaves time for the others, and for the primary.
+            # Each gets only a part of the time, so that time is left for the others, and for the
+            # primary.
             share = len(sentinels) - place + 1
             try:
                 (answer,) = yield Ask(sentinel, self._packet, 1, share=share, lookup=True)
@@ -51,8 +52,9 @@ class Discovery:
 
 
 def check_role(replies: Sequence[Any]) -> None:
-    """NotConnected unless a primary answers HELLO. A replica would serve old values without a word.
-    HELLO, unlike ROLE, needs no right."""
+    """NotConnected unless a primary answers HELLO. A replica would silently serve old values.
+    HELLO, unlike ROLE, needs no right.
+    """
     (said,) = replies
     told = dict(zip(said[::2], said[1::2], strict=True)) if isinstance(said, list) else {}
     if told.get(b"role") != b"master":
@@ -61,7 +63,7 @@ def check_role(replies: Sequence[Any]) -> None:
 
 
 class Sentinels:
-    """Builds connections to whatever is the primary when they connect."""
+    """Builds connections to the server that is the primary when they connect."""
 
     def __init__(self, settings: RedisSettings) -> None:
         self._discovery = Discovery(settings.sentinels, settings.master or "")
@@ -77,7 +79,7 @@ class Sentinels:
         }
 
     def connection(self) -> Timed:
-        """An unconnected one."""
+        """An unconnected connection."""
         connection = self._connect(("", 0))
         connection.locate = self._find
         connection.greet = self._greet

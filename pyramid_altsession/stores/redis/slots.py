@@ -22,13 +22,13 @@ ASKING = pack_command((b"ASKING",))
 REFRESH = 0.1
 """Seconds between two looks at the map: a node that fails must not make every call look."""
 HOPS = 6
-"""How often one packet is sent on, at most."""
+"""How many redirections of one packet are followed at most."""
 SEVERAL = 3
-"""Nodes of the map that are asked for the new one, before the seeds."""
+"""How many nodes of the old map are asked for the new one, before the seeds."""
 
 
 def asking(packet: bytes) -> bytes:
-    """The same commands, each allowed at the node that is importing their slot."""
+    """The same commands, each with ASKING, for the node that is importing their slot."""
     reader, out = hiredis.Reader(), b""
     reader.feed(packet)
     while command := reader.gets():
@@ -37,8 +37,9 @@ def asking(packet: bytes) -> bytes:
 
 
 Table = tuple["array[int]", list[Address | None]]
-"""For each slot the place of its server among these. Small: the map is made anew in any thread, and
-each thread's part of the memory would keep room for it."""
+"""For each slot, the index of its server in the list. Two bytes for each: any thread may make the
+map anew, and each thread's memory arena keeps the freed room.
+"""
 
 
 def _table() -> Table:
@@ -46,9 +47,10 @@ def _table() -> Table:
 
 
 class SlotMap:
-    """The map. It is asked for when it is needed, and again when a node fails or sends on.
+    """The map of slots. It is fetched when it is first needed, and again when a node fails or
+    redirects.
 
-    The seeds are never forgotten: all nodes may get new addresses, and their names stay.
+    The seeds are kept for good: even if all nodes get new addresses, the seeds' names stay.
     """
 
     def __init__(self, seeds: Sequence[Address]) -> None:
@@ -56,15 +58,15 @@ class SlotMap:
         self.primaries: tuple[Address, ...] = ()
         """In the order of their slots."""
         self.changed: Callable[[], None] = lambda: None
-        """Called when there may be nodes that have nothing to do any more."""
+        """Called when some nodes may not be needed any more."""
         self._table = _table()
         self._looked = -REFRESH
         self._doubtful: Address | None = None
 
     def address(self, slot: int) -> Steps[Address]:
-        """The address of its server. NotConnected where there is none."""
+        """The address of the slot's server; NotConnected if there is none."""
         if self._doubtful is not None:
-            # It did not answer in time, and the call that waited for it had no time left to look.
+            # This server did not answer in time, and the call that waited had no time left to look.
             yield from self._refresh(self._doubtful)
             self._doubtful = None
         if self._owner(slot) is None:
@@ -75,7 +77,7 @@ class SlotMap:
         return found
 
     def known(self, key: bytes) -> Address | None:
-        """The address of the key's server, where nobody has to be asked for it."""
+        """The address of the key's server, if the map has it; else None."""
         return self._owner(key_slot(key)) if self._doubtful is None else None
 
     def _owner(self, slot: int) -> Address | None:
@@ -86,8 +88,9 @@ class SlotMap:
         self, key: bytes, packet: bytes, replies: int, repeatable: bool,
         address: Address | None = None,
     ) -> Steps[list[Any]]:  # fmt: skip
-        """One packet about one key, at the node that serves it, or at first at this address. Error
-        replies are returned."""
+        """Send one packet about one key to the node that serves it, or first to this address. Error
+        replies are returned.
+        """
         slot = key_slot(key)
         if address is None:
             address = yield from self.address(slot)
@@ -113,7 +116,7 @@ class SlotMap:
                     raise
                 address, asked = now_at, False
                 continue
-            # They are all about one key: if one was sent on, all of them are said again.
+            # All commands are about one key: if one was redirected, all of them are sent again.
             sent_on = next((answer for answer in answers if isinstance(answer, AskError)), None)
             if sent_on is None:
                 break
@@ -123,15 +126,17 @@ class SlotMap:
                 slots, owners = self._table
                 owners.append(address)
                 slots[slot] = owners.index(address)
-                if address not in self.primaries:  # until the map tells its place
+                if address not in self.primaries:  # until the map has been fetched
                     self.primaries += (address,)
                 yield from self._refresh(None)
         return answers
 
     def _refresh(self, failed: Address | None) -> Steps[None]:
-        """Ask for the map: nodes that are known in random order, the seeds, the failed one last."""
+        """Fetch the map: from known nodes in random order, then the seeds, and the failed node
+        last.
+        """
         if self.primaries and time.monotonic() < self._looked + REFRESH:
-            self.changed()  # this call may have been the last to speak to one that was replaced
+            self.changed()  # a node that was replaced may not be used any more after this call
             return
         self._looked = time.monotonic()
         known = [address for address in self.primaries if address != failed]
@@ -141,14 +146,14 @@ class SlotMap:
         asked = list(dict.fromkeys([*known[:SEVERAL], *others, *last]))
         said = []
         for place, address in enumerate(asked):
-            share = len(asked) - place + 1  # one that does not answer leaves time for the others
+            share = len(asked) - place + 1  # time has to be left for the others
             try:
                 replies = yield Ask(address, CLUSTER_SLOTS, 1, share=share, lookup=True)
                 (ranges,) = no_errors(replies)
             except redis.RedisError as error:
                 said.append(str(error))
                 continue
-            if ranges:  # else it has left the cluster, or has met nobody yet
+            if ranges:  # otherwise it has left the cluster, or has not joined one yet
                 self._take(address, ranges)
                 return
         if not self.primaries:
@@ -157,7 +162,7 @@ class SlotMap:
     def _take(self, asked: Address, ranges: Sequence[Any]) -> None:
         slots, owners = table = _table()
         for first, last, (name, port, *_), *_ in sorted(ranges, key=itemgetter(0)):
-            # Without a name, or with the one that stands for an unknown one, it is who was asked.
+            # An empty or unknown name means the node that was asked.
             host = asked[0] if name in (None, b"", b"?") else name.decode()
             if (host, port) not in owners:
                 owners.append((host, port))

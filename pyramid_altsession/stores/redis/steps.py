@@ -1,8 +1,8 @@
-"""What is said to servers, as steps without I/O.
+"""The dialogue with servers, as steps without I/O.
 
 A step yields :class:`Ask` and is sent the replies to it, error replies among them; or
-redis.ConnectionError, redis.TimeoutError or NotConnected is thrown into it. Drivers that
-wait and drivers that await share what is decided here: what is repeated, and where.
+redis.ConnectionError, redis.TimeoutError or NotConnected is thrown into it. Drivers that wait and
+drivers that await share the decisions made here: what is repeated, and where.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -35,9 +35,9 @@ Address = tuple[str, int]
 class Ask(NamedTuple):
     """One packet for one server.
 
-    ``address``: None for the one server there is. ``share``: take no more than this part of the
-    time that is left. ``anew``: on a new connection. ``lookup``: it is about the servers, not about
-    sessions.
+    ``address``: None if there is only one server. ``share``: take no more than this part of the
+    time that is left. ``anew``: use a new connection. ``lookup``: the packet is about the servers,
+    not about sessions.
     """
 
     address: Address | None
@@ -52,11 +52,11 @@ First = tuple[Address | None, bytes, int]
 """The first packet about an operation, and the number of its replies."""
 Steps = Generator[Ask, list[Any], T]
 Say = Callable[[bytes, int, bool], Steps[list[Any]]]
-"""Packet, number of replies, and whether it may be said twice."""
+"""Packet, number of replies, and whether it may be sent twice."""
 
 
 def write(operation: Write, prefix: bytes, say: Say) -> Steps[Reply]:
-    """The script by its hash; where the server does not know it, with its text."""
+    """Call the script by its hash; if the server does not know it, with its text."""
     (answer,) = yield from say(pack_write(operation, prefix), 1, operation.repeatable)
     if isinstance(answer, NoScriptError):
         packet = pack_write(operation, prefix, load=True)
@@ -65,7 +65,7 @@ def write(operation: Write, prefix: bytes, say: Say) -> Steps[Reply]:
 
 
 def end(writes: Sequence[Write], prefix: bytes, say: Say) -> Steps[list[bool]]:
-    """Which sessions were ended. The first script of the packet comes with its text."""
+    """End sessions; returns which were ended. The packet's first script is sent with its text."""
     packet = b"".join([pack_write(w, prefix, load=w is writes[0]) for w in writes])
     answers = yield from say(packet, len(writes), True)
     if any(isinstance(answer, NoScriptError) for answer in answers):
@@ -85,14 +85,16 @@ Milliseconds = int
 
 
 def confirmation(settings: RedisSettings) -> Milliseconds:
-    """How long replicas have to confirm a durable write: a third of a call's time. 0: there are
-    none, and a server that is lost brings no session back."""
+    """How long replicas have to confirm a durable write: a third of a call's time. 0: there are no
+    replicas, so no failover can bring a session back.
+    """
     return 0 if settings.scheme == "embedded" else round(settings.timeout * 1000 / 3)
 
 
 class Durably:
-    """Says something about a key, and in the same packet, so to the same server, asks whether a
-    replica has it. ``done``: whether one has."""
+    """Sends a packet about a key, and asks in the same packet, so on the same server, whether a
+    replica has confirmed it. ``done``: whether one has.
+    """
 
     def __init__(self, say: Say, key: bytes, prefix: bytes, wait: Milliseconds) -> None:
         self._say = say
@@ -110,7 +112,8 @@ class Durably:
 
 class OneServer:
     """All keys are on one server. ``wait``: how long replicas have to confirm a durable write; 0:
-    there are none."""
+    there are no replicas.
+    """
 
     def __init__(self, prefix: bytes, wait: Milliseconds = 500) -> None:
         self._prefix = prefix
@@ -140,7 +143,7 @@ class OneServer:
                 return (yield from many(operation, self._prefix, self._say))
 
     def _durably(self, operation: Write | End | Revoke) -> Steps[Reply]:
-        # One server: whatever was written before is confirmed with it.
+        # On one server this confirms all earlier writes too.
         say = Durably(self._say, self._prefix, self._prefix, self.wait)
         match operation:
             case Write():
@@ -157,7 +160,8 @@ class OneServer:
         except NotConnected:
             raise
         except redis.ConnectionError:
-            # The server closed an idle connection, or restarted. What is harmless is repeated.
+            # The server closed an idle connection, or restarted. Packets that may be sent twice are
+            # repeated.
             if not repeatable:
                 raise
             answers = yield Ask(None, packet, replies)
@@ -165,7 +169,7 @@ class OneServer:
             if isinstance(answer, MovedError):
                 raise _cluster(answer)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
-            # It has become a replica, and has done nothing: another one may be the primary.
+            # The server has become a replica, and did nothing: another one may be the primary.
             answers = yield Ask(None, packet, replies, anew=True)
         return answers
 

@@ -58,7 +58,7 @@ class RedisStore(WaitingStore):
         return [ServerNode(self._name, self._pool)]
 
     def pool_usage(self) -> list[PoolUsage]:
-        """How the pool stands now. No round trip."""
+        """The state of the pool now. No round trip."""
         return [self._pool.usage(self._name)]
 
     def close(self) -> None:

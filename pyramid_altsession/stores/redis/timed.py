@@ -1,4 +1,4 @@
-"""One connection of redis-py's, whatever it does bounded by one moment."""
+"""A connection of redis-py with one deadline for all that a call does with it."""
 
 import math
 import select
@@ -20,31 +20,36 @@ PLAIN = {bytes, int, list, type(None)}
 """Types of replies; any other is an error."""
 
 NOTHING = object()
-"""What the reader gives where no whole reply has come yet. Equal to no reply, as False is to 0."""
+"""What the reader returns while no whole reply has come. (Its default, False, is equal to the reply
+0.)
+"""
 
 
 def left(end: float) -> float:
-    """Seconds until then; never none, as a socket would take that for "do not wait"."""
+    """Seconds until ``end``; never 0, which a socket would take for "do not wait"."""
     return max(end - time.monotonic(), 0.001)
 
 
 class Timed(AbstractConnection):
-    """A connection of redis-py's, but whatever it does is over at one moment, ``end``.
+    """A connection of redis-py with one deadline, ``end``, for all that it does.
 
-    redis-py bounds each step by a timeout of its own: each address that it tries, each part of a
-    reply. Mix this in before its class. It cannot bound the resolver of host names.
+    redis-py applies its timeout to each step by itself: to each address that it tries, and to each
+    part of a reply. Mix this class in before redis-py's. It cannot bound the resolver of host
+    names.
     """
 
     end = math.inf  # in the seconds of time.monotonic()
     granted = -math.inf
-    """Until then whoever uses it has time, as the call that opened it had to wait for that: it may
-    have more to say than one packet."""
+    """The call that opened the connection may use it until then, beyond its own end, also for
+    several packets.
+    """
     host: str
     port: int
     locate: Callable[[float], tuple[str, int]] | None = None
-    """Says whenever it connects to whom, by this end; else it is always the same server."""
+    """Returns the address for each new connection, by the given end; None: always the same address.
+    """
     greet: "Callable[[Timed], None] | None" = None
-    """Looks at the server before anybody gets the connection."""
+    """Checks the server before the connection is used."""
     _poll: Callable[[int], list[tuple[int, int]]]
     _pending: Callable[[], int] | None
     _reader: Any
@@ -54,7 +59,7 @@ class Timed(AbstractConnection):
 
     @property
     def connect_timeout(self) -> float:
-        """Seconds that connecting may take, as it is configured."""
+        """Seconds that connecting may take, from the settings."""
         return self._socket_connect_timeout
 
     @property
@@ -86,7 +91,7 @@ class Timed(AbstractConnection):
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         self._poll = poll.poll
-        self._pending = getattr(sock, "pending", None)  # bytes that TLS has decrypted already
+        self._pending = getattr(sock, "pending", None)  # bytes that TLS has already decrypted
         return sock
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
@@ -95,13 +100,13 @@ class Timed(AbstractConnection):
             self.greet(self)
 
     def send(self, packet: bytes) -> None:
-        """Send it whole."""
-        if len(packet) > SMALL:  # less than that never waits
+        """Send the whole packet."""
+        if len(packet) > SMALL:  # smaller packets never wait
             self._bound()
         try:
             self._sock.sendall(packet)
         except OSError as error:
-            self.read_response()  # raises what the server said before it hung up, if it did
+            self.read_response()  # raises the server's last error reply, if any
             raise _translated(error) from error
         if Traffic.measured:
             sent(len(packet))
@@ -113,7 +118,7 @@ class Timed(AbstractConnection):
         try:
             while missing > 0:
                 self._read()
-                replies += islice(iter(gets, NOTHING), missing)  # what has come of them
+                replies += islice(iter(gets, NOTHING), missing)  # replies that have come
                 missing = count - len(replies)
             for reply in replies:
                 if reply.__class__ not in PLAIN and not isinstance(reply, redis.ResponseError):
@@ -126,12 +131,12 @@ class Timed(AbstractConnection):
         return replies
 
     def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
-        """For redis-py, which says hello with it."""
+        """Called by redis-py for the handshake."""
         for packet in command:
             self.send(packet)
 
     def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
-        """For redis-py too: the next reply; an error reply is raised."""
+        """Also called by redis-py: the next reply; an error reply is raised."""
         while (reply := self._reader.gets()) is NOTHING:
             self._read()
         if isinstance(reply, redis.RedisError):
@@ -142,7 +147,7 @@ class Timed(AbstractConnection):
         if self.end == -math.inf:
             raise redis.TimeoutError("the replies did not come in time")
         if self._bound() <= 0:
-            self.end = -math.inf  # one last look: this process may have been held up, not they
+            self.end = -math.inf  # one last look: perhaps this process was slow, not the server
         try:
             data = self._sock.recv(65536)
         except OSError as error:
@@ -154,8 +159,9 @@ class Timed(AbstractConnection):
         self._reader.feed(data)
 
     def _bound(self) -> float:
-        """Have the socket give up when the time is over, to 10 ms: most often, as it has been told
-        to by the call before. Returns the seconds that are left."""
+        """Set the socket's timeout to the time that is left, to 10 ms; most often the call before
+        has already set the same. Returns the seconds that are left.
+        """
         remaining = self.end - time.monotonic()
         if not -0.01 < remaining - self._told < 0.01:
             self._told = self.socket_timeout
@@ -163,14 +169,14 @@ class Timed(AbstractConnection):
         return remaining
 
     def can_read(self, timeout: float = 0) -> bool:
-        """Whether something unread waits in it, or its end: without waiting."""
+        """Whether something can be read, or the server has closed the connection. Does not wait."""
         if self._reader.has_data() or self._poll(0):
             return True
         return self._pending is not None and self._pending() > 0
 
 
 def _translated(error: OSError) -> redis.RedisError:
-    """redis-py's error for one of a socket's."""
+    """The error of redis-py that stands for this error of a socket."""
     if isinstance(error, TimeoutError):
         return redis.TimeoutError("no answer in time")
     return redis.ConnectionError(f"the connection broke: {error}")

@@ -22,10 +22,10 @@ class Connections(Protocol):
     """Connections to one server."""
 
     def exchange(self, packet: bytes, replies: int, end: float) -> Any:
-        """The replies to one packet, or what is awaited for them."""
+        """Send one packet; returns its replies, or an awaitable of them."""
 
     def close(self) -> None:
-        """Close those that are not in use; a later call opens new ones."""
+        """Close the connections that are not in use; a later call opens new ones."""
 
 
 Pool = TypeVar("Pool", bound=Connections)
@@ -41,7 +41,9 @@ class Node(NamedTuple, Generic[Pool]):
 def carry_out(
     steps: Steps[T], exchange: Callable[[Ask], list[Any]], outcome: Outcome | None = None
 ) -> T:
-    """What the steps return. ``outcome``: of what they have asked for already."""
+    """Carry out the steps; returns their result. ``outcome``: the outcome of their first question,
+    if that has been carried out already.
+    """
     try:
         while True:
             outcome = _outcome(advance(steps, outcome), exchange)
@@ -57,7 +59,7 @@ def _outcome(ask: Ask, exchange: Callable[[Ask], list[Any]]) -> Outcome:
 
 
 def advance(steps: Steps[T], outcome: Outcome | None) -> Ask:
-    """What the steps ask for next. StopIteration holds what they return."""
+    """The next question of the steps. When they are over, StopIteration holds their result."""
     if outcome is None:
         return next(steps)
     return steps.throw(outcome) if isinstance(outcome, redis.RedisError) else steps.send(outcome)
@@ -67,15 +69,16 @@ class Dialogue(Protocol):
     """Knows what to say for an operation."""
 
     def first(self, operation: Operation) -> First | None:
-        """What is said first of a read or a write, where the answer to it is nearly always all that
-        there is. None: the steps know."""
+        """The first packet of a read or a write, if its reply is nearly always the last one. None:
+        only the steps know the first packet.
+        """
 
     def execute(self, operation: Operation, first: First | None = None) -> Steps[Reply]:
         """The reply to it. ``first``: what has been said already; the steps begin with it."""
 
 
 class Call(Generic[Pool]):
-    """One call of an application: all that it says to servers is over by ``end``."""
+    """One call of an application: all its exchanges with servers are over by ``end``."""
 
     __slots__ = ("_servers", "_wait", "end", "trouble")
 
@@ -90,14 +93,14 @@ class Call(Generic[Pool]):
         self._wait = wait
         self.end = time.monotonic() + wait if end is None else end
         self.trouble = trouble
-        """Of the server that was asked last about a session."""
+        """The trouble of the server that was asked last about a session."""
 
     def restart(self) -> None:
-        """Its time begins now."""
+        """Begin the call's time again, now."""
         self.end = time.monotonic() + self._wait
 
     def turn_to(self, ask: Ask) -> Pool:
-        """The connections to whom this is said."""
+        """The connections to the server that this packet is for."""
         pool, trouble = self._servers[ask.address]
         if not ask.lookup:
             self.trouble = trouble
@@ -106,22 +109,23 @@ class Call(Generic[Pool]):
         return pool
 
     def exchange(self, ask: Ask) -> Any:
-        """As the connections do it: the replies, or what is awaited for them."""
+        """As ``exchange`` of the connections: the replies, or an awaitable of them."""
         return self.turn_to(ask).exchange(ask.packet, ask.replies, part(ask, self.end))
 
 
 def part(ask: Ask, end: float) -> float:
-    """When this packet's time is over, of a call that has to be over by ``end``."""
+    """The deadline for this packet, in a call that has to be over by ``end``."""
     now = time.monotonic()
     return end if ask.share == 1 else now + (end - now) / ask.share
 
 
 class SteppedStore(Generic[Pool]):
-    """What stores on servers have in common, whether they wait or await: the steps, and whom they
-    are said to.
+    """The part that waiting and awaiting stores on servers share: the steps, and the servers that
+    they are for.
 
-    The first step of a read or a write, which is nearly always its last, is taken without the cost
-    of a generator. Where it was not the last, the steps go on from its outcome.
+    The first step of a read or a write, which is nearly always its last one, is taken without a
+    generator, which would cost time. If it was not the last one, a generator continues from its
+    outcome.
     """
 
     def __init__(
@@ -138,7 +142,7 @@ class SteppedStore(Generic[Pool]):
         self._trouble = trouble
         self._wait = wait
         self.servers = servers
-        """By address; None where there is one server only."""
+        """By address; the key is None if there is one server only."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
@@ -147,7 +151,7 @@ class SteppedStore(Generic[Pool]):
         return Call(self.servers, trouble or self._trouble, self._wait, end)
 
     def _after(self, operation: Operation, first: First) -> Steps[Reply]:
-        """The steps, with the first of them taken."""
+        """The steps that remain after the first one."""
         steps = self._steps.execute(operation, first)
         next(steps)
         return steps
@@ -157,11 +161,14 @@ WaitingCall = Call[ConnectionPool]
 
 
 class WaitingStore(SteppedStore[ConnectionPool]):
-    """The store contract by way of steps. Thread-safe and fork-safe; connects when first used."""
+    """The store contract, carried out in steps. Thread-safe and fork-safe; connects when first
+    used.
+    """
 
     def execute(self, operation: Operation) -> Reply:
-        """One round trip for a read or a write; another one when a connection broke, the script
-        was not loaded, or a node sends on."""
+        """One round trip for a read or a write; another one if a connection broke, the script was
+        not loaded, or a node redirects.
+        """
         first = self._steps.first(operation)
         if first is None:
             return self.go_on(operation, self._steps.execute(operation), self._call())
@@ -189,7 +196,9 @@ class WaitingStore(SteppedStore[ConnectionPool]):
         call: Call[ConnectionPool],
         outcome: Outcome | None = None,
     ) -> Reply:
-        """The reply. ``outcome``: of what the steps have asked for already."""
+        """Carry out the remaining steps; returns the reply. ``outcome``: the outcome of the first
+        one.
+        """
         try:
             reply = carry_out(steps, call.exchange, outcome)
         except redis.RedisError as error:
@@ -199,11 +208,11 @@ class WaitingStore(SteppedStore[ConnectionPool]):
         return reply
 
     def send(self, operation: Read) -> PendingRead:
-        """The packet goes out; its reply is read later."""
+        """Send the packet; its reply is read later."""
         call, steps = self._call(), self._steps.execute(operation)
         ask = next(steps)
         try:
-            while ask.lookup:  # where to send it
+            while ask.lookup:  # the steps find where to send it
                 ask = advance(steps, _outcome(ask, call.exchange))
             sent = call.turn_to(ask).send(ask.packet, ask.replies, call.end)
         except redis.RedisError as error:
@@ -239,7 +248,7 @@ class Sent:
         return self._store.go_on(operation, self._steps, call, outcome)
 
     def cancel(self) -> None:
-        """The connection serves on where the reply has arrived; else it is closed."""
+        """If the reply has arrived, the connection stays open; otherwise it is closed."""
         if not self._sent.arrived:
             self._sent.close()
             return

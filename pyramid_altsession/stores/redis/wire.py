@@ -1,4 +1,4 @@
-"""Operations as packets, and what their replies say."""
+"""Turns operations into packets, and replies into values."""
 
 import base64
 import hashlib
@@ -111,7 +111,7 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
             remembered = None
             if facts.tti is not None and facts.deadline is not None:
                 remembered = int(facts.deadline) - now
-            if left == -2:  # it ended between the commands: the fields were read while it lived
+            if left == -2:  # it expired between the commands: the fields were read before
                 left = None
             return Reply(State.LIVE, values, now, left, which, facts, remembered)
         states.append(state)
@@ -125,14 +125,14 @@ def milliseconds(clock: Sequence[bytes]) -> int:
 
 @lru_cache(1024)
 def index_key(prefix: bytes, user: str) -> bytes:
-    """The key of a user's index: no user id, whatever is in it, gets into a key or a log."""
+    """The key of a user's index. It holds a hash, so that no user id gets into a key or a log."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(user.encode()).digest())
     return prefix + b"user:" + digest.rstrip(b"=")
 
 
 @lru_cache(256)
 def _times(timing: Timing) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """The script's arguments that the settings say, before and after the window."""
+    """The script's arguments that come from the settings, before and after the window."""
     before = timing.tti, timing.interval, timing.lifetime, timing.window
     flags = (b"r" if timing.reuse_ends else b"") + timing.notify
     limits = b"%d" % timing.max_keys, b"%d" % timing.max_bytes
@@ -262,8 +262,9 @@ def _keys(held: Sequence[bytes], now: int) -> dict[str, bytes] | None:
 
 
 def pack_confirmation(key: bytes, prefix: bytes, ms: int) -> bytes:
-    """What follows a write about this key, on its node: how many replicas have all of it. Two
-    replies. The key between braces is what a cluster chooses the node by."""
+    """Asks, after a write about this key and on the same node, how many replicas have confirmed it.
+    Two replies. The part of the key between braces makes a cluster choose the same node.
+    """
     written = prefix + b"durable:{" + key + b"}"
     script = pack_command((b"EVAL", CONFIRM_SCRIPT, b"1", written))
     return script + pack_command((b"WAIT", b"1", b"%d" % ms))
