@@ -1,4 +1,4 @@
-"""The utility: makes the session of a request, and of code without one."""
+"""The utility: makes sessions for requests, and for code without a request."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -71,10 +71,10 @@ class SessionAPI(APIBase):
 
     @classmethod
     def from_settings(cls, mapping: Mapping[str, object]) -> "SessionAPI":
-        """From ``{"redis": {"url": …}}``, ``{"redis.url": …}`` or an ``.ini`` file's
+        """Make one from ``{"redis": {"url": …}}``, ``{"redis.url": …}`` or an ``.ini`` file's
         ``{"altsession.redis.url": …}``, without Pyramid's configurator.
 
-        ConfigurationError tells every fault at once.
+        ConfigurationError lists all mistakes at once.
         """
         return cls(read_settings(from_ini(mapping) or mapping))
 
@@ -118,16 +118,16 @@ class SessionAPI(APIBase):
         return session
 
     def attach(self, id: str, userid: str | None) -> AltSession:
-        """The session with this id, if it is this user's (None: nobody's), for workers, websockets
-        and scripts that go on while its cookie is renewed. No round trip.
+        """The session with this id, if it belongs to this user (None: to nobody), for workers,
+        websockets and scripts that go on while its cookie is renewed. No round trip.
 
-        Reads prolong nothing; writes do, and are carried out only while the session lives and is
-        still this user's. Else any call is :exc:`SessionGone`, also for who attached before the
-        visitor signed in. It never makes a session, knows no cookie, and leaves the browser's
-        alone: ``login`` and ``renew`` are RuntimeError.
+        Reads do not prolong the session, but writes do. Calls are carried out only while the
+        session lives and still belongs to this user. Otherwise they raise :exc:`SessionGone`, also
+        if the visitor has signed in since. It never makes a session and does not affect the
+        browser's cookie, so ``login`` and ``renew`` raise RuntimeError.
 
-        An id opens the session here, where a visitor's cookie is not asked for. So take it from
-        ``altsession.id`` of a request, or a queue of your own, and never from what a visitor sends.
+        This needs no cookie: the id opens the session. So take the id from ``altsession.id`` of a
+        request, or from a queue of your own, and never from anything that a visitor sends.
         """
         driver = self._driver(self._state_of_id(id, userid), self._tell)
         return AltSession(driver, self.commands, self.settings.session)
@@ -142,46 +142,47 @@ class SessionAPI(APIBase):
         """The user's sessions, newest login first; ``current`` marks the one of the request
         that asks. Two round trips for up to 500 sessions, three with ``keys``.
 
-        The tween tells which request asks: without it ``current`` is False.
+        ``current`` needs the package's tween; without it, it is False.
         """
         return self._run(self._sessions_of(userid, keys))
 
     def invalidate_user(
         self, userid: str, keep: str | None = None, *, durable: bool = False
     ) -> int:
-        """End every session of the user, but the one with the id ``keep``; returns how many.
+        """End every session of the user, but the one with the id ``keep``; returns how many were
+        ended.
 
-        None keeps none, and ``request.altsession.id`` is None until the session was used: a view
-        that signs a user out everywhere else calls :meth:`AltSession.end_others
+        ``keep=None`` keeps none, and ``request.altsession.id`` is None until the session was used.
+        So a view that signs a user out everywhere else should call :meth:`AltSession.end_others
         <pyramid_altsession.AltSession.end_others>`.
 
-        Every session that existed when the call began is dead when it returns; a login that
-        comes later stays. So after a change of password: change it first, then call this.
-        ``durable``: wait until a replica has it; :exc:`NotDurable` if none confirms in time.
+        Every session that existed when the call began is dead when it returns; a login that comes
+        later stays. So change a password first, and then call this. ``durable``: wait until a
+        replica has confirmed; :exc:`NotDurable` if none does in time.
         """
         return self._run(self._invalidate_user(userid, keep, durable))
 
     def describe(self, id: str, *, keys: bool = False) -> SessionInfo | None:
-        """What is known of one session, None when there is none. One round trip, two with
-        ``keys``."""
+        """Information about one session, or None. One round trip, two with ``keys``."""
         return self._run(self._describe(id, keys))
 
     def values_of(self, id: str) -> dict[str, Any] | None:
-        """What a session holds, for administration; None when there is none. One round trip,
-        which prolongs nothing. A value that cannot be read is left out."""
+        """The keys and values of a session, for administration; None if there is none. One round
+        trip, which does not prolong the session. A value that cannot be read is left out.
+        """
         return self._run(self._values_of(id))
 
     def invalidate_id(self, id: str, userid: str | Unset | None = UNSET) -> bool:
-        """End one session by its public handle; False when there was none. One round trip.
+        """End one session by its public handle; False if there was none. One round trip.
 
-        ``userid``: only if it is this user's, whatever id a visitor's form may name; with None,
-        where nobody is signed in, no session is.
+        ``userid``: end it only if it belongs to this user, so that the id may come from a visitor's
+        form. With None, as if nobody is signed in, no session is ended.
         """
         return self._run(self._invalidate_id(id, userid))
 
     def invalidate_all(self, told: Callable[[int], object] | None = None) -> int:
-        """End every session there is; returns how many. A long walk that blocks nobody: ``told``
-        is called after each step of it with the number so far.
+        """End all sessions of the application; returns how many. A long walk that does not block
+        the server; ``told`` is called after each step with the number so far.
 
         Every session that existed when the call began is dead when it returns.
         """
@@ -193,9 +194,10 @@ class SessionAPI(APIBase):
         return number
 
     def scan(self, *, keys: bool = False) -> Iterator[SessionInfo]:
-        """Every session, by the server's cursor: a long walk that blocks nobody. A session that
-        begins or ends meanwhile may be missing, and one may come twice. With ``keys`` all that is
-        stored crosses the network."""
+        """Yields every session, by the server's cursor: a long walk that does not block the server.
+        A session that begins or ends meanwhile may be missing, and a session may come twice. With
+        ``keys`` all stored data crosses the network.
+        """
         for found in self._walk():
             yield from self._run(self._infos(found, keys))
 
@@ -220,8 +222,8 @@ class SessionAPI(APIBase):
         thread that asked for it. An error that it raises is logged, and fails no request. The same
         function given again is called once.
 
-        For metrics, panels and tests; to be called at the start. Without observers nothing is
-        measured.
+        For metrics, panels and tests. Call it when the application starts. Without observers
+        nothing is measured.
         """
         if not isinstance(self._store, ObservedStore):
             self._store = ObservedStore(self._store)
@@ -230,8 +232,9 @@ class SessionAPI(APIBase):
 
     @property
     def store(self) -> Store:
-        """Where the sessions are. Tests put another store around it, for sessions that are opened
-        from then on."""
+        """The store of the sessions. Tests can put another store around it, for sessions that are
+        opened from then on.
+        """
         return self._store
 
     @store.setter
@@ -239,17 +242,19 @@ class SessionAPI(APIBase):
         self._store = store
 
     def check(self) -> None:
-        """Raise :exc:`StoreUnavailable` unless the server answers and lets us do what we need; a
-        right that the server's user lacks is named.
+        """Raise :exc:`StoreUnavailable` unless the server answers and allows everything that
+        sessions need. The message names a missing right.
 
-        What a health check wants. Eight round trips: a session of its own begins, signs in and
-        ends. No list of sessions shows it, and it is gone by itself after five seconds at most.
+        For health checks. Eight round trips: it makes a session, signs it in and ends it. That
+        session is in no list, and ends by itself after five seconds at most.
         """
         self._run(every_need(self._timing))
 
     def health(self) -> Health:
-        """What the servers tell of themselves; see :class:`Health`. One round trip to each.
-        StoreUnavailable when one cannot be reached. :meth:`check` finds out whether they serve."""
+        """What the servers report about themselves; see :class:`Health`. One round trip to each.
+        StoreUnavailable if one cannot be reached. To find out whether sessions work, use
+        :meth:`check`.
+        """
         return health_of(self._nodes())
 
     def pool_usage(self) -> Sequence[PoolUsage]:
@@ -258,5 +263,5 @@ class SessionAPI(APIBase):
         return self._pools()
 
     def close(self) -> None:
-        """Give the connections back. The sessions stay; a later use connects again."""
+        """Close the connections. The sessions stay; a later use connects again."""
         self._store.close()

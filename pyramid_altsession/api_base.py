@@ -1,4 +1,4 @@
-"""What the plain and the awaitable utility have in common: whatever asks no server."""
+"""The part that the plain and the awaitable utility share: everything without I/O."""
 
 import logging
 import weakref
@@ -39,11 +39,11 @@ Notify = Callable[[object], None]
 
 
 class SessionInfo(NamedTuple):
-    """What may be shown of a session: nothing in it opens it. Times are UTC.
+    """Information about a session that may be shown: nothing in it gives access. Times are UTC.
 
-    ``last_seen`` is exact to ``session.touch_interval``; ``info`` is what the login
-    noted, empty where that cannot be read. ``login`` is the time of it, None without one. ``keys``:
-    each key of the session and how many bytes are stored for it; None unless they were asked for.
+    ``last_seen`` is exact to ``session.touch_interval``. ``info`` is the ``info`` of the login,
+    empty if it cannot be read. ``login`` is the time of the login, None without one. ``keys``: each
+    key of the session with the number of bytes stored for it; None unless you asked for keys.
     """
 
     id: str
@@ -58,7 +58,7 @@ class SessionInfo(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the keys and of what is stored for them; 0 unless they were asked for."""
+        """Bytes of the keys and their stored values; 0 unless you asked for keys."""
         return sum(len(key.encode()) + stored for key, stored in (self.keys or {}).items())
 
 
@@ -67,7 +67,7 @@ def _time(ms: int) -> datetime:
 
 
 class OpenedView(SessionView[AnyDriver]):
-    """What sessions without a request have in common: the same, and the cookie's value."""
+    """The part that plain and awaitable sessions without a request share."""
 
     __slots__ = ("_cookie",)
 
@@ -83,8 +83,9 @@ class OpenedView(SessionView[AnyDriver]):
 
     @property
     def token(self) -> str | None:
-        """What the visitor's cookie holds: a secret. ``renew`` and ``login`` change it. None when
-        the session is known to be no more. No round trip."""
+        """The value of the visitor's cookie, a secret. ``renew`` and ``login`` change it. None if
+        the session is known to be gone. No round trip.
+        """
         token = self.driver.state.current
         return None if token is None else self._cookie.value(token)
 
@@ -116,7 +117,7 @@ class APIBase(ABC):
 
     @abstractmethod
     def _request(self) -> Request | None:
-        """The one that is being served."""
+        """The request that is being served."""
 
     @abstractmethod
     def _current(self, found: Iterable[Description]) -> str | None:
@@ -158,7 +159,7 @@ class APIBase(ABC):
 
     def _describe(self, id: str, keys: bool) -> Steps[SessionInfo | None]:
         encodable("describe", id)
-        if len(id) != ID_LENGTH:  # it is some other key's name, perhaps an index's
+        if len(id) != ID_LENGTH:  # it is the name of another key, perhaps an index
             return None
         (known,) = yield from described([id])
         if known is None:
@@ -184,7 +185,7 @@ class APIBase(ABC):
             return False
         user = None
         if not isinstance(userid, Unset):
-            if not userid:  # an empty one would stand for whichever user it is
+            if not userid:  # an empty user id would mean any user
                 return False
             encodable("invalidate_id", userid)
             user = userid
@@ -204,7 +205,7 @@ class APIBase(ABC):
             self._tell(PendingEvent("invalidated", id, user, ADMINISTRATION))
 
     def _infos(self, found: list[Description], keys: bool) -> Steps[list[SessionInfo]]:
-        """Those of them that still live."""
+        """The SessionInfo of those that still live."""
         current = self._current(found)
         infos = [self._info(known, current) for known in found]
         if not keys:
@@ -229,7 +230,7 @@ class APIBase(ABC):
         )
 
     def _noted(self, info: bytes) -> Mapping[str, Any]:
-        # One that nobody can read hides no session: its user may be looking for it to end it.
+        # An unreadable ``info`` must not hide a session: its user may be looking for it to end it.
         with suppress(CorruptValue):
             return self.commands.decode("info", info) if info else {}
         return {}

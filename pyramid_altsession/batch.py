@@ -18,7 +18,7 @@ E = TypeVar("E")
 
 
 class Handle(Generic[T]):
-    """What a call in a batch gives, once the block is over."""
+    """The result of a call in a batch, once the block is over."""
 
     __slots__ = ("_call", "_error", "_results")
 
@@ -28,7 +28,9 @@ class Handle(Generic[T]):
         self._error: BaseException | None = RuntimeError("the batch was not sent yet")
 
     def result(self) -> T:
-        """The call's value; RuntimeError inside the block, and the block's error after one."""
+        """The call's value. Inside the block it raises RuntimeError; after a block that failed, the
+        block's error.
+        """
         if self._error is not None:
             raise self._error
         return self._call.result(self._results)
@@ -135,11 +137,11 @@ class BatchedCalls:
 
     def _begin(self) -> None:
         if self._closed is not _NOT_ENTERED:
-            raise RuntimeError(_OVER)  # or its calls would be sent twice
+            raise RuntimeError(_OVER)  # otherwise its calls would be sent twice
         self._closed = ""
 
     def _end(self, error: BaseException | None) -> Sequence[Verb]:
-        """What is to be sent."""
+        """The command to send."""
         self._closed = _OVER
         if error is not None:
             self._settle(RuntimeError("the batch was not sent: its block failed"))
@@ -148,7 +150,7 @@ class BatchedCalls:
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
-        """Whatever is raised meanwhile is what the handles raise."""
+        """If an error is raised inside, all handles raise it."""
         try:
             yield
         except Refused as refused:
@@ -177,12 +179,12 @@ class Batch(BatchedCalls):
 
     Each call returns a :class:`Handle`, whose ``.result()`` is the value after the block. All are
     carried out in their order, or none is: when the session is gone (:exc:`SessionGone`), when
-    ``increment`` meets something that is no number (TypeError), when the block itself fails.
+    ``increment`` finds something that is no number (TypeError), or when the block itself fails.
     Without a live session a batch that stores something makes one, as a single write would.
 
-    One round trip: a read of several keys, where nothing is written (what the request knows
-    already is not asked again), else one write, whose reads see the server. In a batch
-    ``compare_and_set`` compares with the value as this codec writes it.
+    One round trip. If nothing is written, it is one read, which does not ask again for keys that
+    the request knows already; otherwise it is one write, whose reads see the server's data. In a
+    batch ``compare_and_set`` compares with the value as this codec writes it.
     """
 
     def __init__(self, session: "AltSession") -> None:

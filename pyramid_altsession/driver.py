@@ -1,4 +1,4 @@
-"""Carry out what a session's calls ask, with a store that answers at once."""
+"""Carries out the calls of a session with a store that answers at once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -16,7 +16,7 @@ AnyStore = TypeVar("AnyStore")
 
 
 class Carrier(Generic[AnyStore]):
-    """The way between one session's state and the store.
+    """Connects one session's state with the store.
 
     Subscribers are told of a call's events when it is over, as they may use the session
     themselves.
@@ -33,7 +33,7 @@ class Carrier(Generic[AnyStore]):
 
     @property
     def dialogue(self) -> Dialogue:
-        """The steps of calls, which most requests do not need."""
+        """The steps of calls. Made when first used, as most requests do not need them."""
         return Dialogue(self.state)
 
     def _tell(self) -> None:
@@ -78,7 +78,7 @@ class Driver(Carrier[Store]):
                 self._tell()
 
     def fetch(self, names: tuple[str, ...], fresh: bool = False) -> None:
-        """Have these fields remembered, for ``shown``."""
+        """Read these fields into the field cache, for ``shown``."""
         state = self.state
         if state.sent is None and state.changes is None and names:
             self.execute(state.read(names, fresh=fresh))
@@ -86,14 +86,14 @@ class Driver(Carrier[Store]):
             self.run(self.dialogue.fetch(names, fresh))
 
     def ask(self, names: tuple[str, ...] | None, *, touch: bool = True) -> None:
-        """Have these fields remembered (None: all), as the server holds them."""
+        """Read these fields into the field cache (None: all), as the server has them."""
         if self.state.sent is None:
             self.execute(self.state.read(names, touch=touch))
         else:
             self.run(self.dialogue.ask(names, touch=touch))
 
     def write(self, *verbs: Verb) -> Sequence[Any]:
-        """Results of the verbs."""
+        """Carry out a write; returns the results of the verbs."""
         state = self.state
         if state.changes is None and state.sent is None and not state.several:
             return self.execute(state.write(*verbs))

@@ -65,9 +65,9 @@ UNCONFIRMED = "it was carried out, and no replica confirmed in time: it may be u
 class NotDurable(StoreUnavailable):
     """No replica confirmed a ``durable=True`` call in time.
 
-    The call was carried out, and its cookie is sent or dropped. But if the server is lost now, the
-    replica that follows it may not know: an ended session, or a replaced cookie, may come back. The
-    same call again asks again.
+    The call was carried out, and its cookie is sent or dropped. But if the server is lost now, a
+    replica without the change may take its place: an ended session, or a replaced cookie, may come
+    back. The same call again asks the replicas again.
     """
 
     explanation = (
@@ -80,8 +80,8 @@ class SessionFull(AltSessionError, HTTPConflict):
     """The session would have more keys than ``session.max_keys``, or more bytes than
     ``session.max_bytes``; nothing was written. It renders as 409.
 
-    Reads still work, and whatever adds nothing: ``remove``, a shorter value, ``renew``, ``login``,
-    ``invalidate``.
+    Reads still work, and so do calls that add nothing: ``remove``, a shorter value, ``renew``,
+    ``login``, ``invalidate``.
     """
 
     title = "Your session is full"
@@ -127,7 +127,7 @@ class FreshLoginRequired(AltSessionError, HTTPForbidden):
 
 
 class CorruptValue(AltSessionError, ValueError):
-    """What is stored under one key cannot be decoded; ``set`` or ``remove`` repairs it."""
+    """The stored bytes of one key cannot be decoded; repair it with ``set`` or ``remove``."""
 
 
 class ValueTooLarge(AltSessionError, ValueError):

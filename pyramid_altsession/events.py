@@ -13,7 +13,9 @@ __all__ = ["SessionCreated", "SessionInvalidated", "SessionRenewed", "TokenRejec
 
 class SessionEvent:
     """``id``: the session's public handle. ``request``: the request, or None. ``userid``: the
-    session's user as far as it was known, or None. ``reason``: what made it happen."""
+    session's user as far as it was known, or None. ``reason``: a short text that says why it
+    happened.
+    """
 
     def __init__(
         self,
@@ -38,7 +40,7 @@ class SessionCreated(SessionEvent):
 
 @implementer(ISessionRenewed)
 class SessionRenewed(SessionEvent):
-    """A session answers to a new cookie; the old one is dead."""
+    """A session has a new cookie; the old one no longer works."""
 
 
 @implementer(ISessionInvalidated)
@@ -50,19 +52,19 @@ class SessionInvalidated(SessionEvent):
 class TokenRejected(SessionEvent):
     """A cookie named a live session with a wrong verifier: stale, guessed or stolen.
 
-    The session is not harmed by it, and the visitor is one without a session.
+    The session is not harmed, and the visitor is treated as one without a session.
     """
 
 
 LIMIT, ADMINISTRATION = "max_sessions_per_user", "administration"
-"""Reasons that also tell who asked for it."""
+"""Reasons that also say who asked for it."""
 
 
 def event_line(kind: str, event: SessionEvent, asking: Request | None) -> str:
     """An event as one JSON object, for the log. ``asking``: the request that is being served.
 
-    ``address`` is who connected (REMOTE_ADDR): what a visitor can forge in a header, as
-    X-Forwarded-For, is for the server in front to judge.
+    ``address`` is REMOTE_ADDR. Headers such as X-Forwarded-For are not used, because a visitor can
+    forge them; the server in front has to check them.
     """
     by = "program" if asking is None else "page"
     if event.reason in (LIMIT, ADMINISTRATION):

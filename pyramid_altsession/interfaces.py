@@ -1,4 +1,4 @@
-"""What is promised, in short. Read this first; the classes tell the whole.
+"""The public interfaces, in short. Read this first; the classes have the details.
 
 =====================  ==================================================
 ISessionAPI            :class:`pyramid_altsession.api.SessionAPI`
@@ -30,11 +30,12 @@ __all__ = [
 
 
 class Codec(Protocol):
-    """Value <-> bytes of one key. Whole numbers are their decimal digits, lists JSON's, where
-    ``increment`` and ``flash`` are to work."""
+    """Value <-> bytes of one key. For ``increment`` and ``flash`` to work, whole numbers have to be
+    stored as decimal digits, and lists as JSON.
+    """
 
     def encode(self, key: str, value: Any) -> bytes:
-        """TypeError names the key and where in the value the fault is."""
+        """A TypeError has to name the key, and the place of the fault within the value."""
 
     def decode(self, key: str, raw: bytes) -> Any:
         """A new object each time; CorruptValue when the bytes are not this codec's."""
@@ -45,10 +46,12 @@ class SealingCodec(Codec, Protocol):
     """A codec whose bytes are sealed on their way to the server, each for its session and key."""
 
     def seal(self, id: str, key: str, plain: bytes) -> bytes:
-        """Not beginning with ``@``, and at most 64 bytes longer."""
+        """The sealed bytes, which do not begin with ``@`` and are at most 64 bytes longer."""
 
     def unseal(self, id: str, key: str, sealed: bytes) -> bytes | None:
-        """None when it was not sealed for this session and key, or not by us."""
+        """The plain bytes; None if they were not sealed for this session and key, or not with our
+        secrets.
+        """
 
 
 class ISessionAPI(Interface):
@@ -76,13 +79,13 @@ class ISessionAPI(Interface):
         """SessionInfo of one session, or None; with keys and sizes."""
 
     def values_of(id):
-        """What a session holds, or None; for administration."""
+        """The keys and values of a session, or None; for administration."""
 
     def invalidate_id(id, userid=...):
         """End one session by its public handle; with userid, only if it is this user's."""
 
     def health():
-        """What the servers tell of themselves, as Health."""
+        """What the servers report about themselves, as Health."""
 
     def pool_usage():
         """The connections of this process to each server, as PoolUsage. No I/O."""
@@ -97,10 +100,12 @@ class ISessionAPI(Interface):
         """Have ``observer(observation)`` called after each operation on the store."""
 
     def check():
-        """Raise StoreUnavailable unless the server answers and lets us do what we need."""
+        """Raise StoreUnavailable unless the server answers and allows everything that sessions
+        need.
+        """
 
     def close():
-        """Give the connections back."""
+        """Close the connections."""
 
 
 class IAltSession(Interface):
@@ -140,10 +145,10 @@ class IAltSession(Interface):
         """Remove one key or many; how many were there."""
 
     def pop(key, default=None):
-        """Take a value out; one caller gets it."""
+        """Remove a value and return it; only one caller gets it."""
 
     def setdefault(key, value):
-        """Store unless there is a value; what is stored afterwards."""
+        """Store a value unless there is one; returns the value that is stored afterwards."""
 
     def increment(key, by=1):
         """Add to a whole number; the sum."""
@@ -152,7 +157,7 @@ class IAltSession(Interface):
         """Store if the stored value equals what is expected."""
 
     def modify(key, function, default=None):
-        """Replace a value by function(value), however many do so at once."""
+        """Replace a value by function(value), safely, even if several requests do so at once."""
 
     def batch():
         """Several calls in one round trip, as the block of a with statement."""
@@ -199,7 +204,7 @@ class ISessionCreated(ISessionEvent):
 
 
 class ISessionRenewed(ISessionEvent):
-    """A session answers to a new cookie."""
+    """A session has a new cookie."""
 
 
 class ISessionInvalidated(ISessionEvent):

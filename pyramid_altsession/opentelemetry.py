@@ -1,7 +1,7 @@
 """Spans for OpenTelemetry: ``config.include("pyramid_altsession.opentelemetry")``.
 
 A span for each operation on the store, below the span that is current then. They go to the tracer
-provider that the application has set. ``docs/monitoring.rst`` tells what they hold.
+provider that the application has set. ``docs/monitoring.rst`` says what they hold.
 """
 
 import time
@@ -52,7 +52,7 @@ def trace_operation(seen: Observation) -> None:
 
 
 def includeme(config: Configurator) -> None:
-    """Trace what this application's sessions do."""
+    """Trace the operations of this application's sessions."""
     config.include("pyramid_altsession")
     registry = config.registry
 

@@ -1,7 +1,7 @@
 """Metrics for Prometheus: ``config.include("pyramid_altsession.prometheus")``.
 
 They are in ``prometheus_client``'s default registry; the application serves that registry's page as
-it serves its other metrics. ``docs/monitoring.rst`` tells what each one means.
+it serves its other metrics. ``docs/monitoring.rst`` says what each one means.
 """
 
 import weakref
@@ -86,7 +86,7 @@ def count_operation(seen: Observation) -> None:
 
 def round_trips_tween_factory(handler: Handler, registry: Registry) -> Handler:
     def round_trips_tween(request: Request) -> Response:
-        if _sent.get() is None:  # else it is part of a request that is counted
+        if _sent.get() is None:  # otherwise a request counts it
             token = _sent.set([])
             request.add_finished_callback(lambda request: _finish(token))
         return handler(request)
@@ -95,7 +95,7 @@ def round_trips_tween_factory(handler: Handler, registry: Registry) -> Handler:
 
 
 def _finish(token: "Token[list[int] | None]") -> None:
-    """The response callbacks have run, and so the request asks nothing more."""
+    """Called after the response callbacks, when the request asks nothing more."""
     REQUEST_ROUND_TRIPS.observe(sum(_sent.get() or ()))
     _sent.reset(token)
 
@@ -106,16 +106,16 @@ def count_event(event: object) -> None:
 
 
 def count_response(event: NewResponse) -> None:
-    """The subscriber to responses. An error that a view itself has caught is none."""
+    """The subscriber to responses. An error that a view caught itself does not count."""
     told = event.response
-    if not isinstance(told, AltSessionError):  # else a page of the application's may tell of it
+    if not isinstance(told, AltSessionError):  # otherwise a page of the application may report it
         told = event.request.exception
     name = type(told).__name__ if isinstance(told, AltSessionError) else "none"
     RESPONSES.labels(name).inc()
 
 
 class Pools(Collector):
-    """The pools of connections, as they are when somebody asks. No round trip."""
+    """The pools of connections, read when the metrics page is requested. No round trip."""
 
     def __init__(self) -> None:
         self.apis: weakref.WeakSet[SessionAPI] = weakref.WeakSet()
@@ -124,7 +124,7 @@ class Pools(Collector):
         return families()
 
     def collect(self) -> Iterator[Metric]:
-        """Of applications that use one server the numbers are added."""
+        """The numbers of several applications that use the same server are added."""
         found: dict[str, list[PoolUsage]] = defaultdict(list)
         for api in list(self.apis):
             for usage in api.pool_usage():
@@ -155,8 +155,9 @@ REGISTRY.register(POOLS)
 
 
 def includeme(config: Configurator) -> None:
-    """Count what this application's sessions do. Applications of one process are counted
-    together."""
+    """Count the operations of this application's sessions. Applications in one process are counted
+    together.
+    """
     config.include("pyramid_altsession")
     registry = config.registry
 

@@ -29,7 +29,7 @@ def _no_dict(call: str) -> TypeError:
 
 
 class SessionView(Generic[AnyDriver]):
-    """What plain and awaitable sessions have in common: whatever asks no server."""
+    """The part that plain and awaitable sessions share: everything without I/O."""
 
     __slots__ = ("_settings", "commands", "driver")
 
@@ -45,8 +45,8 @@ class SessionView(Generic[AnyDriver]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.driver.state.status.name.lower()} {self.id}>"
 
-    # Nothing is loaded or saved unasked, so it is no dict. The error names the call to use instead,
-    # and ``Never`` has type checkers report it too.
+    # It is no dict, because nothing is loaded or saved unless a call asks for it. The error names
+    # the call to use instead, and because of ``Never`` type checkers report it too.
 
     def __getitem__(self, key: Never) -> Never:
         raise _no_dict(f'get("{key}")')
@@ -75,7 +75,7 @@ class SessionView(Generic[AnyDriver]):
         return self.driver.state.new
 
     def _born(self) -> datetime | None:
-        """As far as it was fetched."""
+        """The time of creation, if it was fetched."""
         raw = self.driver.state.cache.fields.get(CREATED)
         return None if raw is None else datetime.fromtimestamp(int(raw) / 1000, UTC)
 
@@ -85,7 +85,7 @@ class SessionView(Generic[AnyDriver]):
         return None if raw is None or now is None else (now - int(raw)) / 1000
 
     def _steps_together(self, verbs: Sequence[Verb]) -> Steps[Sequence[Any]]:
-        """Those of a batch: one read, where it asks for nothing else."""
+        """The steps of a batch: one read, if it contains nothing else."""
         dialogue = self.driver.dialogue
         if all(isinstance(verb, Get | Everything) for verb in verbs):
             return dialogue.look_up(verbs)
@@ -192,7 +192,7 @@ class AltSession(SessionView[Driver]):
         longer than ``session.max_value_bytes``; then nothing is sent.
 
         ``ttl``: seconds until this value ends, by the server's clock (None: with the session).
-        ``set`` without it takes an earlier one off; what changes a value in place keeps it.
+        ``set`` without it removes an earlier end; calls that change a value in place keep the end.
         """
         self._do(self.commands.set(key, value, ttl))
 
@@ -216,9 +216,10 @@ class AltSession(SessionView[Driver]):
     def pop(self, key: str, default: Any = None) -> Any: ...
 
     def pop(self, key: Key, default: Any = UNSET) -> Any:
-        """Take a value out: of several callers one gets it, the others ``default`` (None).
+        """Remove a value and return it: of several callers only one gets it, the others get
+        ``default`` (None).
 
-        :exc:`CorruptValue` when it cannot be decoded; it is taken out all the same.
+        :exc:`CorruptValue` if it cannot be decoded; it is removed all the same.
         """
         return self._do(self.commands.pop(key, default))
 
@@ -241,7 +242,7 @@ class AltSession(SessionView[Driver]):
     def compare_and_set(self, key: Key, expected: Any, value: Any) -> bool:
         """Store ``value`` if the stored one equals ``expected`` (None also stands for no value).
 
-        Of several callers with the same expectation one succeeds. One round trip, unless the
+        Of several callers that expect the same value, one succeeds. One round trip, unless the
         same value is stored in other JSON (spaces, order, an older version): then one more.
         """
         return self.driver.run(self._calls.compare_and_set(key, expected, value))
@@ -261,14 +262,17 @@ class AltSession(SessionView[Driver]):
     def modify(self, key: Key, function: Callable[[Any], Any], default: Any = UNSET) -> Any:
         """Replace a value by ``function(value)`` and return the new one.
 
-        Reads, applies and writes if unchanged, again if somebody was faster: two round trips
-        when nobody is. ``function`` may run several times and gets ``default`` (None) where there
-        is no value. RuntimeError after 100 tries.
+        It reads the value, applies the function, and writes the result if the value is unchanged.
+        If another request was faster, it starts again. Two round trips if none was. ``function``
+        may run several times and gets ``default`` (None) where there is no value. RuntimeError
+        after 100 tries.
         """
         return self.driver.run(self._calls.modify(key, function, default))
 
     def touch(self) -> bool:
-        """Restart the time to idle; False without a live session. Uses do that by themselves."""
+        """Restart the time to idle; False without a live session. Other calls do that by
+        themselves.
+        """
         return self.driver.step(Touch())
 
     def renew(self, *, durable: bool = False) -> bool:
@@ -287,8 +291,9 @@ class AltSession(SessionView[Driver]):
     def prefetch(self, *keys: Key) -> None:
         """Ask for these keys now and go on; the answer is taken when the first of them is used.
 
-        The view's own work and the round trip overlap. No error here: a call that uses a key which
-        did not come asks again. Values that are not used by the end of the request are dropped.
+        The view's own work and the round trip overlap. If the read fails, ``prefetch`` raises no
+        error; a call that uses one of the keys asks again. Values that are not used by the end of
+        the request are dropped.
         """
         names = tuple([field_name(key) for key in keys])
         with suppress(SessionGone, StoreUnavailable):  # the call that uses a key raises it
@@ -318,11 +323,11 @@ class AltSession(SessionView[Driver]):
     ) -> None:
         """Sign a user in: new verifier and cookie, same data, and a new lifetime.
 
-        The old cookie is dead at once, and so is the CSRF token: who planted the session knows
-        both. Another user's session is ended, and nothing of it is kept. ``remember``: seconds
-        for which this session and its cookie last, used or not. ``info``: what
-        ``sessions_of(userid)`` shows of this session, at most 512 bytes of JSON. ``durable``: as
-        for :meth:`invalidate`.
+        The old cookie and the CSRF token stop working at once, because somebody who planted the
+        session knows both. Another user's session is ended, and nothing of it is kept.
+        ``remember``: seconds for which this session and its cookie last, even without use.
+        ``info``: what ``sessions_of(userid)`` shows of this session, at most 512 bytes of JSON.
+        ``durable``: as for :meth:`invalidate`.
 
         One round trip on a live session. It works on a full server, and after
         :exc:`SessionGone`. :exc:`TooManySessions` as ``session.on_max_sessions`` says.
@@ -334,11 +339,12 @@ class AltSession(SessionView[Driver]):
         return self.invalidate(durable=durable)
 
     def end_others(self) -> int:
-        """End all other sessions of the user who is signed in here; returns how many. This one
-        stays, whether it was used before in this request or not.
+        """End all other sessions of the user who is signed in here; returns how many. This session
+        stays, even if the request has not used it before.
 
-        0 without a login. :exc:`SessionGone` when this session ended meanwhile: then none is.
-        After a change of password: change it first, then call this.
+        0 without a login. :exc:`SessionGone` if this session has ended meanwhile; then no session
+        is ended. When a user changes the password, store the new password first, and then call
+        this.
         """
         return self.driver.run(self._calls.end_others())
 
@@ -351,7 +357,8 @@ class AltSession(SessionView[Driver]):
         starts a new session. :exc:`SessionGone` when another request has just renewed the
         session: it is still alive under its newer cookie, and was not ended.
 
-        ``durable``: wait until a replica has it, so that no failover brings the session back;
+        ``durable``: wait until a replica has confirmed, so that no failover brings the session
+        back;
         :exc:`NotDurable` if none confirms within a third of ``redis.timeout``.
         """
         return self._end(self._calls.invalidate(), durable)
@@ -362,14 +369,14 @@ class AltSession(SessionView[Driver]):
         self.driver.execute(self.driver.state.create(*self.commands.mset(values).verbs))
 
     def together(self, verbs: Sequence[Verb]) -> Sequence[Any]:
-        """Results of a batch."""
+        """Send a batch; returns its results."""
         return self.driver.run(self._steps_together(verbs))
 
     def _look_up(self, call: Command[T], fresh: bool) -> T:
         return call.result(self.driver.run(self.driver.dialogue.look_up(call.verbs, fresh)))
 
     def _end(self, steps: Steps[T], durable: bool) -> T:
-        """Of a session, or of its cookie."""
+        """The end of a session, or of its cookie."""
         return self.driver.run(self._calls.durably(steps) if durable else steps)
 
     def _do(self, call: Command[T]) -> T:

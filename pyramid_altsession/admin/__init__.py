@@ -1,4 +1,4 @@
-"""A page that shows and ends sessions, for whom the application permits it.
+"""A page that shows and ends sessions, for users to whom the application gives a permission.
 
 ``config.include("pyramid_altsession.admin", route_prefix="/admin/sessions")``, and
 ``altsession.admin_permission`` in the settings.
@@ -16,7 +16,7 @@ from .views import end, search, session
 
 
 def includeme(config: Configurator) -> None:
-    """Routes and views. The application does not start where anybody could use them."""
+    """Add routes and views. The application does not start if anybody could use them."""
     permission = read_settings(from_ini(config.registry.settings or {})).admin_permission
     if not permission or permission == NO_PERMISSION_REQUIRED:
         raise ConfigurationError(
@@ -48,8 +48,9 @@ def includeme(config: Configurator) -> None:
 
 
 def _check(config: Configurator) -> None:
-    """What the whole configuration has to have: permissions and CSRF tokens that are none would
-    let everybody in."""
+    """Check the whole configuration: without a security policy or CSRF tokens, everybody could end
+    sessions.
+    """
     registry = config.registry
     if registry.queryUtility(ISecurityPolicy) is None:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Sessions of users, seen and ended by their public handles: what administration needs.
+"""Administration: listing, describing and ending sessions by their public handles.
 
 Every call is a generator of steps.
 """
@@ -16,10 +16,12 @@ from .verbs import Remove, Set
 
 T = TypeVar("T")
 Entry = tuple[str, int]
-"""Of a user's index: session id, time of login in ms."""
+"""An entry of a user's index: session id, and time of login in ms."""
 
 MANY = 500
-"""Sessions described, or ended, in one packet: others get their turn on the server in between."""
+"""How many sessions are described, or ended, in one packet. Between packets the server can serve
+others.
+"""
 SAMPLE = 64
 """Entries of a user's index that are looked at when it has grown."""
 
@@ -30,7 +32,7 @@ def _packets(items: list[T]) -> Iterator[tuple[T, ...]]:
 
 
 def described(ids: Iterable[str]) -> Steps[list[Description | None]]:
-    """What is known of each session, None when it ended."""
+    """The description of each session, None if it ended."""
     found: list[Description | None] = []
     for part in _packets(list(ids)):
         found += (yield Describe(part)).values
@@ -38,7 +40,7 @@ def described(ids: Iterable[str]) -> Steps[list[Description | None]]:
 
 
 def held(ids: Iterable[str], *, opened: bool = False) -> Steps[list[dict[str, bytes] | None]]:
-    """For each id what its session holds for the application, None when it ended."""
+    """For each id, the keys and values of its session, None if it ended."""
     found: list[dict[str, bytes] | None] = []
     for part in _packets(list(ids)):
         found += (yield Inspect(part, opened)).values
@@ -46,13 +48,14 @@ def held(ids: Iterable[str], *, opened: bool = False) -> Steps[list[dict[str, by
 
 
 def live_sessions(user: str) -> Steps[list[Description]]:
-    """A user's sessions, newest login first. Old entries of ended ones are forgotten."""
+    """A user's sessions, newest login first. Removes old entries of ended sessions."""
     return (yield from survey(user)).live
 
 
 class Survey(NamedTuple):
-    """What a user's index lists: sessions that live, ids of those that are over for good, and how
-    many others there are, whose logins may still be under way."""
+    """The content of a user's index: live sessions, ids of sessions that are over for good, and the
+    number of other entries, whose logins may still be under way.
+    """
 
     live: list[Description]
     ended: tuple[str, ...]
@@ -60,8 +63,7 @@ class Survey(NamedTuple):
 
 
 def survey(user: str) -> Steps[Survey]:
-    """Look at every session that the user's index lists. Old entries of ended ones are
-    forgotten."""
+    """Look at every session that the user's index lists. Removes old entries of ended sessions."""
     listing = yield Listing(user)
     entries = listing.values
     known = yield from described([id for id, _ in entries])
@@ -76,21 +78,24 @@ def survey(user: str) -> Steps[Survey]:
 
 
 def prune(user: str, ended: list[Entry]) -> Steps[None]:
-    """Forget entries of ended sessions that are old enough."""
+    """Remove entries of ended sessions that are old enough."""
     for part in _packets(ended):
         yield Prune(user, part)
 
 
 def prune_some(user: str) -> Steps[None]:
-    """Look at some entries of the user's index and forget those of ended sessions, so that logins
-    without a logout do not let it grow for ever. At most three round trips."""
+    """Look at some entries of the user's index and remove those of ended sessions, so that logins
+    without a logout do not make it grow for ever. At most three round trips.
+    """
     entries = (yield Listing(user, SAMPLE)).values
     known = yield from described([id for id, _ in entries])
     yield from prune(user, without(entries, known, user))
 
 
 def without(entries: list[Entry], known: list[Description | None], user: str) -> list[Entry]:
-    """Entries without a session of this user: it has ended, or its login never came to its end."""
+    """Entries whose session is not this user's: the session has ended, or its login was never
+    completed.
+    """
     both = zip(entries, known, strict=True)
     return [entry for entry, each in both if each is None or each.user != user]
 
@@ -104,8 +109,9 @@ def some_sessions(cursor: int) -> Steps[tuple[int, list[Description]]]:
 
 
 class Ended(list[str]):
-    """Ids of the sessions that were ended. ``confirmed``: False where a replica should have
-    confirmed that, and none did."""
+    """Ids of the sessions that were ended. ``confirmed``: False if a replica had to confirm the
+    ends, and none did.
+    """
 
     confirmed = True
 
@@ -113,8 +119,9 @@ class Ended(list[str]):
 def end_sessions(
     user: str | None, ids: list[str], timing: Timing, *, durable: bool = False
 ) -> Steps[Ended]:
-    """End sessions of one user (None: of whomever) whatever their verifiers are, many to a
-    packet; those that were ended."""
+    """End sessions of one user (None: of any user) whatever their verifiers are, many in one
+    packet. Returns the sessions that were ended.
+    """
     nonce = secrets.token_bytes(16)
     ended = Ended()
     for part in _packets(ids):
@@ -127,13 +134,15 @@ def end_sessions(
 def end_all_sessions(
     user: str, timing: Timing, *, keep: str | None, durable: bool = False
 ) -> Steps[Ended]:
-    """End all sessions of a user but the one with the id ``keep``; those that were ended."""
+    """End all sessions of a user but the one with the id ``keep``. Returns the sessions that were
+    ended.
+    """
     revoked = yield Revoke(user, keep, durable)
     entries = revoked.values
     ended = yield from end_sessions(user, [id for id, _ in entries], timing, durable=durable)
     ended.confirmed = ended.confirmed and revoked.confirmed
     over = set(ended)
-    if ended.confirmed:  # else another call has to find them
+    if ended.confirmed:  # otherwise another call has to find them
         yield from prune(user, [entry for entry in entries if entry[0] not in over])
     return ended
 
@@ -146,8 +155,9 @@ def end_session(id: str, timing: Timing, user: str | None = None) -> Steps[bool]
 
 
 def every_need(timing: Timing) -> Steps[None]:
-    """Have a session of its own begin, sign in and end, so that each right which sessions need is
-    used once. No list of sessions shows it, and it is gone by itself after five seconds."""
+    """Make a session, sign it in and end it, so that each right which sessions need is used once.
+    The session is in no list, and ends by itself after five seconds.
+    """
     token = Token.new()
     user = f"check-{token.id}"
     claim = Claim(user, token.claim.proof)

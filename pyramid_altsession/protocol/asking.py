@@ -44,12 +44,14 @@ class PendingEvent(NamedTuple):
 class Asking:
     """The half of :class:`SessionState` that asks.
 
-    :meth:`read` and :meth:`write` give what is to be carried out. ``results`` are afterwards those
-    of the verbs, and ``done`` is that of the step of life; values are in ``cache``. ``cookie`` is
-    what the answer has to send: a Token, False to drop it, or None for nothing.
+    :meth:`read` and :meth:`write` return the operation to carry out. Afterwards ``results`` holds
+    the results of the verbs, ``done`` that of the step of life, and ``cache`` the values.
+    ``cookie`` is what the answer has to send: a Token, False to drop the cookie, or None for
+    nothing.
     """
 
-    # Made for every request that uses its session: what most never change stays in the class.
+    # One object is made for every request that uses its session, so attributes that most requests
+    # never change stay in the class.
     token: Token | None = None
     new = False
     left: int | None = None  # milliseconds until the end without use, at the last reply
@@ -62,23 +64,24 @@ class Asking:
     events: tuple[PendingEvent, ...] = ()
     answered = False
     used = False
-    reported = (
-        False  # the answer tells of a failure already, so a later look at the session raises none
-    )
+    # The answer reports a failure already, so a later use of request.session raises none.
+    reported = False
     root: int | None = None
-    changes: PendingChanges | None = None  # what request.session has not written yet
+    changes: PendingChanges | None = None  # changes that request.session has not written yet
     wanted: tuple[str, ...] = ()  # keys to fetch together with the first read
     sent: Prefetch | None = None  # under way
-    optional = False  # the view under way does without the session where the server is away
-    away: StoreUnavailable | None = None  # why it does
+    optional = False  # the view can do without the session while the server is away
+    away: StoreUnavailable | None = None  # the error, once it has to
     durable = False  # of the call under way: a replica has to confirm what it writes
-    confirmed = True  # whether one did, at the last reply
-    unconfirmed: Write | None = None  # by what the session was ended, where none has confirmed it
+    confirmed = True  # whether a replica did, at the last reply
+    unconfirmed: Write | None = (
+        None  # the Write that ended the session, if no replica has confirmed it
+    )
     several = False  # more than one token may be the right one: see choice()
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()
     _mark = b""
-    _doubt: Token | None = None  # what the session answers to if a lost reply was a success
+    _doubt: Token | None = None  # the session's token if the write with the lost reply succeeded
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class Asking:
 
     @property
     def current(self) -> Token | None:
-        """The token in use, or the one that came and was not looked at yet."""
+        """The token in use, or the one that the browser sent, if it has not been checked yet."""
         if self.status is Status.UNSEEN:
             return self._tokens[0]
         return self.token if self.status is Status.ALIVE else None
@@ -117,12 +120,13 @@ class Asking:
 
     @property
     def claims(self) -> list[Claim]:
-        """What the request was sent with."""
+        """The claims of the cookies that the request came with."""
         return [token.claim for token in self._tokens]
 
     def among(self, found: Iterable[Description]) -> str | None:
-        """The id of this request's session, if it is one of these. A cookie that was not looked at
-        yet is judged as a read would do it."""
+        """The id of this request's session, if it is among these. If the cookie has not been
+        checked yet, it is judged as in a read.
+        """
         if self.status is not Status.UNSEEN:
             seen = self.status in (Status.ALIVE, Status.GONE)
             return self.token.id if seen and self.token else None
@@ -143,7 +147,7 @@ class Asking:
         self.abandon()
 
     def abandon(self) -> None:
-        """Nobody will take what a prefetch brings."""
+        """Drop a prefetch whose answer is not wanted any more."""
         if self.sent is not None:
             sent, self.sent = self.sent, None
             sent.pending.cancel()
@@ -173,8 +177,10 @@ class Asking:
         return Read(claims, missing, self._timing, touch)
 
     def choice(self) -> Read | None:
-        """The Read that has to come before a Write where more than one token may be the right one:
-        the first live one serves, and no other is judged by a script that may end its session."""
+        """The Read that has to come before a Write if more than one token may be the right one. The
+        first live one is used. The others must not reach the script, which might end their
+        sessions.
+        """
         claims = self._claims()
         if len(claims) < 2 or self.away is not None:
             return None
@@ -195,8 +201,7 @@ class Asking:
         return self._without_session(verbs, life)
 
     def login(self, life: Login) -> Write:
-        """The Write for a sign-in: the one thing that a gone session does not stand in the way
-        of."""
+        """The Write for a sign-in, which is possible even if the session is gone."""
         if self.status is Status.GONE and self.token is not None and not self._detached:
             self.used = True
             self._met = frozenset()
@@ -212,9 +217,10 @@ class Asking:
         return self.write(life=Rotate(new_verifier(), self._timing.renew_after))
 
     def does_without(self, operation: Read | Write, error: BaseException) -> bool:
-        """Whether this error is none, because the view does without what the read did not bring.
-        For the rest of the request reads find nothing more and writes raise the error: what was
-        made of a default must not replace what is stored."""
+        """Whether to ignore this error, because the view can do without the session. Then for the
+        rest of the request reads find nothing new and writes raise the error, because a value built
+        from a default must not replace the stored one.
+        """
         if not self.optional or not isinstance(operation, Read):
             return False
         if not isinstance(error, StoreUnavailable):
@@ -224,24 +230,26 @@ class Asking:
 
     @property
     def tells_browser(self) -> bool:
-        """Whether an answer follows that tells the browser what becomes of its cookie."""
+        """Whether an answer follows that can change the browser's cookie."""
         return not self._detached
 
     @property
     def mark(self) -> bytes:
-        """By what a script recognises this request: the session that it ended, or may start."""
+        """A mark by which the script recognises this request, and so the session that it ended or
+        may start.
+        """
         if not self._mark:
             self._mark = os.urandom(16)
         return self._mark
 
     @property
     def user(self) -> str | None:
-        """The session's user, as far as this request has seen."""
+        """The session's user, as far as this request knows."""
         raw = self.cache.fields.get(USER)
         return None if raw is None else raw.decode()
 
     def _claims(self) -> tuple[Claim, ...]:
-        """Claims to the session that may be the right ones, in the order in which they count."""
+        """The claims that may be the right ones, the preferred one first."""
         tokens: Sequence[Token] = ()
         if self.status is Status.UNSEEN:
             if not self.several:
@@ -280,12 +288,14 @@ class Asking:
         )
 
     def _times(self, user: str | None) -> Timing:
-        """Until its cookie has come back, an anonymous session may live for a shorter time."""
+        """The times of the session: an anonymous one may have a shorter tti until its cookie has
+        come back.
+        """
         newborn = self.new and not self._detached and user is None and self.user is None
         return self._timing.newborn() if newborn else self._timing
 
     def _without_session(self, verbs: tuple[Verb, ...], life: Life | None) -> Write | None:
-        """A new session where there is something to store; else the verbs find nothing."""
+        """A new session if there is something to store; otherwise the verbs find nothing."""
         if self._detached:
             raise SessionGone()
         if not creates(verbs, life):
@@ -301,7 +311,8 @@ class Asking:
         self._refuse_lost_cookie()
         self.token = token
         if isinstance(life, Renew):
-            # A new session's verifier needs no renewal; a repeated script would find another one.
+            # A new session needs no new verifier, and with one a repeated script would not
+            # recognise itself.
             life = None
         user = life.user if isinstance(life, Login) else None
         timing = self._timing if self._detached or user else self._timing.newborn()
@@ -310,7 +321,7 @@ class Asking:
         )
 
     def create(self, *verbs: Verb) -> Write:
-        """A new session that no request asked for."""
+        """A new session without a request."""
         self._detached = True
         return self._create(Token.new(), verbs, None)
 

@@ -1,4 +1,6 @@
-"""A session that code of the application's own uses by its id, whatever its cookie is. No I/O."""
+"""The state of a session that the application's own code uses by its id, whatever its cookie is. No
+I/O.
+"""
 
 from msgspec.structs import replace
 
@@ -11,10 +13,10 @@ from .verbs import Verb
 
 
 class AttachedState(SessionState):
-    """What such a holder knows of the session of ``user`` (None: of nobody).
+    """What the code that attached knows of the session of ``user`` (None: of nobody).
 
-    It never uses the session's own proof: the first use of a renewed cookie's has to be the
-    browser's, and a replaced one may end the session.
+    It never uses the session's own proof: the browser has to be the first to use a renewed proof,
+    and using a replaced one may end the session.
     """
 
     def __init__(self, id: str, user: str | None, timing: Timing) -> None:
@@ -25,7 +27,7 @@ class AttachedState(SessionState):
     def read(
         self, names: tuple[str, ...] | None, *, touch: bool = True, fresh: bool = False
     ) -> Read | None:
-        """It prolongs nothing."""
+        """A read without a touch."""
         found = super().read(names, touch=False, fresh=fresh)
         return None if found is None else replace(found, whose=self._whose)
 
@@ -41,4 +43,4 @@ class AttachedState(SessionState):
         return replace(write, whose=self._whose, user=self._whose or None)
 
     def _note_rejection(self, claim: Claim, state: State) -> None:
-        """Nobody came with a wrong cookie."""
+        """There is no cookie that could be wrong."""

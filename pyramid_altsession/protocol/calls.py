@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 MAX_INFO_BYTES = 512
 TRIES = 100
-"""How often a value is read and written when other requests are faster."""
+"""How often a call reads and writes again if other requests are faster."""
 PRUNE_EACH = 16
-"""Entries of one user's index by which it has to grow until a login looks for ended sessions."""
+"""Each time a user's index has grown by so many entries, a login looks for ended sessions."""
 
 
 class Calls:
@@ -97,7 +97,7 @@ class Calls:
     # -- what a replica has to confirm
 
     def durably(self, steps: Steps[T]) -> Steps[T]:
-        """The same call; NotDurable where it was carried out and no replica confirmed that."""
+        """The same call; NotDurable if it was carried out but no replica confirmed it."""
         state = self._state
         state.durable = state.confirmed = True
         try:
@@ -128,9 +128,10 @@ class Calls:
                 yield from prune_some(userid)
 
     def _sign_in(self, life: Login) -> Steps[None]:
-        """Entries of sessions that ended without a logout do not count. Which they are is found out
-        here, and how many of them the index still lists is counted where the session is entered:
-        others prune it, or sign in, meanwhile."""
+        """Entries of sessions that ended without a logout do not count. This finds out which they
+        are. The script that enters the session counts how many of them the index still lists,
+        because other requests prune the index, or sign in, meanwhile.
+        """
         for _ in range(TRIES):
             try:
                 yield from self._dialogue.follow(self._state.login(life))
@@ -163,7 +164,7 @@ class Calls:
         return Login(new_verifier(), userid, own, lifetime, limit, noted)
 
     def _end_oldest(self, userid: str) -> Steps[None]:
-        """After a login, so that a failure in between ends nobody's session for nothing."""
+        """Called after the login, so that no session is ended if the login fails."""
         session = self._settings
         if not session.max_sessions_per_user or session.on_max_sessions != "end_oldest":
             return
@@ -192,7 +193,9 @@ class Calls:
         state = self._state
         again = state.unconfirmed
         if state.durable and again is not None and state.status is Status.ENDED:
-            again = replace(again, durable=True)  # it finds its own end, and the replicas are asked
+            again = replace(
+                again, durable=True
+            )  # the script recognises its own end, and asks the replicas again
             reply = yield again
             state.confirmed = reply.confirmed
             state.unconfirmed = None if reply.confirmed else again

@@ -1,5 +1,6 @@
-"""What ``request.session`` has not written yet. It belongs to the request's state, so that
-``request.altsession`` shows it, and writes it before its own changes of the same keys."""
+"""The changes that ``request.session`` has not written yet. They belong to the request's state, so
+that ``request.altsession`` shows them, and writes them before its own changes of the same keys.
+"""
 
 import logging
 import sys
@@ -21,8 +22,9 @@ from .verbs import Append, Expect, Refused, Remove, Set, Verb
 log = logging.getLogger("pyramid_altsession")
 
 USERID = "userid"
-"""What the key ends in where Pyramid's SessionAuthenticationHelper keeps who is signed in; a prefix
-stands before it, ``auth.`` unless the application says another."""
+"""The end of the key under which Pyramid's SessionAuthenticationHelper keeps the signed-in user,
+after a prefix, by default ``auth.``.
+"""
 
 
 _UNCHANGING = frozenset({str, int, float, bool, type(None)})
@@ -30,7 +32,9 @@ _UNCHANGING = frozenset({str, int, float, bool, type(None)})
 
 
 class Held(Struct, frozen=True, eq=False):
-    """A value handed out: the cache's bytes it came from, and its own, to see changes by."""
+    """A value that the application has got, the bytes in the cache that it came from, and its own
+    encoding, by which changes are found.
+    """
 
     value: Any
     raw: Raw
@@ -38,7 +42,7 @@ class Held(Struct, frozen=True, eq=False):
 
 
 class Flash(Append, frozen=True, eq=False):
-    """A message on its way to its queue, and the object that was handed in."""
+    """A message that is to be appended to its queue, and the object that the application passed."""
 
     message: Any
 
@@ -48,7 +52,7 @@ def messages_of(flashes: list[Flash]) -> list[Any]:
 
 
 def appended(name: str, raw: Raw, flashes: list[Flash]) -> Raw:
-    """The bytes of a queue with the messages; as it is, where it is none."""
+    """The bytes of a queue with the messages added; unchanged if the value is no queue."""
     items = b",".join([flash.item for flash in flashes])
     try:
         return Append(name, items, sys.maxsize).apply(raw, 0)[0]
@@ -57,14 +61,14 @@ def appended(name: str, raw: Raw, flashes: list[Flash]) -> Raw:
 
 
 def checked(name: str, value: Any) -> list[Any]:
-    """The messages of a queue; CorruptValue where it is none."""
+    """The messages of a queue; CorruptValue if the value is no list."""
     if not isinstance(value, list | tuple):
         raise CorruptValue(f"the flash queue {name!r} holds no list: set or remove it")
     return list(value)
 
 
 class Snapshot(NamedTuple):
-    """What was not written at one moment: fields, and flash messages to append."""
+    """The unwritten changes at one moment: fields, and flash messages to append."""
 
     dirty: dict[str, Raw]
     flashes: dict[str, list[Flash]]
@@ -73,8 +77,8 @@ class Snapshot(NamedTuple):
 class PendingChanges:
     """Changes of one request's session that the server does not have yet.
 
-    ``dirty``: the new bytes of fields, None for one to remove. ``flashes``: messages to append.
-    ``held``: values that were handed out, which the application may change in place.
+    ``dirty``: the new bytes of fields, None for a field to remove. ``flashes``: messages to append.
+    ``held``: values that the application has got and may change in place.
     """
 
     def __init__(
@@ -107,7 +111,7 @@ class PendingChanges:
         self.cache.fields[name] = self.dirty[name] = None
 
     def value(self, name: str) -> Held | None:
-        """What the field holds, to be handed out: the same object each time."""
+        """The field's value for the application: the same object each time."""
         raw = self.cache.fields.get(name)
         held = self.held.get(name)
         if held is not None and held.raw == raw:
@@ -118,7 +122,8 @@ class PendingChanges:
             return None
         value = [] if raw is None else self._commands.decode(name, raw)
         if waiting and isinstance(value, list):
-            # As part of the queue; they are still appended, unless it changes otherwise.
+            # The messages are shown in the queue, but still appended, unless the queue is changed
+            # in another way.
             value = value + messages_of(waiting)
             plain = self._commands.codec.encode(name, value)
         else:
@@ -146,12 +151,13 @@ class PendingChanges:
 
     @property
     def possible(self) -> bool:
-        """Whether there may be any."""
+        """Whether there may be any changes."""
         return bool(self.dirty or self.flashes or self.held)
 
     def due(self) -> bool:
-        """Whether anything has to be written. After an error, which tells of a value that JSON
-        cannot carry, nothing has: the error's page would meet it again."""
+        """Whether anything has to be written. If a value cannot be encoded, this raises the error
+        once and drops the changes, because otherwise the page for the error would meet it again.
+        """
         try:
             self.publish()
         except BaseException:
@@ -160,8 +166,9 @@ class PendingChanges:
         return bool(self.dirty or self.flashes)
 
     def publish(self) -> None:
-        """Put changed values into the cache, where ``request.altsession`` finds them. How long they
-        are is asked when they are to be written."""
+        """Put changed values into the cache, where ``request.altsession`` finds them. Their size is
+        checked when they are written.
+        """
         fields = self.cache.fields
         fields.update(self.dirty)
         for waiting in self.flashes.values():
@@ -177,7 +184,7 @@ class PendingChanges:
                 self.flashes.pop(name, None)  # part of the value
 
     def shown(self, fields: dict[str, Raw]) -> Mapping[str, Raw]:
-        """What is remembered, and the messages that wait."""
+        """The remembered fields, with the messages that wait."""
         if not self.flashes:
             return fields
         queues = {name: appended(name, fields.get(name), own) for name, own in self.flashes.items()}
@@ -195,8 +202,9 @@ class PendingChanges:
     def shortened(
         self, verbs: Collection[Verb], queues: Collection[str], id: str | None
     ) -> tuple[Verb, ...]:
-        """The same verbs, where each of these queues is written anew, without its oldest messages
-        if it would be too long. What the queues hold has just been read."""
+        """The same verbs, except that each of these queues is written anew, without its oldest
+        messages if it would be too long. The queues have just been read.
+        """
         shortened: list[Verb] = [verb for verb in verbs if getattr(verb, "name", "") not in queues]
         for name in queues:
             raw = self.cache.fields.get(name)
@@ -207,7 +215,7 @@ class PendingChanges:
         return tuple(shortened)
 
     def restore(self, verbs: Collection[Verb]) -> None:
-        """The verbs that ``pending`` gave were not written: they still have to be."""
+        """Take back the verbs that ``pending`` returned, because they were not written."""
         for verb in verbs:
             if isinstance(verb, Flash):
                 self.flashes.setdefault(verb.name, []).append(verb)
@@ -221,7 +229,7 @@ class PendingChanges:
         self.restart(Snapshot({}, {}))
 
     def snapshot(self) -> Snapshot:
-        """What is not written yet."""
+        """The changes that are not written yet."""
         self.publish()
         return Snapshot(dict(self.dirty), {n: list(items) for n, items in self.flashes.items()})
 
@@ -234,17 +242,19 @@ class PendingChanges:
         self.cache.fields.update(self.dirty)
 
     def _differ(self, name: str, before: bytes, now: bytes) -> bool:
-        """Whether the values differ, and not only the bytes, as those of a sealed value do."""
+        """Whether the values differ, and not only their bytes: a sealed value has other bytes each
+        time.
+        """
         codec = self._commands.codec
         known = codec.decode(name, before)
         if codec.encode(name, known) == before:
-            return True  # a value has one form
+            return True  # the codec writes each value in one way
         return repr(known) != repr(codec.decode(name, now))
 
     def take(
         self, names: Collection[str] | None, *, exists: bool
     ) -> tuple[Renew | None, tuple[Verb, ...]]:
-        """The same, where changes have been published. It counts as written then."""
+        """The same after ``publish``. The changes that it returns count as written."""
         if names is None:
             names = [*self.dirty, *self.flashes]
         verbs: list[Verb] = []
@@ -266,8 +276,9 @@ class PendingChanges:
         return renewal, tuple(verbs)
 
     def signs_in(self, name: str) -> bool:
-        """Whether this key tells who is signed in. One too many costs a new cookie; one too few
-        would leave the session to the person who planted its cookie."""
+        """Whether this key holds the signed-in user. If wrongly true, it costs a new cookie; if
+        wrongly false, an attacker who planted the cookie would keep the session.
+        """
         return name.endswith(USERID) or name in self._login_keys
 
     def flash(self, name: str, message: Any) -> Flash:
@@ -275,12 +286,13 @@ class PendingChanges:
         return Flash(name, item, self._commands.limit, message)
 
     def queue(self, name: str, raw: Raw) -> list[Any]:
-        """The messages that are stored."""
+        """The stored messages."""
         return checked(name, [] if raw is None else self._commands.decode(name, raw))
 
     def fitting(self, name: str, messages: list[Any], id: str | None) -> list[Any]:
-        """The same messages where they fit; else the newest ones, as many as half of the limit
-        holds, and at least one. Half, so that the next message meets no full queue again."""
+        """The same messages if they fit; otherwise the newest ones that fit into half of the limit,
+        and at least one. Half, so that the next message does not find a full queue again.
+        """
         encode, limit = self._commands.codec.encode, self._commands.limit
         if len(messages) == 1 or len(encode(name, messages)) <= limit:
             return messages

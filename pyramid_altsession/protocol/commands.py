@@ -1,7 +1,7 @@
-"""Calls as verbs: keys and values on one side, names and bytes on the other.
+"""Turns calls into verbs: keys and values on one side, names and bytes on the other.
 
-``request.altsession`` carries a call out at once, a batch carries several out together; what a
-call asks, and what its answer means, is written once, here.
+``request.altsession`` carries out one call at once, a batch several together. Both use this module,
+which defines what a call asks and what its answer means.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,7 +44,7 @@ UNSET = Unset()
 
 
 class Command(Struct, Generic[T], frozen=True, eq=False):
-    """Verbs, what their results mean, and what is wrong when the server refuses one."""
+    """Verbs, how to interpret their results, and the error if the server refuses one."""
 
     verbs: tuple[Verb, ...]
     result: Callable[[Sequence[Any]], T]
@@ -110,7 +110,7 @@ class Commands:
         return self.codec.decode(key, value)
 
     def value(self, key: Key, raw: Raw, default: Any = UNSET) -> Any:
-        """What is stored, or the call's default, or the key's."""
+        """The stored value, or the call's default, or the key's."""
         if raw is not None:
             return self.decode(key, raw)
         if default is not UNSET:
@@ -118,8 +118,9 @@ class Commands:
         return key.default() if isinstance(key, SessionKey) and key.default is not None else None
 
     def same(self, key: Key, one: Raw, other: Raw) -> bool:
-        """Whether ``get`` gives the same value for both, perhaps in other JSON, of another version,
-        or since there is none."""
+        """Whether ``get`` returns the same value for both, although one may be in other JSON, of
+        another version, or missing.
+        """
         return bool(self.value(key, one) == self.value(key, other))
 
     # -- reads
@@ -182,7 +183,7 @@ class Commands:
             raise TypeError(f"increment({name!r}): by must be a whole number, not {by!r}")
         zero = framed(b"0")
         if isinstance(key, SessionKey):
-            key.plain(by)  # what is stored where there is nothing yet
+            key.plain(by)  # what to store if there is no value yet
             zero = framed(b"0", key.version)
         return Command(
             (Increment(name, by, zero, _ttl(key)),),

@@ -1,4 +1,4 @@
-"""What one session and the store say to each other, call by call and without I/O.
+"""The dialogue between one session and the store, call by call and without I/O.
 
 ``AltSession`` and ``request.session`` are two views of the same state; both ask and write through
 this, so that neither overwrites what the other has not written yet.
@@ -18,9 +18,11 @@ from .steps import Prefetch, Steps
 from .verbs import Get, Refused, Verb, flat
 
 MAX_STEPS = 16
-"""Operations that one call may need; a server whose answers ask for more makes no sense."""
+"""How many operations one call may need. If a server's answers lead to more, they contradict each
+other.
+"""
 WRITE_TRIES = 100
-"""How often the changes of ``request.session`` are tried when other requests are faster."""
+"""How often writing the changes of ``request.session`` is tried if other requests are faster."""
 
 
 class Dialogue:
@@ -32,8 +34,10 @@ class Dialogue:
         self.state = state
 
     def follow(self, operation: Read | Write | None, sent: Prefetch | None = None) -> Steps[None]:
-        """Ask this, learn from the reply, and go on until nothing has to follow; ``results`` and
-        ``done`` of the state are then those of the call. ``sent``: the operation is under way."""
+        """Carry out the operation, learn from the reply, and go on until no operation has to
+        follow. Then ``results`` and ``done`` of the state are those of the call. ``sent``: the
+        operation has been sent already.
+        """
         state, steps = self.state, 0
         while operation is not None:
             steps += 1
@@ -69,7 +73,7 @@ class Dialogue:
             return
         changes = self.state.changes
         if changes is not None and fresh:
-            changes.publish()  # before newer values come in, which are not what it changed
+            changes.publish()  # before newer values replace those that it changed
         yield from self.ask(names, fresh=fresh)
         if changes is not None:
             changes.publish()
@@ -85,7 +89,7 @@ class Dialogue:
         return {n: raw for n, raw in self.shown().items() if raw is not None and is_key(n)}
 
     def look_up(self, verbs: Sequence[Verb], fresh: bool = False) -> Steps[Sequence[Any]]:
-        """Results of verbs that only read: one read, of what is not remembered."""
+        """Results of verbs that only read, by one read of the fields that are not remembered."""
         names = tuple([verb.name for verb in verbs if isinstance(verb, Get)])
         if len(names) == len(verbs):
             yield from self.fetch(names, fresh)
@@ -108,7 +112,8 @@ class Dialogue:
 
     def settle(self, *, needed: bool = True) -> Steps[None]:
         """Take the answer of a prefetch before anything else is asked, so that it does not
-        overwrite what comes later. ``needed``: an error of the store is raised."""
+        overwrite newer values. ``needed``: raise an error of the store.
+        """
         state, sent = self.state, self.state.sent
         if sent is None:
             return
@@ -129,15 +134,16 @@ class Dialogue:
             changes.publish()
 
     def shown(self) -> Mapping[str, Raw]:
-        """What is remembered, with the changes of ``request.session``."""
+        """The remembered fields, with the changes of ``request.session``."""
         changes, fields = self.state.changes, self.state.cache.fields
         return fields if changes is None else changes.shown(fields)
 
     # -- writes
 
     def prepare(self) -> Steps[None]:
-        """What has to come before a write: the answer of a prefetch, and which of several tokens
-        is the right one."""
+        """Prepare a write: take the answer of a prefetch, and find out which of several tokens is
+        the right one.
+        """
         if self.state.sent is not None:
             yield from self.settle(needed=False)
         if self.state.several:
@@ -150,8 +156,9 @@ class Dialogue:
         return bool(self.state.done)
 
     def write(self, *verbs: Verb) -> Steps[Sequence[Any]]:
-        """Write, after what ``request.session`` has changed of the same keys. Results of the
-        verbs."""
+        """Write the verbs, after the changes of ``request.session`` to the same keys. Results of
+        the verbs.
+        """
         yield from self.prepare()
         changes = self.state.changes
         if changes is None:
@@ -173,13 +180,15 @@ class Dialogue:
             life, verbs = changes.take(None, exists=self.state.status is not Status.NONE)
             yield from self._write_after(changes, life, verbs, ())
         except BaseException:
-            changes.forget()  # or the page that tells of the error would try it again
+            changes.forget()  # otherwise the page for the error would try it again
             raise
 
     def _pending(
         self, changes: PendingChanges, names: Collection[str] | None
     ) -> tuple[Life | None, Sequence[Verb]]:
-        """What ``request.session`` still has to write of these keys (None: of all)."""
+        """The changes of ``request.session`` to these keys (None: to all) that are still to be
+        written.
+        """
         return changes.pending(names, exists=self.state.status is not Status.NONE)
 
     def _write_after(
@@ -189,11 +198,11 @@ class Dialogue:
         before: Sequence[Verb],
         verbs: Sequence[Verb],
     ) -> Steps[Sequence[Any]]:
-        """Write what ``request.session`` still had to write, and then the verbs; if that fails,
-        it still has to. Results of the verbs.
+        """Write the changes of ``request.session``, and then the verbs. If that fails, the changes
+        still have to be written. Results of the verbs.
 
-        A queue that does not take its messages is read and written anew without its oldest ones,
-        again when another request was faster.
+        If a flash queue becomes too long, it is read and written anew without its oldest messages,
+        and again if another request was faster.
         """
         state = self.state
         ready, queues = before, set[str]()
@@ -211,6 +220,8 @@ class Dialogue:
                     ready = changes.shortened(before, queues, state.id)
             raise RuntimeError(f"{sorted(queues)}: other requests were faster {WRITE_TRIES} times")
         except BaseException:
-            if state.status is not Status.GONE:  # else it was meant for a session that is over
+            if (
+                state.status is not Status.GONE
+            ):  # otherwise the changes were meant for a session that is over
                 changes.restore(before)
             raise

@@ -8,7 +8,7 @@ another codec's that does gets the empty frame ``@:``. write.lua has the same fe
 import re
 
 UNREADABLE = b"\0 its seal does not open \0"
-"""Stands for a sealed value that was tampered with, or moved. No value of any codec's is this."""
+"""Stands for a sealed value that was tampered with, or moved. No codec produces these bytes."""
 
 _FRAME = re.compile(rb"@([0-9]{0,16})(?:;([0-9]{1,9}))?:")
 
@@ -47,7 +47,7 @@ def ending(raw: bytes, end: int | None) -> bytes:
 
 
 def holding(raw: bytes, value: bytes) -> bytes:
-    """Another value, of the same version and with the same end."""
+    """The frame of the first value around another value: same version, same end."""
     return framed(value, version_of(raw), end_of(raw))
 
 

@@ -6,7 +6,7 @@ from .fields import Raw, is_key
 
 
 class FieldCache(Struct, eq=False):
-    """Raw bytes of the fields that one request has seen."""
+    """The raw bytes of the fields that one request has seen."""
 
     fields: dict[str, Raw] = {}  # each has its own
     complete: bool = False
@@ -19,7 +19,7 @@ class FieldCache(Struct, eq=False):
         return tuple([name for name in names if name not in self.fields])
 
     def present(self) -> dict[str, bytes]:
-        """What the application stored; a field without a name, another program's, is no key."""
+        """The application's fields. A field without a name, from another program, is no key."""
         return {n: raw for n, raw in self.fields.items() if raw is not None and is_key(n)}
 
     def forget(self, *names: str) -> None:

@@ -1,5 +1,6 @@
-"""Our own fields of a session's hash, and how they are judged. Times are milliseconds of the
-server's clock."""
+"""The package's own fields of a session's hash, and how they are judged. Times are milliseconds of
+the server's clock.
+"""
 
 import hmac
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from .envelope import alive
 from .token import Claim
 
 Raw = bytes | None
-"""What one field holds; None when there is no such field."""
+"""The bytes of one field; None if there is no such field."""
 
 
 PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI = "@v", "@q", "@d", "@x", "@i"
@@ -23,16 +24,19 @@ PREDECESSOR, USER, LOGIN, CREATED, SEEN = "@p", "@u", "@l", "@c", "@t"
 
 
 OWED = "@o"
-"""Our own fields of a session's hash; an application's key never begins with @."""
+"""The package's own fields of a session's hash; an application's key never begins with @."""
 
 
 INFO = tuple(f"@n{chunk}" for chunk in range(9))
-"""What was noted at login, in chunks: one field of over 64 bytes doubles a session's memory."""
+"""The ``info`` of a login, in chunks, because a field of over 64 bytes doubles a session's memory.
+"""
 
 
 INFO_CHUNK = 64
 CSRF_TOKEN = "_csrft_"
-"""Pyramid's key for the CSRF token. A login removes it: who planted the session knows it."""
+"""Pyramid's key for the CSRF token. A login removes the token, because somebody who planted the
+session knows it.
+"""
 
 
 class State(Enum):
@@ -42,10 +46,12 @@ class State(Enum):
     REFUSED = b"REFUSED"  # live, but a verb cannot be carried out: nothing was written
     FULL = b"FULL"  # live, but it would hold more than it may: nothing was written
     DEAD = b"DEAD"  # no such session
-    REJECTED = b"REJECTED"  # the session lives, the verifier is not and was not just now its own
-    REPLACED = b"REPLACED"  # the session lives under a newer verifier, since less than the window
+    REJECTED = (
+        b"REJECTED"  # the session lives, and the verifier is neither its own nor a recent one
+    )
+    REPLACED = b"REPLACED"  # the session got a newer verifier less than the window ago
     ENDED = b"ENDED"  # its tombstone stands: invalidated less than the window ago
-    OWED = b"OWED"  # the same, but its browser was not told: this request may start one session
+    OWED = b"OWED"  # the same, but its browser was not told, so this request may start one session
     REUSED = b"REUSED"  # a predecessor came back after its time, and that ended the session
     OTHER_USER = b"OTHER_USER"  # it was another user's session, and was ended for this login
     SESSION_LIMIT = b"SESSION_LIMIT"  # the user has as many sessions as allowed: nothing was done
@@ -103,15 +109,16 @@ def is_key(name: str) -> bool:
 
 
 def keys_of(fields: Mapping[str, bytes], now: int) -> dict[str, bytes]:
-    """What a session's fields hold for the application, but for values whose end has come
-    (``now``: the server's time, ms)."""
+    """The application's keys and values among a session's fields, without values whose end has come
+    (``now``: the server's time, ms).
+    """
     return {
         name: raw for name, raw in fields.items() if is_key(name) and alive(raw, now) is not None
     }
 
 
 class Facts(Struct, frozen=True):
-    """Our own fields of one session, as they are stored."""
+    """The package's own fields of one session, as they are stored."""
 
     proof: Raw
     dead: Raw
@@ -145,8 +152,9 @@ FACTS = (PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI, PREDECESSOR, USER, LO
 
 
 class Description(NamedTuple):
-    """A session as administration sees it; times in milliseconds. ``facts`` are not complete:
-    those that a live session's verifier is judged by."""
+    """A session as administration sees it; times in milliseconds. ``facts`` has only the fields
+    that are needed to judge a live session's verifier.
+    """
 
     id: str
     user: str | None
@@ -203,8 +211,9 @@ def by_predecessor(facts: Facts, proof: bytes, now: int, grace: int) -> bool:
 
 
 def belongs(whose: str | None, state: State, facts: Facts) -> bool:
-    """Whether there is a session, and it is this user's (empty: nobody's), whatever its verifier
-    is. ``whose`` is None where that is not asked."""
+    """Whether the session exists and is this user's (empty: nobody's), whatever its verifier is.
+    False if ``whose`` is None.
+    """
     if whose is None or state in (State.DEAD, State.ENDED):
         return False
     return whose.encode() == (facts.user or b"")
@@ -213,8 +222,7 @@ def belongs(whose: str | None, state: State, facts: Facts) -> bool:
 def judge(claim: Claim, facts: Facts, now: int, window: int, timing: Timing) -> State:
     """State of a session for a claim, in constant time for the proof.
 
-    Times in the future, which a server's clock that was set back leaves behind, count for
-    nothing.
+    Times in the future are ignored; they are left behind when the server's clock is set back.
     """
     if facts.tombstone is not None:
         return State.ENDED

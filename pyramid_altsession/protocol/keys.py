@@ -21,20 +21,21 @@ Migrate = Callable[[Any, int], Any]
 class SessionKey(Generic[T, D]):
     """A key with a type: ``CART = SessionKey("cart", Cart, default=Cart)``.
 
-    It stands wherever a key can, and ``session.get(CART)`` is a ``Cart``. The type is anything
-    that msgspec knows: ``msgspec.Struct``, dataclasses, ``TypedDict``, ``datetime``, ``Decimal``,
-    ``UUID``, enums, sets, tuples, and containers of them. They are stored as plain JSON:
-    ``session.get("cart")`` shows the same data. A value that does not fit the type is TypeError
-    when it is stored.
+    You can use it wherever a call takes a key; ``session.get(CART)`` is a ``Cart``. The type is
+    anything that msgspec knows: ``msgspec.Struct``, dataclasses, ``TypedDict``, ``datetime``,
+    ``Decimal``, ``UUID``, enums, sets, tuples, and containers of them. They are stored as plain
+    JSON: ``session.get("cart")`` shows the same data. Storing a value that does not fit the type
+    raises TypeError.
 
-    ``default`` makes the value where there is none; without it that is None. ``ttl``: seconds that
-    a stored value lasts; what changes a value in place keeps its end.
+    ``default`` makes the value if none is stored; without it the value is None. ``ttl``: seconds
+    that a stored value lasts; calls that change a value in place keep its end.
 
     ``version`` is noted with each value; one stored under a plain key is of version 1. A stored
     value of another version, or one that does not fit, goes through ``migrate(value, version)``,
     which gets the plain JSON value and returns what this version stores; only the next ``set``
-    writes that back. Without ``migrate`` it is :exc:`CorruptValue`. Other keys go on working, and
-    what is stored stays. ``increment`` adds to the number that is stored, whatever its version.
+    writes that back. Without ``migrate``, reading it raises :exc:`CorruptValue`. Other keys still
+    work, and the stored value stays. ``increment`` adds to the number that is stored, whatever its
+    version.
     """
 
     __slots__ = ("default", "migrate", "name", "ttl", "type", "version")
@@ -118,7 +119,7 @@ class SessionKey(Generic[T, D]):
             raise CorruptValue(message) from None
         try:
             return self._convert(_builtins(self.migrate(plain, version)))
-        except Exception as error:  # whatever the application's function stumbles over
+        except Exception as error:  # any error of the application's function
             raise CorruptValue(f"{message}; migrate failed") from error
 
     def _convert(self, plain: Any) -> T:
@@ -138,7 +139,7 @@ Values = Mapping[str, Any] | Mapping[SessionKey[Any, Any], Any] | Mapping[Key, A
 
 
 _known: set[str] = set()
-"""Keys that were found to be good; so many of at most 512 bytes are half a megabyte."""
+"""How many valid keys are remembered; so many keys of 512 bytes take half a megabyte."""
 _MOST_KNOWN = 1024
 
 

@@ -1,4 +1,4 @@
-"""Steps of a session's life: at most one of them is a part of a write."""
+"""Steps of a session's life. A write has at most one of them."""
 
 from collections.abc import Collection
 from operator import attrgetter
@@ -19,7 +19,7 @@ class LifeStep(Struct, frozen=True):
     repeatable: ClassVar[bool] = True
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}>"  # some hold a verifier
+        return f"<{type(self).__name__}>"  # a ``repr`` must not show a verifier
 
     def absent(self) -> int:
         return 0
@@ -52,8 +52,8 @@ class Invalidate(LifeStep, frozen=True):
     """Result 1. Forgets the data and leaves a tombstone, by whose nonce a repeated script
     recognises its own.
 
-    ``told``: this request's answer tells the browser. Else the browser goes on sending the dead
-    cookie, and the tombstone owes it one new session.
+    ``told``: this request's answer tells the browser. Otherwise the browser goes on sending the
+    dead cookie, and the tombstone allows it one new session.
     """
 
     nonce: bytes
@@ -86,9 +86,9 @@ class Login(LifeStep, frozen=True):
     """Result: how many entries the user's index has. Binds the session to a user under a new
     verifier, with a new lifetime.
 
-    ``tti``: the session's own (None: the setting's). ``limit``: sessions a user may have, 0 for
-    any number; where it is reached: SESSION_LIMIT. ``ended``: ids of sessions that are over for
-    good; those that the user's index still lists do not count.
+    ``tti``: the session's own (None: the setting's). ``limit``: sessions that a user may have, 0
+    for any number; if the user has so many, the state is SESSION_LIMIT. ``ended``: ids of sessions
+    that are over for good, which do not count if the user's index still lists them.
     """
 
     verifier: str

@@ -1,5 +1,6 @@
-"""What a store is asked, and what it answers: values, without I/O. ``state.py`` tells what an
-answer means for a request."""
+"""The operations of a store and its replies: values, without I/O. ``state.py`` says what a reply
+means for a request.
+"""
 
 from typing import Any, ClassVar
 
@@ -12,14 +13,14 @@ from .verbs import Verb
 
 
 class SessionLimit(Exception):
-    """A login was refused: the user has as many sessions as allowed."""
+    """Raised when a login was refused, because the user has as many sessions as allowed."""
 
 
 class Read(Struct, frozen=True):
     """Fetch fields (None: all) of the first live session among the claims; ``values`` follow
     ``fields``, or are a dict.
 
-    ``whose``: whatever the session's verifier is, if it is this user's; empty: nobody's.
+    ``whose``: serve the session if it is this user's (empty: nobody's), whatever its verifier is.
     """
 
     claims: tuple[Claim, ...]
@@ -35,8 +36,8 @@ class Write(Struct, frozen=True):
     """All or nothing, on a live session: the verbs, in their order, and then the step of its life.
     ``values`` has one result for each verb, ``done`` is the step's.
 
-    ``create``: make the session first (its name must be new). ``window``: milliseconds in which
-    a replaced verifier counts as REPLACED. ``optional``: a failure does not concern the caller.
+    ``create``: make the session first (its name must be new). ``window``: milliseconds in which a
+    replaced verifier counts as REPLACED. ``optional``: a failure is not raised to the caller.
     """
 
     claim: Claim
@@ -46,13 +47,15 @@ class Write(Struct, frozen=True):
     create: bool = False
     optional: bool = False
     user: str | None = None
-    """The session's user, where it is known: the script then keeps the index too."""
+    """The session's user, if known: then the script keeps the user's index too."""
     anybody: bool = False
     """For administration: whatever the session's verifier is."""
     mark: bytes = b""
-    """Names the request that may start a new session where the old one owes its browser one."""
+    """Identifies the request, if it may start the new session that an old tombstone allows its
+    browser.
+    """
     life: Life | None = None
-    """What becomes of the session itself."""
+    """The step of the session's life, if any."""
     durable: bool = False
     """Whether a replica has to confirm it."""
     whose: str | None = None
@@ -75,11 +78,11 @@ class Listing(Struct, frozen=True):
 
 
 class Revoke(Struct, frozen=True):
-    """Note in a user's index that every session whose login is older than now is over, but the one
-    with the id ``keep``. ``values``: the entries of the others, as for a Listing.
+    """Note in a user's index that every session that logged in before now is over, but the one with
+    the id ``keep``. ``values``: the entries of the others, as for a Listing.
 
-    The note outlives the entries: a session whose entry an evicting server dropped is ended when
-    it next meets the index.
+    The note stays longer than the entries: if an evicting server dropped a session's entry, the
+    session is ended when its next write or touch looks at the index.
     """
 
     user: str
@@ -89,9 +92,10 @@ class Revoke(Struct, frozen=True):
 
 
 class End(Struct, frozen=True):
-    """End many sessions of one user (None: of whomever), whatever their verifiers are.
-    ``values``: for each id whether it was ended. A second try finds what the first one ended by
-    the nonce."""
+    """End many sessions of one user (None: of any user), whatever their verifiers are. ``values``:
+    for each id whether it was ended. By the nonce, a second try recognises what the first one
+    ended.
+    """
 
     user: str | None
     ids: tuple[str, ...]
@@ -121,17 +125,17 @@ class Prune(Struct, frozen=True):
 
 
 class Describe(Struct, frozen=True):
-    """What our own fields tell of sessions: ``values`` are Descriptions or None, in order."""
+    """Describe sessions by the package's own fields. ``values``: Descriptions or None, in order."""
 
     ids: tuple[str, ...]
     repeatable: ClassVar[bool] = True
 
 
 class Inspect(Struct, frozen=True):
-    """What sessions hold for the application, whoever asks and without a touch: ``values`` are
-    dicts of key and stored bytes, or None where the session ended, in order.
+    """Read the application's data of sessions, without a verifier and without a touch: ``values``
+    are dicts of key and stored bytes, or None if the session ended, in order.
 
-    ``opened``: a store that seals values opens them; else they come as they are stored.
+    ``opened``: a store that seals values opens them; otherwise they are returned as stored.
     """
 
     ids: tuple[str, ...]
@@ -154,7 +158,7 @@ REVOKED = "@ended"
 
 
 PRUNE_AGE = 60_000
-"""Milliseconds in which the entry of a login may come before its session."""
+"""Milliseconds for which a login's entry may exist before its session does."""
 
 
 class Reply(Struct, frozen=True):

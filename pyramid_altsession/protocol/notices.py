@@ -1,4 +1,6 @@
-"""What a store tells of sessions to whoever watches them, and what that means for them. No I/O."""
+"""The notices that a store publishes about sessions, and what they mean for code that watches. No
+I/O.
+"""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -8,21 +10,22 @@ from .token import ID_LENGTH
 
 Kind = Literal["renewed", "changed", "ended"]
 KINDS: dict[bytes, Kind] = {b"r": "renewed", b"c": "changed", b"e": "ended"}
-"""By how they begin."""
+"""By the first byte of the notice."""
 
 CHECK = 15.0
-"""Seconds between two reads of a session that is watched, however quiet it is: whoever writes may
-lack the right to publish, or other settings."""
+"""Seconds between two reads of a watched session, even without notices: the application that writes
+may lack the right to publish, or have other settings.
+"""
 LATE = 0.01
-"""Seconds after its end at which a session is looked for."""
+"""Seconds after a session's expected end at which it is read again."""
 
 
 class Change(NamedTuple):
-    """Something that became of a session.
+    """A change of a session.
 
-    ``kind``: ``renewed`` (it answers to a new cookie, as a login and a renewal give it),
-    ``changed`` (of keys only) or ``ended``. ``keys``: those that were set or removed, where they
-    were asked for; None: any may have been, before the server could be heard (again).
+    ``kind``: ``renewed`` (it has a new cookie, after a login or a renewal), ``changed`` (only keys
+    changed) or ``ended``. ``keys``: the keys that were set or removed, if the caller asked for
+    keys; None: any key may have changed while the watch was not connected.
     """
 
     kind: Kind
@@ -31,13 +34,13 @@ class Change(NamedTuple):
 
 
 def notice(kind: Kind, *keys: str) -> bytes:
-    """As the script tells it."""
+    """The bytes of a notice, as the script publishes it."""
     names = [key.encode() for key in keys]
     return kind[:1].encode() + b"".join([len(each).to_bytes(2) + each for each in names])
 
 
 def told(said: bytes) -> tuple[Kind, frozenset[str]]:
-    """What a notice says."""
+    """The Change that a notice stands for."""
     keys, at = set(), 1
     while at < len(said):
         start = at + 2
@@ -47,7 +50,7 @@ def told(said: bytes) -> tuple[Kind, frozenset[str]]:
 
 
 class SessionEvent(NamedTuple):
-    """What became of any session, for those who watch all of them.
+    """An event of any session, for code that watches all sessions.
 
     ``kind``: ``sign-in``, ``logout`` (by the user, in this browser) or ``ended`` (in any other way
     but by time). ``userid``: None where nobody was signed in.
@@ -59,18 +62,18 @@ class SessionEvent(NamedTuple):
 
 
 EVENTS = {"s": "sign-in", "o": "logout", "e": "ended"}
-"""By how the script tells them."""
+"""By the first byte of the script's message."""
 
 
 def session_event(said: bytes) -> SessionEvent:
-    """What the script told of a session to the channel of all sessions."""
+    """The event in a message on the channel of all sessions."""
     text = said.decode()
     end = 1 + ID_LENGTH
     return SessionEvent(EVENTS[text[0]], text[1:end], text[end:] or None)
 
 
 class Watched:
-    """What is known of a session that is watched, and so what is new to the watcher."""
+    """The known state of a watched session, to find out what is new to the watcher."""
 
     def __init__(self, id: str, keys: bool) -> None:
         self.id = id
@@ -81,7 +84,9 @@ class Watched:
         self._proof: bytes | None = None
 
     def found(self, known: Description | None, *, deaf: bool) -> Iterator[Change]:
-        """What a read of the session tells. ``deaf``: notices before it may have been missed."""
+        """The changes that a read of the session shows. ``deaf``: notices before it may have been
+        missed.
+        """
         if known is None:
             self.over = True
             yield Change("ended", self.id)
@@ -95,10 +100,10 @@ class Watched:
             yield Change(kind, self.id, None if missed else frozenset())
 
     def heard(self, said: bytes) -> Iterator[Change]:
-        """What a notice tells."""
+        """The changes that a notice reports."""
         kind, keys = told(said)
         self.over = kind == "ended"
         if kind == "renewed":
-            self._proof = None  # a read tells the new one
+            self._proof = None  # a read finds the new one
         if kind != "changed" or self._keys:
             yield Change(kind, self.id, keys if self._keys else frozenset())

@@ -1,4 +1,4 @@
-"""What one request knows of its session, and what it learns from a store's reply.
+"""The state of one request's session: what the request knows, and what it learns from replies.
 
 :meth:`SessionState.learn` is the table of promises (docs/semantics) in one function.
 """
@@ -20,12 +20,12 @@ __all__ = ["PendingEvent", "SessionState", "Status"]
 class SessionState(Asking):
     """What one request knows of its session; shared by its attempts and subrequests.
 
-    Every reply to what it asked is handed to :meth:`learn`, which gives the operation that has to
-    follow, or None.
+    Every reply to its operations is passed to :meth:`learn`, which returns the operation that has
+    to follow, or None.
     """
 
     def learn(self, operation: Read | Write, reply: Reply) -> Read | Write | None:
-        """Take in a reply; give the operation that has to follow, or None.
+        """Learn from a reply; returns the operation that has to follow, or None.
 
         Raises SessionGone where the promises say so. Read this beside docs/semantics.
         """
@@ -48,7 +48,7 @@ class SessionState(Asking):
             return self._learn_lost(operation, reply)
         verbs, life = operation.verbs, operation.life
         if operation.create:
-            return self._create(Token.new(), verbs, life)  # the name was taken
+            return self._create(Token.new(), verbs, life)  # the id was taken
         chosen = self.status in (Status.ALIVE, Status.GONE) or state is State.OTHER_USER
         if self.status is not Status.GONE:
             self.status = Status.LOST
@@ -77,7 +77,8 @@ class SessionState(Asking):
             raise SessionGone()
         if ends:
             self._find_nothing(verbs, life)
-            # Else another answer may be setting a newer one: of who ended it, or signs in again.
+            # Otherwise another answer may be setting a newer cookie: that of the request which
+            # ended the session, or signs in again.
             if not self._met & {State.ENDED, State.OWED}:
                 self.cookie = False
             return None
@@ -88,7 +89,7 @@ class SessionState(Asking):
         following = None
         for claim, state in zip(operation.claims, reply.values, strict=True):
             if state is State.REUSED:
-                # Only the script ends a session: let it see who came.
+                # Only the script ends a session, so send it the replaced proof.
                 token = next(token for token in self._tokens if token.claim == claim)
                 following = self._guarded(token, (), Touch(), optional=True)
             else:
@@ -175,7 +176,7 @@ class SessionState(Asking):
         return self._touch_if_due(operation, reply)
 
     def _note_age_of_verifier(self, since: int | None) -> None:
-        """Only signed-in sessions have a ``since``."""
+        """Note whether a renewal is due. Only signed-in sessions have a ``since``."""
         after, now = self._timing.renew_after, self.now or 0
         self.renewal_due = since is not None and now - since >= after
 
@@ -195,7 +196,8 @@ class SessionState(Asking):
         confirms = facts.unconfirmed and facts.proof == token.claim.proof
         astray = left == -1 or left > timing.tti + timing.interval + 1000
         if reply.deadline is not None and reply.now + left >= reply.deadline:
-            # No touch moves the end; but the index of its user has to see the session at times.
+            # A touch cannot move the end, but it checks from time to time that the user's index
+            # lists the session.
             due = facts.login is not None and reply.now - facts.last_use >= self._timing.interval
         else:
             due = left < timing.tti
@@ -203,16 +205,17 @@ class SessionState(Asking):
         return self._guarded(token, (), Touch(), optional=True) if touches else None
 
     def _learn_gone(self, operation: Read | Write) -> None:
-        """Row one: seen alive in this request, and now gone."""
+        """The first row of the table: seen alive in this request, and now gone."""
         self.status = Status.GONE
         self.left = self.cookie = None
-        if not operation.optional:  # a touch: the read that owed it succeeded before the end
+        if not operation.optional:  # an optional touch: the read before it succeeded
             self.cache.clear()
             raise SessionGone()
 
     def _leave(self) -> None:
-        """The session that this request saw is over for it: nothing that was read of it, or is not
-        written into it yet, may reach another one."""
+        """Leave the session that this request saw. Nothing that was read from it, or was to be
+        written to it, may reach another session.
+        """
         self.cache.clear()
         self.left = self.cookie = self._doubt = None
         self.new = self.renewal_due = False
@@ -221,8 +224,9 @@ class SessionState(Asking):
         self.abandon()
 
     def unsure(self, operation: Read | Write) -> None:
-        """No reply came: whether a write was carried out is not known. So forget its fields, and
-        let a read tell which verifier the session answers to before anything else is written."""
+        """No reply came, so it is not known whether a write was carried out. Forget its fields, and
+        before the next write, find out by a read which verifier the session has.
+        """
         if not isinstance(operation, Write):
             return
         self.cache.forget(*[name for verb in operation.verbs for name in verb.names or ()])
@@ -259,7 +263,7 @@ class SessionState(Asking):
             self._tell("invalidated", claim, reason)
 
     def tell_ended(self, ids: Iterable[str], user: str, reason: str) -> None:
-        """Subscribers are to be told that a call of this session ended others."""
+        """Note events for subscribers: a call of this session ended other sessions."""
         self.events += tuple([PendingEvent("invalidated", id, user, reason) for id in ids])
 
     def _tell(self, kind: str, claim: Claim, reason: str = "call") -> None:

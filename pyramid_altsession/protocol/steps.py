@@ -1,6 +1,6 @@
 """Calls of several steps, without I/O.
 
-Such a call is a generator: it yields what a store is asked, gets the reply sent in, or the error
+Such a call is a generator: it yields operations for a store, gets the reply sent in or the error
 thrown in, and returns the call's value. A driver carries it out, with or without ``await``.
 """
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Prefetch(NamedTuple):
-    """A read that was sent before; to yield it is to ask for its reply."""
+    """A read that was sent before. To yield it means to ask for its reply."""
 
     operation: Read
     pending: "PendingRead"

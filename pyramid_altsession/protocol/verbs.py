@@ -15,14 +15,14 @@ SAFE_INTEGER = 2**53 - 1
 
 
 class Refused(Exception):
-    """A verb cannot be carried out on what its field holds; ``args[0]``: its place."""
+    """A verb cannot be carried out on what its field holds; ``args[0]`` is the verb's position."""
 
 
 class Verb(Struct, frozen=True):
     """One thing to do to the data of a live session.
 
     ``creates``: whether a visitor without a session gets one for this. ``repeatable``: whether
-    doing it twice is the same as once, so that a lost reply is no harm.
+    doing it twice is the same as doing it once, so that it may be sent again after a lost reply.
     """
 
     creates: ClassVar[bool] = True
@@ -38,26 +38,28 @@ class Verb(Struct, frozen=True):
         """Name and arguments for the script; each name has a fixed number of arguments."""
 
     def absent(self) -> Any:
-        """Its result where there is no session and none is made for it."""
+        """Its result if there is no session and none is made for it."""
         return None
 
     @abstractmethod
     def work(self, fields: Mapping[str, Raw], now: int) -> tuple[dict[str, Raw], Any]:
-        """Its meaning, for the script to equal: what changes, and the result; or raises Refused.
+        """The verb's meaning, which the script has to match: returns the fields that change, and
+        the result, or raises Refused.
 
-        ``fields``: what the fields that it is about hold, and maybe others; None, or nothing, where
-        there is no value or its end has come.
+        ``fields``: the content of the fields that it is about, perhaps with others. A field is None
+        or missing if it has no value, or the value's end has come.
         """
 
     @abstractmethod
     def note(self, cache: FieldCache, result: Any) -> None:
-        """Update what the request remembers. Forget a field of which the result does not tell what
-        it holds: another request may have written it since it was read."""
+        """Update what the request remembers. If the result does not show a field's new content,
+        forget the field, because another request may have written it since it was read.
+        """
 
 
 class DataVerb(Verb, frozen=True):
     """A verb about one field. ``ttl``: milliseconds that a value stored by it lasts; 0: as long
-    as the session. What changes a value in place keeps its end."""
+    as the session. Verbs that change a value in place keep its end."""
 
     name: str
 
@@ -82,8 +84,9 @@ def lasting(raw: bytes, ttl: int, now: int) -> bytes:
 
 
 class Get(DataVerb, frozen=True):
-    """Result: what the field holds at this place among the verbs. Not repeatable: a second time it
-    would see what the others did the first time."""
+    """Result: what the field holds at this place among the verbs. Not repeatable, because a second
+    time it would see what the other verbs did the first time.
+    """
 
     creates: ClassVar[bool] = False
 
@@ -224,9 +227,10 @@ class CompareAndSet(DataVerb, frozen=True):
 
 
 class Append(DataVerb, frozen=True):
-    """Add one item to a JSON list (a new one where there is none). Result 1, and not the list,
-    which nobody asked for. Refused when the field holds anything else, and when the list would have
-    more than ``limit`` bytes."""
+    """Append one item to a JSON list (a new list if there is none). The result is 1, not the list,
+    which is not needed. Refused if the field holds anything else, or if the list would have more
+    than ``limit`` bytes.
+    """
 
     item: bytes
     limit: int
@@ -244,7 +248,7 @@ class Append(DataVerb, frozen=True):
         return b"%b[%b]" % (frame, items), 1
 
     def note(self, cache: FieldCache, result: Any) -> None:
-        cache.forget(self.name)  # others may have appended
+        cache.forget(self.name)  # other requests may have appended
 
 
 class Expect(DataVerb, frozen=True):
@@ -267,8 +271,9 @@ class Expect(DataVerb, frozen=True):
 
 
 class Everything(Verb, frozen=True):
-    """Result: name, bytes, name, bytes … of all that the application stored. Not repeatable, as
-    Get."""
+    """Result: name, bytes, name, bytes … of everything that the application stored. Not repeatable,
+    like Get.
+    """
 
     creates: ClassVar[bool] = False
 

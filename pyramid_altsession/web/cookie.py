@@ -29,14 +29,14 @@ class SessionCookie:
         self._name = settings.cookie_name
         shape = _SIGNED_SHAPE if settings.secret else _SHAPE
         self._shape = re.compile(shape)
-        # Blanks as browsers trim them: with other white space it is another cookie, one that a
-        # neighbouring host may set in spite of __Host-. One way to match: the time is linear.
-        # Quotes around a value are no part of it (RFC 6265, 4.1.1). A comma ends a value: servers
-        # join several Cookie lines with it.
+        # Only the blanks that browsers trim: with other white space it is another cookie, which a
+        # neighbouring host may set in spite of __Host-. There is only one way to match, so the time
+        # is linear. Quotes around a value are no part of it (RFC 6265, 4.1.1). A comma ends a
+        # value: servers join several Cookie lines with it.
         name = re.escape(settings.cookie_name)
         cookie = rf'[ \t]*{name}[ \t]*=[ \t]*("?)({shape})\1[ \t]*(?=[;,]|\Z)'
         self._by_semicolon = re.compile(rf"(?:\A|;){cookie}")
-        # A neighbouring host can put a comma into a cookie of its own, and behind it a name that
+        # A neighbouring host can put a comma into its own cookie, and behind it a name that
         # browsers would not let it set.
         checked = settings.cookie_name.lower().startswith(_CHECKED_BY_BROWSERS)
         self._by_comma = None if checked else re.compile(rf",{cookie}")
@@ -67,14 +67,14 @@ class SessionCookie:
         found = self._by_semicolon.findall(header)
         if self._by_comma is not None and "," in header:
             found += self._by_comma.findall(header)
-        if found and not found[1:] and not self._signers:  # nearly every visitor's
+        if found and not found[1:] and not self._signers:  # true for nearly every visitor
             id, verifier = found[0][1].split(".")
             return (Token(id, verifier),)
         values = list(dict.fromkeys([value for _, value in found]))[:MAX_CANDIDATES]
         tokens: dict[Claim, Token] = {}
         for value in values:
             token = self.parse(value)
-            if token is not None:  # two secrets may have signed the same
+            if token is not None:  # the same token, signed with two secrets
                 tokens.setdefault(token.claim, token)
         return tuple(tokens.values())
 
@@ -84,7 +84,7 @@ class SessionCookie:
             return None
         id, verifier, *signature = value.split(".")
         if signature:
-            # No early end: the time taken does not tell which secret came how close.
+            # All secrets are compared, so that the time does not show which one matched.
             checks = [
                 hmac.compare_digest(self._sign(signer, id, verifier), signature[0])
                 for signer in self._signers
@@ -94,7 +94,7 @@ class SessionCookie:
         return Token(id, verifier)
 
     def value(self, token: Token) -> str:
-        """What the cookie carries; the first secret signs."""
+        """The cookie's value, signed with the first secret."""
         value = f"{token.id}.{token.verifier}"
         if self._signers:
             value += "." + self._sign(self._signers[0], token.id, token.verifier)
@@ -107,7 +107,7 @@ class SessionCookie:
         return base64.urlsafe_b64encode(mac.digest()).rstrip(b"=").decode()
 
     def send(self, response: Response, token: Token | None, age: int | None = None) -> None:
-        """Set the cookie, or drop it when ``token`` is None: same attributes either way.
+        """Set the cookie, or drop it if ``token`` is None, with the same attributes.
 
         ``age``: milliseconds that a remembered session has, instead of the setting. A shared
         cache must never keep an answer that carries somebody's cookie.

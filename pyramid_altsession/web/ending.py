@@ -52,9 +52,11 @@ class Ending:
         state: SessionState | None,
         response: Any = None,
     ) -> Any:
-        """The answer as it stands after this moment: whatever provides IResponse, as views need not
-        return Pyramid's class. ``state``: what is known of the session, None where it was not
-        used. A request that shares the session of another one leaves it to that one."""
+        """Do what is due at this moment; returns the answer, which may be another one now. It may
+        be any object that provides IResponse, as views need not return Pyramid's class. ``state``:
+        that of the session, None if it was not used. A request that shares another request's
+        session leaves everything to that request.
+        """
         if moment is Moment.RAISED:
             response = render(request)
         if state is None or state.root != id(request):
@@ -76,7 +78,7 @@ class Ending:
             case _:  # LEAVING
                 if state.sent is not None:
                     state.abandon()
-                if state.changes is not None:  # the application left the tween out
+                if state.changes is not None:  # only if the application left out the tween
                     self._write_back_late(request, response, state)
                 if state.renewal_due:
                     self._renew(request, state)
@@ -86,8 +88,9 @@ class Ending:
         return response
 
     def _write_back(self, request: Request, response: Response, state: SessionState) -> None:
-        """Write what changed in ``request.session``, unless the answer is a failure, or says
-        already that the session is gone."""
+        """Write the changes of ``request.session``, unless the answer is a failure, or already says
+        that the session is gone.
+        """
         changes = state.changes
         if changes is None or not changes.possible:
             return
@@ -104,7 +107,9 @@ class Ending:
             log.warning("session %s is gone: what changed in request.session is lost", state.token)
 
     def _write_back_late(self, request: Request, response: Response, state: SessionState) -> None:
-        """The page is made, and becomes another one if writing fails."""
+        """Write back after the page was made; if writing fails, the page is replaced by the
+        error's.
+        """
         try:
             self._write_back(request, response, state)
         except (SessionFull, SessionGone, StoreUnavailable) as error:
@@ -112,20 +117,22 @@ class Ending:
         state.changes = None
 
     def _note_error(self, request: Request, state: SessionState) -> None:
-        """Where the answer tells of an error of this package, a later look at ``request.session``
-        finds what is known, and does not fail once more."""
+        """If the answer reports an error of this package, a later use of ``request.session`` shows
+        what is known, and does not raise the error again.
+        """
         state.reported = state.reported or isinstance(request.exception, AltSessionError)
 
     def _renew(self, request: Request, state: SessionState) -> None:
-        """The periodic renewal: the last thing before the answer leaves, so that an older cookie
-        which arrives later does not undo a login meanwhile."""
+        """The periodic renewal. It comes last, just before the answer is sent, so that its cookie
+        does not replace that of a login which took place meanwhile.
+        """
         try:
             self._session(request).driver.execute(state.renewal())
         except AltSessionError:
-            state.cookie = None  # the page is made: it goes out, and a later request renews
+            state.cookie = None  # the page is ready: send it, and let a later request renew
 
     def _warn(self, request: Request) -> None:
-        """Warn once of a server or a store that a session cannot live on."""
+        """Warn once if the scheme or the store makes sessions useless."""
         environ, settings = request.environ, self._settings
         plain = settings.session.secure and environ.get("wsgi.url_scheme") == "http"
         if plain and not self._warned:
@@ -146,12 +153,12 @@ def warn_of_plain_http() -> None:
 
 
 def send_off(response: Response, state: SessionState, cookie: SessionCookie) -> None:
-    """What the session has to say in the headers of the answer; after that it makes no other."""
+    """Put the session's headers into the answer; after that no new session can be made."""
     state.answered = True
     if state.used:
         vary_on_cookie(response)
     if state.away is not None:
-        keep_from_caches(response)  # it shows defaults
+        keep_from_caches(response)  # the page shows defaults
     if state.cookie is not None:
         cookie.send(response, state.cookie or None, age=state.cookie_age)
 

@@ -1,4 +1,4 @@
-"""What one request asks of its session, written down while somebody wants to know."""
+"""Records what one request asks of its session, for the panel and the header."""
 
 from contextvars import ContextVar
 
@@ -25,10 +25,10 @@ def is_recorded(request: Request) -> bool:
 
 
 def record(request: Request, *, values: bool = False) -> Trace:
-    """The trace of this request: it grows until the request is finished. What is asked in between,
-    by subrequests too, belongs to the outermost request that is recorded.
+    """The trace of this request, which grows until the request is finished. Operations in between,
+    those of subrequests too, belong to the outermost request that is recorded.
 
-    ``values``: have the steps hold what was stored.
+    ``values``: keep stored values in the steps.
     """
     request.registry.getUtility(ISessionAPI).observe(note)
     around = _current.get()

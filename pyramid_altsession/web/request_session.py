@@ -23,9 +23,10 @@ class SyncSession(MutableMapping[str, Any]):
 
     Reading an item costs one round trip, once; iteration, ``len`` and truth one for all items.
     Changes, nested ones included, are written when the request ends, in one step and only into a
-    session that is still alive; what did not change is not written, so two requests that change
-    different keys both win. ``changed()`` is not needed. An unhandled exception or a 5xx answer
-    writes nothing. RuntimeError for a change after the answer was made: it would be lost.
+    session that is still alive; keys that did not change are not written, so two requests that
+    change different keys both succeed. ``changed()`` is not needed. An unhandled exception or a 5xx
+    answer writes nothing. A change after the answer was made raises RuntimeError, because it would
+    be lost.
 
     Keys become str. TypeError at the assignment for a value that JSON cannot carry. Iteration is
     in the server's order, with what this request adds at the end.
@@ -90,8 +91,8 @@ class SyncSession(MutableMapping[str, Any]):
     def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
         return dict(other) | self.copy()
 
-    # ``get`` and ``pop`` of the base class would take a key that is not among altsession.sync.keys
-    # for one that is not there.
+    # With ``get`` and ``pop`` of the base class, a key that altsession.sync.keys does not allow
+    # would seem to be missing.
 
     def get(self, key: object, default: Any = None) -> Any:
         held = self._load(self._name(key))
@@ -123,7 +124,9 @@ class SyncSession(MutableMapping[str, Any]):
 
     @property
     def created(self) -> int:
-        """When the session was made, seconds since 1970; now, where there is none yet."""
+        """When the session was made, in seconds since 1970; the time now if there is no session
+        yet.
+        """
         made = self._session.created()
         return int(time.time() if made is None else made.timestamp())
 
@@ -137,11 +140,11 @@ class SyncSession(MutableMapping[str, Any]):
         self._refuse_late()
 
     def invalidate(self) -> None:
-        """End the session at once; what is stored later in this request starts a new one."""
+        """End the session at once. A value stored later in this request starts a new session."""
         self._session.invalidate()
 
     def flash(self, msg: Any, queue: str = "", allow_duplicate: bool = True) -> None:
-        """Append a message; two requests that do so at once lose nothing.
+        """Append a message. If two requests do so at once, none is lost.
 
         ValueTooLarge for a message that ``session.max_value_bytes`` does not allow. A queue that
         would become longer loses its oldest messages.
@@ -158,12 +161,16 @@ class SyncSession(MutableMapping[str, Any]):
             self[name] = self._changes.fitting(name, messages, self._session.id)
 
     def pop_flash(self, queue: str = "") -> list[Any]:
-        """Take the messages out, at once: of several requests one shows them. One round trip,
-        two when there are any."""
+        """Take the messages out, at once: if several requests do so, only one gets them. One round
+        trip, two if there are messages.
+        """
         name = self._name(f"_f_{queue}")
         changes = self._changes
         changes.publish()
-        found, own = self._raw(name), changes.flashes.pop(name, [])  # they need not travel
+        found, own = (
+            self._raw(name),
+            changes.flashes.pop(name, []),
+        )  # messages of this request, which need not be sent
         try:
             stored = [] if found is None else self._take_out(name, alone=not own)
         except BaseException:
@@ -174,7 +181,7 @@ class SyncSession(MutableMapping[str, Any]):
         return stored + messages_of(own)
 
     def peek_flash(self, queue: str = "") -> list[Any]:
-        """The messages, which stay."""
+        """The messages, without taking them out."""
         name = self._name(f"_f_{queue}")
         held = self._load(name)
         return [] if held is None else checked(name, held.value)
@@ -191,11 +198,13 @@ class SyncSession(MutableMapping[str, Any]):
         if token is not None:
             return str(token)
         if CSRF_TOKEN in self._changes.dirty:
-            return self.new_csrf_token()  # removed by this request: nobody else's counts
+            return (
+                self.new_csrf_token()
+            )  # removed by this request: then a token on the server does not count
         return str(self._session.setdefault(CSRF_TOKEN, secrets.token_hex(20)))
 
     def write_back(self) -> None:
-        """Write what changed now, and not when the request ends."""
+        """Write the changes now, not at the end of the request."""
         if self._changes.due():
             self._driver.run(self._driver.dialogue.write_back(self._changes))
 
@@ -212,7 +221,9 @@ class SyncSession(MutableMapping[str, Any]):
             return  # debugtoolbar looks at every session, above every error page
         known = self._changes.dirty if names else dict(self._state.cache.fields)
         self._driver.ask(names)
-        self._state.cache.fields.update(known)  # newer ones are not what the values at hand are of
+        self._state.cache.fields.update(
+            known
+        )  # before newer bytes come: the values at hand were made from the older ones
 
     def _raw(self, name: str) -> Raw:
         self._fetch((name,))
@@ -233,8 +244,9 @@ class SyncSession(MutableMapping[str, Any]):
     # -- inside: flash queues
 
     def _take_out(self, name: str, *, alone: bool) -> list[Any]:
-        """The messages that were stored; the very objects, where this request handed them in as a
-        whole list, without others that wait."""
+        """The stored messages. If this request stored the whole list itself, they are the same
+        objects, without those that still wait to be appended.
+        """
         held = self._changes.held.get(name)
         (raw,) = self._driver.write(Pop(name))
         if alone and held is not None and held.raw == raw:
@@ -243,6 +255,6 @@ class SyncSession(MutableMapping[str, Any]):
 
 
 def session_factory(request: Request) -> SyncSession:
-    """``request.session``: subrequests for the same visitor share what is not written yet."""
+    """``request.session``. Subrequests for the same visitor share its unwritten changes."""
     life = life_of(request)
     return SyncSession(life.session(request), life.sync.keys, life.sync.login_keys)

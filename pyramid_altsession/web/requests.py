@@ -55,8 +55,8 @@ class RequestLife:
         self._cookie = cookie
         self._tell = tell
         self._timing = Timing.of(settings.session)
-        # What is kept with a request has a name of its own for each application: one may be
-        # mounted in another, and see its environ or a copy of it.
+        # The names of what is kept with a request differ between applications, because an
+        # application that is mounted in another one sees the other's environ, or a copy of it.
         self.key = f"pyramid_altsession.{secrets.token_hex(8)}"
         self._answered = f"{self.key}.answered"
         self.ending = Ending(settings, cookie, self.session)
@@ -69,8 +69,9 @@ class RequestLife:
         return known
 
     def visit(self, request: Request) -> Visit:
-        """What the request is a part of: the browser's request to this application. Its attempts
-        share that, and so do subrequests for the same visitor."""
+        """The visit that this request is a part of: the browser's request to this application. All
+        its attempts share the visit, and so do subrequests for the same visitor.
+        """
         known: Visit | None = request.environ.get(self.key)
         if known is not None and known.request is request:
             return known
@@ -86,8 +87,10 @@ class RequestLife:
         return visit
 
     def _shared(self, environ: dict[str, Any], known: Visit | None) -> Visit | None:
-        """A visit of the same visitor that this environ belongs to: it carries the same token, or
-        it was made from that one's and carries none either. No cookie is nobody's."""
+        """The visit that this environ belongs to: it carries the same token, or it was made from
+        that visit's environ and neither carries a token. Otherwise a request without a cookie
+        shares nothing.
+        """
         around = under_way(self)
         claims = self._claims(environ)
         for visit in around:
@@ -104,44 +107,45 @@ class RequestLife:
         return [token.claim for token in self._cookie.candidates(environ)]
 
     def _sent_with(self, visit: Visit) -> list[Claim]:
-        """What the browser sent, whatever became of it since."""
+        """The claims that the browser sent, even if the cookie was replaced since."""
         if visit.state is not None:
             return visit.state.claims
-        assert visit.request is not None  # it is under way
+        assert visit.request is not None  # because the visit is under way
         return self._claims(visit.request.environ)
 
     def state_of(self, request: Request) -> SessionState | None:
-        """What is known of the request's session; None when it was not used."""
+        """The state of the request's session; None if it was not used."""
         visit: Visit | None = request.environ.get(self.key)
         return None if visit is None else visit.state
 
     def attach(self, request: Request) -> AltSession:
         """A view of the request's session; its cookie goes with the outermost answer.
 
-        What is known of it outlives an attempt that pyramid_retry discards, and is shared with
-        subrequests: a session made there is not lost.
+        Its state outlives an attempt that pyramid_retry discards, and is shared with subrequests,
+        so that a session made there is not lost.
         """
         return self.attach_to(self.visit(request), request)
 
     def attach_to(self, visit: Visit, request: Request) -> AltSession:
-        """The same, where what the request is a part of is known."""
+        """The same for a visit that is known already."""
         outermost = request if visit.request is None else visit.request
         if outermost is not request:
             self.session(outermost)
         state = visit.state
         if state is None or outermost is request:
             state = self._begin_attempt(visit, outermost)
-        # A weak reference: the request holds its session, and a circle would outlive both.
+        # A weak reference, because the request refers to its session: a cycle would keep both
+        # alive.
         tell = partial(self._tell, of=weakref.ref(request))
         driver = self._driver(state, tell)
         return RequestSession(driver, self._commands, self._settings.session)
 
     def _begin_attempt(self, visit: Visit, request: Request) -> SessionState:
         state, answered = visit.state, self._answered in request.__dict__
-        in_hand = visit.request is request  # of our tween
+        in_hand = visit.request is request  # the tween is serving it
         if visit.unwatched and not in_hand:
-            # The tween left no callback, as there was no other: Pyramid makes an empty list of them
-            # when the router asks for it.
+            # The tween added no callback, as there was no other one. Pyramid makes the empty list
+            # when the router asks for it, so a list shows that the callbacks have run.
             answered = not request.__dict__.get("response_callbacks", True)
         if state is None:
             visit.home = id(request.environ)
@@ -161,14 +165,15 @@ class RequestLife:
         It runs after all others, which may still use the session. It may run once for each
         attempt that pyramid_retry discards, and then says the same again.
         """
-        # (Another of our sessions would wait for this one in turn.)
+        # Callbacks of the package's other sessions do not count: they would wait for this one in
+        # turn.
         waiting = request.response_callbacks
         if waiting and not all(
             isinstance(getattr(each, "__self__", None), RequestLife) for each in waiting
         ):
             request.add_response_callback(self.answer)
             return
-        if self._answered in request.__dict__:  # a view handed its own request on
+        if self._answered in request.__dict__:  # a view passed its own request on
             return
         request.__dict__[self._answered] = True
         state = request.environ[self.key].state
@@ -177,7 +182,7 @@ class RequestLife:
 
 
 def life_of(request: Request) -> RequestLife:
-    """Of the application that serves this request."""
+    """The RequestLife of the application that serves this request."""
     visit = innermost()
     if visit is not None and visit.request is request:
         return visit.life

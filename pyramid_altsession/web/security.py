@@ -33,7 +33,8 @@ View = Callable[[Any, Request], Response]
 
 
 class AltSessionAuthenticationHelper:
-    """What a security policy needs of the session: one key, at most one round trip per request.
+    """The part of a security policy that uses the session. It reads one key, with at most one round
+    trip per request.
 
     The headers that ``remember`` and ``forget`` return are empty: the session sends its cookie.
     """
@@ -107,7 +108,7 @@ fresh_login.options = ("fresh_login",)  # type: ignore[attr-defined]
 
 
 def add_view_options(config: Configurator) -> None:
-    # Under and over nothing else of Pyramid's, which the application may have moved.
+    # Not placed relative to other derivers of Pyramid, which the application may have moved.
     config.add_view_deriver(fresh_login, under=("secured_view", INGRESS), over=VIEW)
     registry = config.registry
     config.action(
@@ -134,7 +135,9 @@ def warn_of_annotation(registry: Registry) -> None:
 
 
 def _asks_session(policy: object, helpers: tuple[type, ...]) -> bool:
-    """As far as it shows: one of the helpers in the policy, or ``request.altsession`` in it."""
+    """Whether the policy visibly asks the session: it holds one of the helpers, or its code names
+    ``request.altsession``.
+    """
     held = [policy, *getattr(policy, "__dict__", {}).values()]
     held += [value for kind in type(policy).__mro__ for value in vars(kind).values()]
     if any(isinstance(getattr(one, "__self__", one), helpers) for one in held):

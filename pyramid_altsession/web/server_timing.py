@@ -1,5 +1,6 @@
-"""The header ``Server-Timing``, for development: what the session took of a request. Browsers show
-it beside the request's own times (https://www.w3.org/TR/server-timing/)."""
+"""The header ``Server-Timing``, for development: the session's part of a request's time. Browsers
+show it beside the request's own times (https://www.w3.org/TR/server-timing/).
+"""
 
 from pyramid.config import PHASE1_CONFIG, Configurator
 from pyramid.events import NewResponse
@@ -25,8 +26,9 @@ def server_timing_tween_factory(handler: Handler, registry: Registry) -> Handler
 
 
 def add_header(event: NewResponse) -> None:
-    """The response callbacks have run, and so the request asks nothing more. A request that asked
-    nothing has no header."""
+    """Called after the response callbacks, when the request asks nothing more. A request that asked
+    nothing has no header.
+    """
     if not is_recorded(event.request):
         return
     trace = record(event.request)

@@ -58,7 +58,7 @@ class WriteBack:
 
 
 class Savepoint:
-    """The changes up to here."""
+    """The unwritten changes at the time of the savepoint."""
 
     def __init__(self, write_back: WriteBack) -> None:
         self.write_back = write_back

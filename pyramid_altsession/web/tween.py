@@ -1,5 +1,6 @@
-"""The small tween, always installed: it notes when a request began, sees to its answer, and
-renders our errors that were raised above the exception views."""
+"""The small tween, always installed: it notes when a request begins, completes its answer, and
+renders errors of this package that were raised above the exception views.
+"""
 
 import logging
 import time
@@ -24,12 +25,12 @@ from .visits import Visit, serving
 log = logging.getLogger("pyramid_altsession")
 NAME = "pyramid_altsession.tween.altsession_tween_factory"
 NONE = (Token.MISSING, None)
-"""What a context variable held before, where this context serves no other request."""
+"""The former value of the context variable, if this context serves no other request."""
 
 
 def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
     found: dict[str, SessionAPI] = dict(registry.getUtilitiesFor(ISessionAPI))
-    handler = watching(handler, found.pop("").requests)  # the innermost, which is asked most
+    handler = watching(handler, found.pop("").requests)  # the innermost one, which is needed most
     for further in found.values():
         handler = watching(handler, further.requests)
     return handler
@@ -41,7 +42,8 @@ def watching(handler: Handler, life: RequestLife) -> Handler:
     begin, end, monotonic = serving.set, serving.reset, time.monotonic
 
     def altsession_tween(request: Request) -> Response:
-        # Most requests leave their session alone: what is done for each of them stands here.
+        # Most requests do not use their session. The code here runs for each of them, so it is
+        # short.
         visit = Visit()
         visit.life = life
         visit.began = monotonic()
@@ -55,7 +57,7 @@ def watching(handler: Handler, life: RequestLife) -> Handler:
         else:
             request.environ[key] = visit
         try:
-            if visit.state is not None:  # another attempt of pyramid_retry's
+            if visit.state is not None:  # another attempt of pyramid_retry
                 life.session(request)
             response = handler(request)
             state = visit.state
@@ -68,8 +70,8 @@ def watching(handler: Handler, life: RequestLife) -> Handler:
             at(Moment.FAILED, request, visit.state)
             raise
         finally:
-            # The session may be used yet, by a tween above or another callback. Where there is no
-            # callback yet, the first use adds ours, so that most requests need none.
+            # A tween above or another callback may still use the session. If there is no callback
+            # yet, the first use adds this package's, so that most requests need none.
             callbacks = "response_callbacks" in request.__dict__
             visit.unwatched = visit.state is None and token is not None and not callbacks
             if not visit.unwatched:
@@ -99,7 +101,7 @@ def add_tween(config: Configurator) -> None:
 
 
 def check(registry: Registry) -> None:
-    """An explicit ``pyramid.tweens`` drops what includes add, without a word."""
+    """Warn if an explicit ``pyramid.tweens`` leaves out the tween: Pyramid drops it silently."""
     tweens = registry.queryUtility(ITweens)
     present = {name for name, _ in tweens.explicit or tweens.implicit()}
     settings = registry.getUtility(ISessionAPI).settings

@@ -1,4 +1,4 @@
-"""What views and the configuration have to say about sessions."""
+"""View options and the configuration of ``request.session``."""
 
 from typing import Any
 
@@ -14,8 +14,9 @@ from .request_session import SyncSession, session_factory
 
 
 def fetch_keys(view: Any, info: Any) -> Any:
-    """View option ``altsession=("cart", "user")``: keys that are asked for before the view, and
-    what comes before it, begins."""
+    """View option ``altsession=("cart", "user")``: keys that are requested before the view begins,
+    and before all that Pyramid does just before it.
+    """
     option = info.options.get("altsession")
     if option is None:
         return view
@@ -54,7 +55,7 @@ do_without.options = ("altsession_optional",)  # type: ignore[attr-defined]
 
 
 def not_enabled(request: Request) -> SyncSession:
-    """In place of Pyramid's own message, which does not know that we could serve it."""
+    """Replaces Pyramid's own message, to say how this package can provide ``request.session``."""
     raise AttributeError(
         "request.session is not served: set altsession.sync.enabled = true, or register a session"
         " factory; request.altsession needs neither"
