@@ -1,1 +1,3 @@
-"""Settings: the table of them, where they come from, and what is wrong with them."""
+"""Settings: the table of all settings, the sources that they come from, and the checks of their
+values.
+"""

@@ -1,4 +1,4 @@
-"""Turn what a source holds into a setting's value, or say what was wanted instead."""
+"""Convert a text or value from a source into a setting's value, or say what was wanted instead."""
 
 import re
 from collections.abc import Callable
@@ -9,7 +9,9 @@ from pyramid.path import DottedNameResolver
 
 PREFIX = "altsession."
 Converter = Callable[[object], Any]
-"""Takes what was found, returns the value, or raises ValueError naming what was wanted."""
+"""Takes the value that was found and returns the setting's value, or raises ValueError with what
+was wanted.
+"""
 
 
 def as_text(value: object) -> str:
@@ -21,7 +23,7 @@ def as_text(value: object) -> str:
 
 
 def _encodable(text: str) -> bool:
-    """A lone surrogate stands for a byte of the environment that was no UTF-8."""
+    """Refuse lone surrogates: they stand for bytes of the environment that are not UTF-8."""
     return not re.search(r"[\ud800-\udfff]", text)
 
 
@@ -38,7 +40,7 @@ _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s/@:,\[\]]+)(?::([0-9]{1,5}))?")
 
 
 def as_addresses(default_port: int) -> Converter:
-    """``host:port`` of several servers; without a port it is the default."""
+    """``host:port`` of several servers; the port may be left out, for the default."""
     wanted = f"one or several host:port (without a port: {default_port}); a URL goes into redis.url"
 
     def convert(value: object) -> tuple[Address, ...]:
@@ -56,7 +58,7 @@ def as_addresses(default_port: int) -> Converter:
 
 
 def shown(addresses: tuple[Address, ...]) -> str:
-    """For messages."""
+    """The addresses, as text for messages."""
     return ", ".join(
         [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses]
     )
@@ -123,7 +125,7 @@ def as_events(value: object) -> bool | str:
 
 
 def as_texts(value: object) -> tuple[str, ...]:
-    """A list, or one text with its items set apart by white space or commas."""
+    """A list, or one text whose items are separated by white space or commas."""
     items = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(i, str) and i for i in items):
         raise ValueError("a list of texts")
@@ -131,7 +133,7 @@ def as_texts(value: object) -> tuple[str, ...]:
 
 
 def as_names(value: object) -> tuple[str, ...]:
-    """Names, each once, that can be a part of an attribute's name."""
+    """Names, without repetition, that can be a part of an attribute's name."""
     wanted = "a list of names, each of a-z, 0-9 and _ and beginning with a letter"
     try:
         found = as_texts(value)
@@ -175,7 +177,7 @@ def as_choice(*choices: str) -> Converter:
 
 
 def _resolved(name: object, wanted: str) -> Any:
-    """What a dotted name stands for; ValueError says why there is none."""
+    """The object that a dotted name stands for; ValueError says why it cannot be found."""
     try:
         return DottedNameResolver(None).maybe_resolve(name)
     except (ImportError, ValueError) as error:

@@ -9,7 +9,7 @@ from .converters import PREFIX, as_nodes, as_sentinels
 from .table import RedisSettings
 
 _SERVERS = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
-"""Whether what they begin has TLS. Each may be followed by +sentinel or +cluster."""
+"""The schemes, and whether they mean TLS. +sentinel or +cluster may follow each of them."""
 _TOPOLOGIES = ("redis+sentinel", "redis+cluster")
 _PLACES = ("host", "port", "socket", "sentinels", "master", "cluster")
 
@@ -24,7 +24,7 @@ def redis_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[
             faults.append(f"{name}: says where the server is; remove {named}")
         wish = _url_fault(url)
         if wish:
-            # The found text stays out: a URL may hold a password.
+            # The message does not show the URL, which may hold a password.
             faults.append(f"{name}: must be {wish}")
             return faults
         if not faults:
@@ -37,7 +37,7 @@ def redis_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[
 
 
 def _place_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:
-    """Sentinels and clusters beside settings that mean another server, or nothing with them."""
+    """Sentinels or clusters beside settings that name another server, or do not apply to them."""
     faults = []
     for name in ("sentinels", "cluster"):
         others = {*_PLACES, "master"} - {name, "master" if name == "sentinels" else ""}
@@ -60,7 +60,7 @@ def _place_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list
 
 
 def _tls_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:
-    """A setting about TLS beside a connection that has none: it would be plaintext, silently."""
+    """A setting about TLS for a connection without TLS, which would silently be plaintext."""
     wanted = given.get("ssl")
     base = urlsplit(given.get("url", "")).scheme.partition("+")[0]
     tls = _SERVERS.get(base, False) if "url" in given else bool(wanted)
@@ -97,7 +97,7 @@ _SCHEMES = "a URL that begins with " + ", ".join(
 
 
 def _url_fault(url: str) -> str | None:
-    """What a well-formed url would be, or None when this one is."""
+    """A description of a well-formed URL, or None if this one is well-formed."""
     special = re.search(r"[][#/?]", url.partition("://")[2].rpartition("@")[0])
     if special and not url.startswith(("unix:///", "embedded:", "memory:")):
         return _ENCODED
@@ -145,7 +145,7 @@ def _topology_fault(parts: Any) -> str | None:
 
 
 def _topology(parts: Any) -> dict[str, Any]:
-    """What such a URL says. ValueError when it is malformed."""
+    """The settings in such a URL. ValueError if it is malformed."""
     hosts = parts.netloc.rpartition("@")[2]
     if parts.scheme.endswith("+cluster"):
         return {"cluster": as_nodes(hosts), "db": 0}
@@ -163,7 +163,9 @@ def _db_of(parts: Any) -> int | None:
 
 
 def from_url(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The url taken apart, so that everybody else reads host, port, socket, db."""
+    """The settings with the URL taken apart, so that all other code reads host, port, socket and
+    db.
+    """
     parts = urlsplit(given.get("url", ""))
     values = dict(given)
     values["configured"] = not {"url", *_PLACES}.isdisjoint(given)

@@ -35,12 +35,12 @@ def read_sessions(given: Mapping[str, object]) -> dict[str, Settings]:
 
 
 def attribute_of(name: str) -> str:
-    """Of the request, for the session of this name."""
+    """The attribute of the request for the session with this name."""
     return prefix_of(name)[:-1]
 
 
 def prefix_of(name: str) -> str:
-    """What the settings of the session of this name begin with."""
+    """The prefix of the settings for the session with this name."""
     return f"{PREFIX[:-1]}_{name}." if name else PREFIX
 
 

@@ -14,22 +14,22 @@ from .table import RedisSettings, SessionSettings, Settings, SyncSettings, table
 from .yamlfile import Source, read_yaml, variable_in
 
 DEEPEST = 8
-"""Sections within each other at most: a mapping may hold itself."""
+"""How deep sections may be nested at most, because a mapping may contain itself."""
 
 
 _MAPPINGS = ("", "redis", "session", "sync")
 
 
 OTHER_NAMES = {"session.timeout": "session.tti", "timeout": "session.tti"}
-"""What other packages of sessions call it, where a similar name here means something else."""
+"""Names of settings in other session packages, if a similar name here means something else."""
 
 
 ANCESTOR_NAMES = {"redis.auth_pass": "redis.password", "session.dbIndex": "redis.db"}
-"""The spellings of npm ``alt-session``, and ours."""
+"""The spellings of npm ``alt-session``, and those of this package."""
 
 
 def from_ini(mapping: Mapping[str, object], prefix: str = PREFIX) -> dict[str, object]:
-    """What belongs to this package in the settings of an application, without our prefix."""
+    """The settings of this package among those of an application, without the prefix."""
     found: dict[str, object] = {}
     for name, value in mapping.items():
         if name.startswith(prefix):
@@ -52,16 +52,17 @@ def _flat(prefix: str, mapping: Mapping[str, object]) -> Iterator[tuple[str, obj
 def read_settings(mapping: Mapping[str, object]) -> Settings:
     """Settings from ``{"session.tti": 300}`` or ``{"session": {"tti": 300}}``.
 
-    ``config`` names a YAML file with further ones, a path or an asset specification; what the
-    mapping says itself outweighs the file. An empty text counts as not given. Raises
-    ConfigurationError with every fault in one message.
+    ``config`` names a YAML file with more settings, by a path or an asset specification; the
+    mapping's own settings take precedence over the file. An empty text counts as not given. Raises
+    ConfigurationError with all mistakes in one message.
     """
     return read_with_places(mapping)[0]
 
 
 def read_with_places(mapping: Mapping[str, object]) -> tuple[Settings, Mapping[str, str]]:
-    """The same, and how a message names each setting that was given: with file and line, where it
-    came from a file."""
+    """The same, and for each setting that was given, how a message names it: with file and line, if
+    it came from a file.
+    """
     own = dict(_flat("", mapping))
     unreplaced = _unreplaced(own)
     config = own.pop("config", None)
@@ -85,8 +86,9 @@ def read_with_places(mapping: Mapping[str, object]) -> tuple[Settings, Mapping[s
 
 
 def _unreplaced(own: dict[str, object]) -> tuple[str, ...]:
-    """Take out and tell what holds a variable: nobody has replaced it before, and ``${SECRET}``
-    would be a secret that everybody knows."""
+    """Remove and report settings with a variable that was not replaced: ``${SECRET}`` would be a
+    secret that everybody knows.
+    """
     left = {name: found for name, value in own.items() if (found := variable_in(value))}
     for name in left:
         del own[name]
@@ -111,13 +113,15 @@ def _file(config: str) -> Source:
 
 
 def _shown(value: object) -> str:
-    """What was found, for a message; not where it may be a URL, which may hold a password."""
+    """The value that was found, for a message; left out if it may be a URL, which may hold a
+    password.
+    """
     text = repr(value)
     return "" if "@" in text else f", not {text}"
 
 
 class _Found:
-    """The values of several sources, heaviest first, converted; and all that is wrong."""
+    """The converted values of several sources, in the order of precedence, and all mistakes."""
 
     def __init__(self, sources: list[Source]) -> None:
         self.known = dict(table())
@@ -134,7 +138,7 @@ class _Found:
             name = ANCESTOR_NAMES.get(given, given)
             title = f"{source.places.get(given, '')}{PREFIX}{given}".rstrip(".")
             if given in _MAPPINGS:
-                if value is not None:  # else its settings are all commented out
+                if value is not None:  # otherwise all its settings are commented out
                     self.faults.append(f"{title}: must be a mapping with settings in it")
             elif name not in self.known:
                 self.faults.append(self.unknown(given, source.places.get(given, "")))
@@ -146,9 +150,10 @@ class _Found:
 
     def unknown(self, given: str, place: str) -> str:
         for name in self.known:
-            if given.startswith(name + "."):  # what looks like a name may be a part of a secret
+            # The rest is not shown, because it may be a part of a secret.
+            if given.startswith(name + "."):
                 return f"{place}{PREFIX}{name}: must be one value, without settings below it"
-        if "@" in given:  # a URL in the place of a name
+        if "@" in given:  # a URL in place of a name
             return f"{place}{PREFIX}…: there is no such setting"
         last = given.rpartition(".")[2]
         near = [OTHER_NAMES[given]] if given in OTHER_NAMES else []
@@ -169,12 +174,12 @@ class _Found:
             self.titles.setdefault(name, title)
 
     def section(self, section: str) -> dict[str, Any]:
-        """The values of one section; of "", those that stand in none."""
+        """The values of one section; for "", those outside of any section."""
         named = [(name.rpartition("."), value) for name, value in self.values.items()]
         return {name: value for (start, _, name), value in named if start == section}
 
     def title(self, name: str) -> str:
-        """How to name a setting in a message: with the file's line where it came from one."""
+        """How to name a setting in a message: with file and line, if it came from a file."""
         return self.titles.get(name, PREFIX + name)
 
 

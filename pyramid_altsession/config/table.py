@@ -113,7 +113,7 @@ class RedisSettings:
         return self.socket or f"{self.host}:{self.port}"
 
     configured: bool = field(default=True, repr=False, compare=False)
-    """Whether anybody said where the server is; else it is taken to be on this host."""
+    """Whether a setting says where the server is; otherwise it is assumed to be on this host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +237,9 @@ class Settings:
         None, as_text, "permission that the admin page needs; it is not there without one"
     )
     server_timing: bool = setting(
-        False, as_flag, "for development: answers say in Server-Timing what their session took"
+        False,
+        as_flag,
+        "for development: the header Server-Timing shows the session's part of each request",
     )
     debugtoolbar_values: bool = setting(
         False, as_flag, "show what is stored in the panel of pyramid_debugtoolbar"

@@ -1,6 +1,6 @@
 """Settings from a YAML file: the tree of ``redis:``, ``session:`` and so on, with variables.
 
-Every value keeps its line, for messages; no message shows a value of the file.
+Every value keeps its line number, for messages; no message shows a value of the file.
 """
 
 import os
@@ -14,8 +14,9 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 class Source(NamedTuple):
-    """Settings under their dotted names, where each was found ("file:line: "), and what was
-    wrong there."""
+    """Settings under their dotted names, the place of each ("file:line: "), and the mistakes in the
+    file.
+    """
 
     values: Mapping[str, object]
     places: Mapping[str, str] = {}
@@ -23,7 +24,7 @@ class Source(NamedTuple):
 
 
 def read_yaml(path: str, environ: Mapping[str, str] = os.environ) -> Source:
-    """What a YAML file sets. ``${NAME}`` and ``${NAME:-default}`` stand for variables."""
+    """Read a YAML file's settings. ``${NAME}`` and ``${NAME:-default}`` stand for variables."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -49,7 +50,7 @@ def read_yaml(path: str, environ: Mapping[str, str] = os.environ) -> Source:
 
 
 def _told(error: yaml.MarkedYAMLError) -> str:
-    """What is wrong, without what was found: that may be a part of a secret."""
+    """Describe the mistake without the text that was found, which may be a part of a secret."""
     if isinstance(error, yaml.composer.ComposerError):
         return "it holds several documents"
     wanted, found, _ = str(error.problem).partition(", but ")
@@ -71,7 +72,9 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 class _Loader(yaml.SafeLoader):
-    """A password may begin with a sign of YAML's, and would be something else, without a word."""
+    """Refuses aliases, anchors and tags: a password may begin with such a sign, and would silently
+    become something else.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -92,7 +95,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def variable_in(value: object) -> str | None:
-    """The first variable that stands in a text or a list of texts, as ``${NAME}``."""
+    """The first variable, such as ``${NAME}``, in a text or a list of texts."""
     texts = value if isinstance(value, list | tuple) else [value]
     found = [m[1] for t in texts if isinstance(t, str) and (m := _VARIABLE.search(t))]
     return f"${{{found[0]}}}" if found else None
@@ -125,7 +128,7 @@ class _Reader:
                 places[name] = place
                 try:
                     value = self.loader.construct_object(node, deep=True)
-                except (ValueError, yaml.YAMLError):  # a date or number that is none
+                except (ValueError, yaml.YAMLError):  # it looks like a date or number, but is none
                     self.faults.append(f"{place}altsession.{name}: not a value of YAML")
                 else:
                     values[name] = self.expand(value, place)

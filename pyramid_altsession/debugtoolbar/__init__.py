@@ -1,4 +1,4 @@
-"""A panel of pyramid_debugtoolbar: what a request asked of its session, and what it took.
+"""A panel of pyramid_debugtoolbar: what a request asked of its session, and what that cost.
 
 ``debugtoolbar.includes = pyramid_altsession.debugtoolbar`` adds it.
 """
@@ -15,16 +15,16 @@ from ..stores.trace import Step, Trace
 from ..web.recording import record
 
 MANY = 3
-"""So many reads of one key each could have been one."""
+"""From so many reads of one key each, the panel advises to read them together."""
 QUEUE = "_f_"
-"""What the key of a flash queue begins with."""
+"""The prefix of the key of a flash queue."""
 
 
 class AltSessionPanel(DebugPanel):
     """Keys, and values only with ``altsession.debugtoolbar_values = true``; never a cookie's value.
 
-    The panel belongs to the toolbar's request, so the steps that come after the response are in it
-    as well.
+    It is rendered by the toolbar's own request, so it also has the steps that come after the
+    response.
     """
 
     name = "altsession"
@@ -49,7 +49,7 @@ class AltSessionPanel(DebugPanel):
 
 
 def advice(steps: Sequence[Step]) -> list[str]:
-    """What the request could have had in fewer round trips."""
+    """Advice on how to get the same in fewer round trips."""
     found = []
     single = dict.fromkeys([step.keys[0] for step in steps if is_single(step)])
     queues = [key for key in single if key.startswith(QUEUE)]

@@ -74,9 +74,7 @@ class Asking:
     away: StoreUnavailable | None = None  # the error, once it has to
     durable = False  # of the call under way: a replica has to confirm what it writes
     confirmed = True  # whether a replica did, at the last reply
-    unconfirmed: Write | None = (
-        None  # the Write that ended the session, if no replica has confirmed it
-    )
+    unconfirmed: Write | None = None  # what ended the session, if no replica has confirmed that
     several = False  # more than one token may be the right one: see choice()
     _met: frozenset[State] = frozenset()
     _rejected: frozenset[Claim] = frozenset()

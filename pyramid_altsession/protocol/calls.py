@@ -193,9 +193,8 @@ class Calls:
         state = self._state
         again = state.unconfirmed
         if state.durable and again is not None and state.status is Status.ENDED:
-            again = replace(
-                again, durable=True
-            )  # the script recognises its own end, and asks the replicas again
+            # The script recognises its own end, and the replicas are asked again.
+            again = replace(again, durable=True)
             reply = yield again
             state.confirmed = reply.confirmed
             state.unconfirmed = None if reply.confirmed else again

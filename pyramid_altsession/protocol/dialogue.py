@@ -220,8 +220,7 @@ class Dialogue:
                     ready = changes.shortened(before, queues, state.id)
             raise RuntimeError(f"{sorted(queues)}: other requests were faster {WRITE_TRIES} times")
         except BaseException:
-            if (
-                state.status is not Status.GONE
-            ):  # otherwise the changes were meant for a session that is over
+            # Changes for a session that is gone are dropped.
+            if state.status is not Status.GONE:
                 changes.restore(before)
             raise

@@ -46,9 +46,7 @@ class State(Enum):
     REFUSED = b"REFUSED"  # live, but a verb cannot be carried out: nothing was written
     FULL = b"FULL"  # live, but it would hold more than it may: nothing was written
     DEAD = b"DEAD"  # no such session
-    REJECTED = (
-        b"REJECTED"  # the session lives, and the verifier is neither its own nor a recent one
-    )
+    REJECTED = b"REJECTED"  # the session lives under another verifier, and this is no recent one
     REPLACED = b"REPLACED"  # the session got a newer verifier less than the window ago
     ENDED = b"ENDED"  # its tombstone stands: invalidated less than the window ago
     OWED = b"OWED"  # the same, but its browser was not told, so this request may start one session

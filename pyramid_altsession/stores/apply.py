@@ -1,4 +1,4 @@
-"""write.lua in Python; the contract suite holds the two together."""
+"""write.lua in Python; the contract suite checks that the two agree."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Hash(dict[str, bytes]):
-    """Fields of one key, and when it ends (ms)."""
+    """The fields of one key on the server, and when it ends (ms)."""
 
     expires: int = 0
 
@@ -62,14 +62,17 @@ class Hash(dict[str, bytes]):
 
 
 def extent(fields: Mapping[str, bytes], now: int) -> tuple[int, int]:
-    """Keys of a session, and the bytes of their names and values, but for values whose end has
-    come."""
+    """The number of a session's keys, and the bytes of their names and values, without values whose
+    end has come.
+    """
     present = keys_of(fields, now)
     return len(present), sum(len(name.encode()) + len(raw) for name, raw in present.items())
 
 
 def apply(store: "MemoryStore", write: Write, now: int) -> Reply:
-    """write.lua: all or nothing, on a live session; else the reason."""
+    """Carry out a Write as write.lua does: all or nothing, on a live session; otherwise the state
+    says why not.
+    """
     return Change(store, write, now).reply()
 
 
@@ -92,7 +95,8 @@ class Change:
 
     def reply(self) -> Reply:
         if self.repeated():
-            # The first try carried all of it out; beside the step those are Sets without a ttl.
+            # The first try carried out everything. Besides the step, only Sets without a ttl are
+            # possible.
             results = [None if isinstance(verb, Set) else 1 for verb in self.write.verbs]
             done = self.entries() if isinstance(self.life, Login) else 1
             return self.answer(results, done, self.held)
@@ -144,7 +148,7 @@ class Change:
         return False
 
     def owed(self) -> State:
-        """State of a tombstone for who comes with its claim."""
+        """The state of a tombstone for a request with its claim."""
         owed, mark = self.held.get(OWED), self.write.mark
         if owed is None or (owed and owed != mark):
             return State.ENDED
@@ -155,7 +159,7 @@ class Change:
         write, held, now = self.write, self.held, self.now
         facts = held.facts
         if held.expires - now > self.timing.window:
-            # A tombstone stands for the window, also when the clock was set back.
+            # A tombstone lasts for the window, even if the clock was set back.
             facts = replace(facts, tombstone=None)
         state = judge(write.claim, facts, now, write.window, self.timing)
         there = write.anybody and state not in (State.DEAD, State.ENDED)
@@ -186,11 +190,13 @@ class Change:
         held = {name: alive(draft.get(name), self.now) for name in names}
         changes, result = verb.work(held, self.now)
         for name, raw in (held | changes).items():
-            self.put(name, raw)  # what has ended goes, though the verb has only looked at it
+            self.put(name, raw)  # an ended value is removed, even if the verb only reads it
         return result
 
     def outgrown(self) -> tuple[bytes, int] | None:
-        """What the session would have more of than it may and than it has, and how much."""
+        """The limit that the write would exceed by adding to the session ("keys" or "bytes"), and
+        the new number.
+        """
         limits = (self.timing.max_keys, self.timing.max_bytes)
         if not any(limits):
             return None
@@ -201,7 +207,7 @@ class Change:
         return None
 
     def take(self, life: Life) -> int:
-        """Take this step of the session's life; its result."""
+        """Carry out this step of the session's life; returns its result."""
         match life:
             case Renew():
                 self.replace(life.proof)
@@ -260,7 +266,7 @@ class Change:
         self.draft[DEAD_PROOFS] = remember_dead(self.draft.get(DEAD_PROOFS), proof, died)
 
     def replace(self, proof: bytes) -> None:
-        """A sign-in or an explicit renewal ends all honouring of predecessors."""
+        """After a sign-in or an explicit renewal no predecessor is accepted any more."""
         previous = self.draft.pop(PREDECESSOR, None)
         if previous is not None:
             self.bury(previous[:32], self.now)
@@ -270,7 +276,7 @@ class Change:
     def rotate(self, proof: bytes) -> None:
         previous = self.held.get(PREDECESSOR)
         if self.by_predecessor:
-            self.bury(self.draft[PROOF], self.now)  # its answer was lost: nobody holds it
+            self.bury(self.draft[PROOF], self.now)  # its answer was lost, so no browser has it
         elif previous is not None:
             confirmed = stamped(previous[32:37])
             self.bury(previous[:32], min(self.now, (confirmed or self.now) + self.timing.grace))
@@ -286,8 +292,9 @@ class Change:
             self.draft[PREDECESSOR] = previous[:32] + stamp(self.now) + previous[37:]
 
     def finish(self, nonce: bytes, owed: Raw) -> None:
-        """``owed``: None where an answer tells the browser; else the mark of the request that may
-        start the session that follows, empty for the first one that asks."""
+        """``owed``: None if an answer tells the browser; otherwise the mark of the request that may
+        start the next session, or empty: the first request that asks may.
+        """
         self.store.hashes.pop(self.id, None)
         if self.timing.window:
             tombstone = self.store.hashes[self.id] = Hash({TOMBSTONE: nonce})
@@ -309,7 +316,7 @@ class Change:
             self.tell()
 
     def tell(self) -> None:
-        """Whoever watches the session, of its renewal, and of keys where that is wanted."""
+        """Publish that the session was renewed, and which keys changed, if that is wanted."""
         held, draft, keys = self.held, self.draft, set[str]()
         if self.timing.notify == b"k":
             keys = {name for name in held | draft if held.get(name) != draft.get(name)}

@@ -67,16 +67,16 @@ class EmbeddedServer:
     `ConfigurationError` without the wheel or a Python, when no socket can have the path, or when
     the directory cannot be made.
 
-    The lock is the directory's, which every attempt opens anew.  One of `threading` would stop all
-    greenlets where gevent patches after this object was made, and be locked for ever in a child
-    that was forked meanwhile.
+    The directory is the lock, and every attempt opens it anew. A lock of `threading` would stop all
+    greenlets if gevent patches after this object was made, and would stay locked for ever in a
+    child that is forked meanwhile.
     """
 
     def __init__(self, directory: str | None = None, *, grace: float = 15.0) -> None:
         self._directory = os.path.abspath(directory or _default_directory())
         self._path = os.path.join(self._directory, SOCKET)
         self._grace = grace
-        # One as a rule; for a moment more, when several threads join at once.
+        # Usually one; for a moment more, if several threads join at once.
         self._kept: deque[Connection] = deque()
         self._pid = os.getpid()
         weakref.finalize(self, _close, self._kept)
@@ -90,7 +90,7 @@ class EmbeddedServer:
             raise _misconfigured(
                 f"embedded:// wanted a place in a directory that exists, found no {parent!r}"
             )
-        # Without these the application does not start, rather than fail when used.
+        # Checked now, so that the application does not start without them.
         server_binary()
         self._python = python()
 
@@ -116,7 +116,8 @@ class EmbeddedServer:
         binary = server_binary()
         deadline = time.monotonic() + PATIENCE
         try:
-            # The supervisor ends an idle server under the lock too: none dies while being joined.
+            # The supervisor ends an idle server under the same lock, so no server ends while a
+            # process joins it.
             with locked(self._directory, deadline) as lock:
                 while (connection := connect(self._path)) is None:
                     self._start(binary, lock, deadline)
@@ -135,7 +136,8 @@ class EmbeddedServer:
         ours, theirs = socket.socketpair()
         started = False
         with ours, theirs, open(os.path.join(self._directory, LOG), "wb") as log:
-            # The lock goes along: if this process is killed now, nobody else starts a second one.
+            # The child inherits the lock: if this process is killed now, no other process starts a
+            # second server.
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -146,18 +148,19 @@ class EmbeddedServer:
                 start_new_session=True,
             )
             try:
-                theirs.close()  # else the supervisor's end would go unnoticed
+                theirs.close()  # otherwise the supervisor's end would not be noticed
                 ours.settimeout(max(0.01, deadline - time.monotonic()))
                 with suppress(TimeoutError):
                     started = ours.recv(1) == b"+"
                 if not started:
                     raise self._down("did not start", _tail(self._directory))
             finally:
-                if not started:  # also when a signal handler raised: no half-started one may stay
+                # Also if a signal handler raised: no half-started supervisor may stay.
+                if not started:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
                     clear(self._directory)
-                process.wait()  # it has forked the real one and ended
+                process.wait()  # it has forked the real supervisor and ended
 
     def _down(self, problem: str, log: str) -> ConnectionError:
         return ConnectionError(f"the embedded server in {self._directory!r} {problem}: {log}")

@@ -48,7 +48,7 @@ def warn_of_processes() -> None:
 
 
 Listener = Callable[[bytes], None]
-"""Called in the thread that writes, with the store locked: it must not wait."""
+"""Called in the thread that writes, while the store is locked, so it must not wait."""
 
 
 class MemoryStore:
@@ -109,7 +109,7 @@ class MemoryStore:
                     return Reply(State.LIVE, (0, list(self.hashes)), now)
 
     def listen(self, id: str, told: Listener) -> None:
-        """Have ``told`` called with whatever is told of this session."""
+        """Call ``told`` with each notice about this session."""
         with self._lock:
             self._listeners.setdefault(id, set()).add(told)
 
@@ -121,7 +121,7 @@ class MemoryStore:
                 self._listeners.pop(id, None)
 
     def publish(self, id: str, notice: bytes) -> None:
-        """Tell whoever listens. Only for a Write that is carried out."""
+        """Call the listeners. Only for a Write that is carried out."""
         for told in self._listeners.get(id, ()):
             told(notice)
 

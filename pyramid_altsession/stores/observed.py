@@ -1,4 +1,4 @@
-"""A store that tells observers what is asked of another one, and what it takes."""
+"""A store around another one, which reports each operation, with its cost, to observers."""
 
 import logging
 import time
@@ -17,10 +17,10 @@ log = logging.getLogger("pyramid_altsession")
 class Observation(NamedTuple):
     """One operation on a store, when it is over.
 
-    ``reply``: None where there is none: the operation failed with ``error``, or, without one, was
-    a prefetch that nobody used or an awaited call that was cancelled. ``sent`` and ``received`` are
-    bytes on the wire. Bytes and ``round_trips`` are 0 in memory. ``seconds``: what the request
-    waited for it.
+    ``reply``: None if the operation failed with ``error``. If ``error`` is None too, the operation
+    was a prefetch that was not used, or an awaited call that was cancelled. ``sent`` and
+    ``received`` are bytes on the wire. Bytes and ``round_trips`` are 0 in memory. ``seconds``: how
+    long the request waited for it.
     """
 
     operation: Operation
@@ -36,7 +36,7 @@ Observer = Callable[[Observation], None]
 
 
 class Watched:
-    """An operation under way. ``reply``: what came of it."""
+    """An operation under way. ``reply``: set when it is over."""
 
     __slots__ = ("reply",)
 
@@ -45,14 +45,15 @@ class Watched:
 
 
 class Observing:
-    """Tells observers of operations, whether they are waited for or awaited. An error of an
-    observer is logged and goes no further."""
+    """Reports operations to observers, for plain and awaitable stores. An error of an observer is
+    only logged.
+    """
 
     observers: tuple[Observer, ...] = ()
 
     @contextmanager
     def watching(self, operation: Operation, used: Traffic) -> Iterator[Watched]:
-        """When the block is over, every observer is told of the operation that it carried out."""
+        """The block carries out the operation. At its end every observer is called."""
         began = time.perf_counter()
         watched, failure = Watched(), None
         try:

@@ -1,9 +1,10 @@
-"""Another store, whose values are sealed: the server sees neither what they say nor may move them.
+"""Seals the values of another store, so that the server can neither read them nor move them to
+another key.
 
-Everything above works on plain bytes. What the server would have to work out from a value
-(``increment``, ``compare_and_set``, ``append``) is worked out here, from what was read, and written
-if nobody changed it meanwhile; else again. Ends, names, ids and user ids stay readable: the
-server judges by them.
+Everything above works on plain bytes. If a verb has to look into a value (``increment``,
+``compare_and_set``, ``append``), this store reads the value, works out the new one, and writes it
+if no other request changed it meanwhile; otherwise it starts again. Ends, names, ids and user ids
+stay readable, because the server needs them.
 """
 
 from typing import Any
@@ -36,7 +37,7 @@ TRIES = 100
 _PASSED_ON = (Get, Set, Remove, Pop, SetDefault, Everything)
 """Verbs for which the server neither looks into a value nor moves one to another key."""
 NOTED = "@n"
-"""The name that what was noted at login is sealed for."""
+"""The field name for which a login's ``info`` is sealed."""
 
 
 class SealedStore:
@@ -50,7 +51,7 @@ class SealedStore:
         return f"<SealedStore {self.store!r}>"
 
     def execute(self, operation: Operation) -> Reply:
-        """As many round trips as the other store, and for what is worked out here, a read more."""
+        """As many round trips as the other store; one more for verbs that are worked out here."""
         return run(self.store.execute, self._sealing.steps(operation))
 
     def send(self, operation: Read) -> "SealedPendingRead":
@@ -76,13 +77,13 @@ class SealedPendingRead:
 
 
 class Sealing:
-    """What is sealed on its way to a store, and opened on its way back, without I/O."""
+    """Seals values on their way to a store, and opens them on the way back, without I/O."""
 
     def __init__(self, codec: SealingCodec) -> None:
         self._codec = codec
 
     def steps(self, operation: Operation) -> Steps[Reply]:
-        """What the other store is asked in place of this operation."""
+        """The operations on the other store that replace this one."""
         match operation:
             case Read():
                 return self.opened(operation, (yield operation))
@@ -151,20 +152,20 @@ class Sealing:
 
     def _work_out(self, write: Write) -> Steps[Reply]:
         id, life = write.claim.id, self._noting(write.claim.id, write.life)
-        # What a Set writes does not depend on what was there.
+        # The result of a Set does not depend on the old value.
         reading = [verb.names or () for verb in write.verbs if not isinstance(verb, Set)]
         names = tuple(sorted({name for names in reading for name in names}))
         for _ in range(TRIES):
             found, stored = yield from self._stored(write, names)
             plain = {name: self._unsealed(id, name, raw) for name, raw in stored.items()}
             try:
-                # At time 0 an end that is new is a time to live: the server adds its clock.
+                # At time 0, a new end is the same as a time to live: the server adds its clock.
                 changes = self._changes(id, plain, worked_out(write.verbs, plain, 0)[0])
             except Refused as refused:
                 if found.state is State.LIVE:
                     user = found.facts and found.facts.user  # as the reply to a write tells it
                     return replace(found, state=State.REFUSED, values=refused.args[0], user=user)
-                changes = _IMPOSSIBLE  # the other store says what is with the session
+                changes = _IMPOSSIBLE  # the other store reports the session's state
             unchanged = [Expect(n, raw) for n, raw in stored.items() if n in names or raw is None]
             reply = yield replace(write, verbs=(*unchanged, *changes), life=life)
             if reply.state is State.LIVE:
@@ -174,7 +175,9 @@ class Sealing:
         raise RuntimeError(f"a sealed value: somebody else was faster {TRIES} times")
 
     def _stored(self, write: Write, names: tuple[str, ...]) -> Steps[tuple[Reply, dict[str, Raw]]]:
-        """What the fields hold now; None for those that hold nothing, or what has ended."""
+        """The present values of the fields; None for a field without a value, or whose value has
+        ended.
+        """
         if write.create:
             return Reply(State.LIVE), {}
         whole = any(verb.names is None for verb in write.verbs)
@@ -187,7 +190,9 @@ class Sealing:
         return reply, {n: alive(raw, reply.now) for n, raw in held.items() if n[:1] != "@"}
 
     def _changes(self, id: str, before: dict[str, Raw], after: dict[str, Raw]) -> tuple[Verb, ...]:
-        """Verbs that make the one out of the other; nothing for what stays as it is."""
+        """The verbs that turn the old values into the new ones; none for values that stay as they
+        are.
+        """
         return tuple(
             [self._change(id, name, raw) for name, raw in after.items() if raw != before.get(name)]
         )
@@ -203,11 +208,11 @@ class Sealing:
     # -- one value
 
     def _sealed(self, id: str, name: str, raw: bytes) -> bytes:
-        """The end stays outside, for the server; the version is sealed in."""
+        """The end stays outside, where the server can read it; the version is sealed."""
         return framed(self._codec.seal(id, name, ending(raw, None)), end=end_of(raw))
 
     def _unsealed(self, id: str, name: str, raw: Raw) -> Raw:
-        """Our own fields are not sealed."""
+        """The package's own fields are not sealed."""
         return raw if raw is None or name[:1] == "@" else self._open(id, name, raw)
 
     def _open(self, id: str, name: str, raw: bytes) -> bytes:
@@ -216,14 +221,15 @@ class Sealing:
 
 
 _IMPOSSIBLE: tuple[Verb, ...] = (Expect("", None), Expect("", b""))
-"""Refused by every live session."""
+"""A verb that every live session refuses."""
 
 
 def worked_out(
     verbs: tuple[Verb, ...], plain: dict[str, Raw], now: int
 ) -> tuple[dict[str, Raw], list[Any]]:
-    """What the fields hold after the verbs, and the verbs' results, as the server's script works
-    them out."""
+    """The values of the fields after the verbs, and the verbs' results, as the server's script
+    would work them out.
+    """
     held = dict(plain)
     results: list[Any] = []
     for verb in verbs:

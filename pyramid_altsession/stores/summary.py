@@ -1,4 +1,4 @@
-"""An operation in three words, for metrics and traces: nothing that was read, written or named."""
+"""A summary of an operation, for metrics and traces, without any keys, values or ids."""
 
 from typing import NamedTuple
 
@@ -21,10 +21,10 @@ class Summary(NamedTuple):
     session; of many: ``listing``, ``prune``, ``revoke``, ``end``, ``describe``, ``inspect`` or
     ``scan``.
 
-    ``outcome``: ``ok``; the name of the error, as ``StoreUnavailable``; what the server said of the
-    session instead, as ``dead`` or ``rejected``; ``unconfirmed`` where no replica confirmed; or
-    ``unused`` for an answer that nobody took. ``keys``: how many keys, or how many sessions where
-    it concerns many.
+    ``outcome``: ``ok``; the name of the error, as ``StoreUnavailable``; the state of a session that
+    was not served, such as ``dead`` or ``rejected``; ``unconfirmed`` if no replica confirmed; or
+    ``unused`` for a prefetch whose answer was not taken. ``keys``: how many keys, or how many
+    sessions where it concerns many.
     """
 
     operation: str

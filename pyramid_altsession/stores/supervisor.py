@@ -35,7 +35,9 @@ class Unusable(Exception):
 
 
 def connect(path: str) -> Connection | None:
-    """A connection to who answers at `path`, None if nobody listens, `TimeoutError` if it hangs."""
+    """A connection to the server that answers at `path`; None if none listens, `TimeoutError` if it
+    hangs.
+    """
     connection = socket.socket(socket.AF_UNIX)
     alive = False
     try:
@@ -54,8 +56,8 @@ def connect(path: str) -> Connection | None:
 def locked(directory: str, deadline: float) -> Iterator[int]:
     """Hold the lock of `directory`, made if missing; `TimeoutError` at the `deadline`.
 
-    The directory is its own lock: no lock file stays behind, and who waited for a directory that
-    was removed meanwhile finds another inode at the path, or none, and tries again.
+    The directory is its own lock: no lock file stays behind, and if the directory is removed while
+    a process waits for it, the process finds another inode at the path, or none, and tries again.
     """
     while (fd := _lock(directory)) is None:
         if time.monotonic() > deadline:
@@ -100,7 +102,9 @@ def _same(path: str, known: os.stat_result) -> bool:
 
 
 def clear(directory: str) -> None:
-    """Remove our files, and the directory unless others are in it.  Under the lock only."""
+    """Remove the server's files, and the directory unless it holds other files. Only under the
+    lock.
+    """
     with suppress(OSError):
         for name in (SOCKET, LOG):
             with suppress(FileNotFoundError):
@@ -115,7 +119,8 @@ def supervise(
     ready: Callable[[], None],
     stop: Connection | None = None,
 ) -> None:
-    """Run the server until it dies, `stop` tells so, or nobody was connected for `grace` seconds.
+    """Run the server until it dies, `stop` says so, or no process was connected for `grace`
+    seconds.
 
     Calls `ready` when it answers.  Then leaves no server and no directory, unless another server
     has taken the directory over.  Before that the lock and the clearing are the starter's.
@@ -166,14 +171,16 @@ def _watch(
     ours = os.lstat(path)
     pause = min(0.5, max(0.02, grace / 4))
     seen = time.monotonic()
-    connection.settimeout(None)  # a server that was stopped may go on later
+    connection.settimeout(None)  # a server that was only suspended may go on later
     ends = [connection] if stop is None else [connection, stop]
-    # Readable unasked means closed; with its socket gone from the path nobody can join any more.
+    # If there is something to read without a question, the server has closed. Without its socket at
+    # the path, no process can join any more.
     while not select.select(ends, [], [], pause)[0] and _same(path, ours):
         if _clients(connection):
             seen = time.monotonic()
         elif time.monotonic() - seen >= grace:
-            with suppress(TimeoutError), locked(directory, 0):  # who has the lock will join
+            # If another process has the lock, it is about to join.
+            with suppress(TimeoutError), locked(directory, 0):
                 if not _clients(connection):
                     _kill(server)
                     return
@@ -190,7 +197,9 @@ def _clients(connection: Connection) -> int:
 
 
 def _kill(server: subprocess.Popen[bytes]) -> None:
-    """Not SIGTERM: there is nothing to save, and it would unlink whatever is at its path."""
+    """Kill the server. With SIGTERM it would remove the socket at its path, which may belong to
+    another server by then; and it has nothing to save.
+    """
     server.kill()
     server.wait()
 
@@ -206,17 +215,18 @@ def _die_with(parent: int) -> None:  # pragma: no cover - runs between fork and 
 def _main(directory: str, grace: str, binary: str, lock: str) -> None:  # pragma: no cover - script
     os.set_inheritable(int(lock), False)
     if os.fork():
-        os._exit(0)  # this one the starter reaps; the other is init's, not the application's
+        # The starter reaps this process; the other one becomes a child of init.
+        os._exit(0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it and the mask can be inherited
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     stop, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
-    # A handler that raised could strike between two steps of handing over, or of clearing.
+    # A handler that raises could interrupt the hand-over, or the clearing, between two steps.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
 
     def ready() -> None:
-        with suppress(BrokenPipeError):  # the starter was killed; others may be waiting
+        with suppress(BrokenPipeError):  # the starter was killed; other processes may be waiting
             os.write(1, b"+")
         os.dup2(2, 1)
         os.close(int(lock))

@@ -1,6 +1,6 @@
 """Operations in a few words, for people: panels, headers and the messages of failed tests.
 
-Nothing in it opens a session: no cookie, no verifier, no CSRF token.
+It holds nothing that gives access to a session: no cookie, no verifier, no CSRF token.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from ..protocol.verbs import Append, DataVerb, Increment
 from .observed import Observation
 
 OWN = {USER: "userid", LOGIN: "login", CREATED: "created"}
-"""The package's own fields that a call asks for, by the names of the calls."""
+"""The package's own fields that calls read, with the names of these calls."""
 
 LIVES: dict[type, str] = {Touch: "touched", Renew: "renewed", Rotate: "renewed", Login: "signed in"}
 SHOWN = 200
@@ -70,7 +70,9 @@ class Step:
 
     @classmethod
     def seen(cls, seen: Observation, values: bool = False) -> "Step":
-        """The same, with what came of it; ``values``: with what was read and written."""
+        """The same step with its outcome; ``values``: also with the values that were read and
+        written.
+        """
         step = cls.of(seen.operation)
         if seen.reply is not None:
             step.answer = seen.reply.state.name.lower()
@@ -85,12 +87,12 @@ class Step:
 
     @property
     def keys(self) -> list[str]:
-        """The application's."""
+        """The keys of the application."""
         return [name for name in self.fields if is_key(name)]
 
     @property
     def own(self) -> list[str]:
-        """What was asked for besides, by the names of the calls."""
+        """The other fields that were asked for, by the names of the calls."""
         return [OWN.get(name, name) for name in self.fields if not is_key(name)]
 
     def __str__(self) -> str:
@@ -102,8 +104,9 @@ class Step:
 
 @dataclass
 class Trace:
-    """The steps of one request, in order. ``values``: whether steps hold what was stored. ``of``:
-    the id() of the request, where there is one."""
+    """The steps of one request, in order. ``values``: whether steps hold stored values. ``of``: the
+    id() of the request, if there is one.
+    """
 
     values: bool = False
     of: int = 0
@@ -128,7 +131,7 @@ class Trace:
 def of_users(
     operation: Listing | Prune | Revoke | End | Describe | Inspect | Scan,
 ) -> tuple[tuple[str], tuple[str, ...]]:
-    """Verb and keys of what is asked about many sessions."""
+    """Verb and keys of an operation on many sessions."""
     match operation:
         case Listing(user):
             return ("list",), (user,)
@@ -147,7 +150,7 @@ def of_users(
 
 
 def short(id: str) -> str:
-    """A session's handle, to tell it from others in a narrow table."""
+    """A session's handle, shortened for a narrow table."""
     return f"{id[:8]}…"
 
 
@@ -163,7 +166,7 @@ def became(operation: Operation, reply: Reply) -> str:
 
 
 def values_in(operation: Operation, reply: Reply) -> Iterator[tuple[str, str]]:
-    """Key and value, as text, of what was read and written."""
+    """Keys and values, as text, that were read and written."""
     if reply.state is State.LIVE and isinstance(operation, Read | Write):
         for name, value in raw_values(operation, reply):
             if isinstance(value, bytes) and is_key(name) and name != CSRF_TOKEN:

@@ -1,4 +1,4 @@
-"""What an operation sends and receives, counted where somebody observes it."""
+"""Counts what an operation sends and receives, if it is observed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,18 +6,18 @@ from contextvars import ContextVar
 
 
 class Traffic:
-    """Packets and bytes of one operation, those of connecting included."""
+    """Packets and bytes of one operation, including those for connecting."""
 
     __slots__ = ("packets", "received", "sent")
     measured = False
-    """Whether anybody wants to know: else connections do not count."""
+    """Whether there are observers; otherwise connections do not count."""
 
     def __init__(self) -> None:
         self.packets = self.sent = self.received = 0
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """What connections send and receive meanwhile, in this context, belongs to it."""
+        """Count what connections send and receive inside the block, in this context."""
         before = _current.set(self)
         try:
             yield

@@ -167,10 +167,8 @@ class SyncSession(MutableMapping[str, Any]):
         name = self._name(f"_f_{queue}")
         changes = self._changes
         changes.publish()
-        found, own = (
-            self._raw(name),
-            changes.flashes.pop(name, []),
-        )  # messages of this request, which need not be sent
+        # The messages that this request has appended need not be sent.
+        found, own = self._raw(name), changes.flashes.pop(name, [])
         try:
             stored = [] if found is None else self._take_out(name, alone=not own)
         except BaseException:
@@ -198,9 +196,8 @@ class SyncSession(MutableMapping[str, Any]):
         if token is not None:
             return str(token)
         if CSRF_TOKEN in self._changes.dirty:
-            return (
-                self.new_csrf_token()
-            )  # removed by this request: then a token on the server does not count
+            # This request has removed the token, so a token on the server does not count.
+            return self.new_csrf_token()
         return str(self._session.setdefault(CSRF_TOKEN, secrets.token_hex(20)))
 
     def write_back(self) -> None:
@@ -221,9 +218,8 @@ class SyncSession(MutableMapping[str, Any]):
             return  # debugtoolbar looks at every session, above every error page
         known = self._changes.dirty if names else dict(self._state.cache.fields)
         self._driver.ask(names)
-        self._state.cache.fields.update(
-            known
-        )  # before newer bytes come: the values at hand were made from the older ones
+        # The values at hand were made from the older bytes, so the cache keeps those.
+        self._state.cache.fields.update(known)
 
     def _raw(self, name: str) -> Raw:
         self._fetch((name,))

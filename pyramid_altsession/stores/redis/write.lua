@@ -1,13 +1,13 @@
--- The guarded write: every change of a session is this script, so that no change ever reaches a
--- session that ended, or that has got another verifier since.
+-- The guarded write. Every change of a session goes through this script, so that no change ever
+-- reaches a session that has ended, or that has another verifier by the time of the write.
 --
--- It has six parts: 1 read, 2 repeated?, 3 guard, 4 data, 5 lifecycle, 6 commit. Redis rolls
--- nothing back. So all that is asked for is worked out on a draft first; then come the writes, none
--- of which can fail but for a full server, which refuses only the first one.
+-- It has six parts: 1 read, 2 repeated?, 3 guard, 4 data, 5 lifecycle, 6 commit. Redis does not
+-- roll back. So the script first works out everything on a draft; then come the writes. Only a full
+-- server can make them fail, and it refuses only the first one.
 --
--- Every call runs this text from its first line, and pays for each function and table that it makes
--- on its way. So they are made where a call needs them: a set of an unremarkable session, the most
--- frequent call, makes no function at all.
+-- Every call runs this text from its first line, and pays for each function and table that it
+-- creates. So the script creates them only where a call needs them: a set on a session in its usual
+-- state, the most frequent call, creates no function at all.
 --
 -- KEYS  1  the session's hash
 --       2  optional: the index of the session's user, a sorted set (member: id, score: login, ms);
@@ -16,13 +16,13 @@
 --       2  '1': make the session first, under this proof
 --          'any': it has to be there, whatever proof it answers to (for administration)
 --          '=' and perhaps a user: the same, and it has to be this user's, or nobody's
---          '0' and perhaps the mark of a request: it has to be there; where its end was not told to
---          the browser, the request with this mark may start the session that follows it
+--          '0' and perhaps the mark of a request: it has to be there; if it has ended and the
+--          browser was not told, the request with this mark may start the next session
 --       3  tti, ms            4  touch interval, ms        5  lifetime, ms (0: none)
 --       6  gone_window, ms: how long a tombstone stands
 --       7  the window in which a proof that died counts as REPLACED, ms
---       8  renew_grace, ms    9  letters, or '': r, a reused predecessor ends the session; l, tell
---          who watches what becomes of it, or k, and which keys change
+--       8  renew_grace, ms    9  letters, or '': r, a reused predecessor ends the session; l,
+--          publish what happens to the session, or k, also which keys change
 --       10 keys, and 11 bytes of their names and values, that the session may have (0: any number)
 --       12 one step of the session's life, or '' for none, and its arguments:
 --          touch · renew proof · rotate proof after(ms)
@@ -34,19 +34,19 @@
 --          set name value ttl · remove name · pop name · setdefault name value ttl
 --          increment name by start ttl · append name item limit(bytes)
 --          compare_and_set name given('1'/'0') expected value ttl
--- Tells with SPUBLISH, to the channel with the key's name: e (ended), r (renewed) or c (changed),
---       and the names of keys, each after its length in 2 bytes. And with PUBLISH, to the channel
---       with the key's prefix and its colon: s (signed in), o (the user signed out in this browser)
---       or e (ended otherwise), the id, and the user if there is one.
+-- Publishes with SPUBLISH, to the channel with the key's name: e (ended), r (renewed) or c
+--       (changed), and the names of keys, each after its length in 2 bytes. And with PUBLISH, to the
+--       channel with the key's prefix and its colon: s (signed in), o (the user signed out in this
+--       browser) or e (ended otherwise), the id, and the user if there is one.
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
 --       none), the user it was bound to, since when (ms) a signed-in session has its proof, the
 --       step's result (0: there is none), a list of the verbs' results}
 --       LIVE      done        REFUSED   live, nothing written; for results the verb's place, from 0
---       FULL      live, nothing written; for results what it would have too much of: 'keys' or
---                 'bytes', and how many
+--       FULL      live, nothing written; for results the exceeded limit, 'keys' or 'bytes',
+--                 and the new number
 --       DEAD      no session  REJECTED  it lives under another proof
 --       REPLACED  the proof died within the window        ENDED  a tombstone stands
---       OWED      the same, and the session that follows it is this request's to start
+--       OWED      the same, and this request may start the next session
 --       REUSED    the session was ended, since a predecessor came back after its time
 --       OTHER_USER  it was another user's session, and was ended for this login
 --       SESSION_LIMIT  the user has as many sessions as allowed
@@ -70,17 +70,17 @@ deadline = deadline and tonumber(deadline)
 own_tti = own_tti and tonumber(own_tti)
 local seen = last and tonumber(last)
 
--- '@p' is the predecessor that a periodic renewal still honours: its proof, when its successor was
--- first used (0: not yet), and when it was replaced. Times within fields have 5 bytes, in units of
--- 10 ms.
+-- '@p' is the predecessor that is still accepted after a periodic renewal: its proof, when its
+-- successor was first used (0: not yet), and when it was replaced. Times within fields have 5
+-- bytes, in units of 10 ms.
 local since, confirmed = login and tonumber(login), nil
 if previous then
   confirmed, since = struct.unpack('>I5I5', previous, 33)
   confirmed, since = confirmed * 10, since * 10
 end
 
--- What the index says of the session, and how many sessions it lists. '@ended' is no session, but
--- the time of the last "log out everywhere".
+-- The session's entry in the index, and how many sessions the index lists. '@ended' is no session,
+-- but holds the time of the last "log out everywhere".
 local id, listed, revoked, entries
 if index then
   id = key:match('[^:]+$')
@@ -96,7 +96,7 @@ end
 -- 2. Repeated?
 
 -- A script that is sent again because its first reply was lost finds its own new proof or its own
--- nonce. All of it was carried out then: beside the step those are sets without a ttl.
+-- nonce. Then everything was carried out; besides the step, only sets without a ttl are possible.
 if life ~= '' and life ~= 'touch' then
   local fresh = ARGV[13]
   if (life == 'invalidate' and tombstone == fresh)
@@ -121,9 +121,9 @@ end
 
 local draft = {}  -- what changes: name -> value, or false for a field to remove
 local state = 'LIVE'
-local over, owed  -- where the session ends: the nonce of its tombstone; and, where no answer tells
-                  -- the browser, the mark of the request that may start the session that follows,
-                  -- '' for the first one that asks
+local over, owed  -- if the session ends: the nonce of its tombstone; and, if no answer tells the
+                  -- browser, the mark of the request that may start the next session, or '': the
+                  -- first request that asks may
 local by_predecessor = false
 
 if owner ~= proof or create or tombstone or previous or listed == false
@@ -148,8 +148,8 @@ if owner ~= proof or create or tombstone or previous or listed == false
     end
   end
 
-  -- A tombstone with more time left than it was given has seen the clock set back: it is none, or
-  -- it would stand for so much longer.
+  -- A tombstone with more time left than it was given shows that the clock was set back. It does
+  -- not count, because it would stay too long.
   if tombstone and redis.call('PTTL', key) <= tombstone_ms then
     local waits = redis.call('HGET', key, '@o')
     if waits ~= '' and (not waits or waits ~= mark) then
@@ -181,8 +181,8 @@ if owner ~= proof or create or tombstone or previous or listed == false
   else
     create = false  -- a creation that is sent again
     if deadline and seen and now < seen then
-      -- The server's clock was set back since the last use: the absolute end moves with it, else it
-      -- would come late.
+      -- The server's clock was set back since the last use: the absolute end moves with it,
+      -- or it would come too late.
       deadline = deadline - (seen - now)
       draft['@d'] = deadline
     end
@@ -191,8 +191,8 @@ if owner ~= proof or create or tombstone or previous or listed == false
       state = 'DEAD'
     elseif listed == false and life ~= 'login' and revoked
         and tonumber(login) < tonumber(revoked) then
-      -- The index has lost this session, so that "log out everywhere" could not find it, but it has
-      -- left its time.
+      -- The index has lost this session, so "log out everywhere" could not find it, but has left
+      -- the time of the call.
       state, over, owed = 'ENDED', 'revoked', ''
     elseif owner == proof and confirmed == 0 then
       -- The first use of a new proof begins its predecessor's grace.
@@ -245,7 +245,7 @@ if ARGV[at] then
   local function lasting(value, ttl)
     return ttl == '0' and value or ending(value, string.format('%.0f', now + ttl))
   end
-  -- What a field holds, or false; a value whose end has come is none, and goes with the next write.
+  -- The value of a field, or false. A value whose end has come does not count, and is removed now.
   local function alive(name, raw)
     local time = raw and raw:byte() == 64 and end_of(raw)
     if time and tonumber(time) <= now then
@@ -354,10 +354,10 @@ if ARGV[at] then
   until at > #ARGV
 end
 
--- The session must not hold more than it may, once this is written. Only what adds to it
--- is refused: it may hold more since the limits were higher. To count everything each time would be
--- slow, so '@b' has two bounds, which are good while '@t' begins with a 0: whoever writes without a
--- limit, or by an older version of this script, writes none.
+-- A write must not make the session larger than its limits. A write that adds nothing is never
+-- refused, because the session may be larger since a time when the limits were higher. Counting
+-- everything each time would be slow, so '@b' has two upper bounds. They hold while '@t' begins
+-- with a 0, which writers without a limit, and older versions of this script, do not write.
 local limited = ARGV[10] ~= '0' or ARGV[11] ~= '0'
 local bounded = limited and last and last:byte() == 48
 if limited and results[1] ~= nil then
@@ -384,7 +384,7 @@ if limited and results[1] ~= nil then
         if name:byte() ~= 64 then
           local ends = raw:byte() == 64 and (raw:match('^@(%d+):') or raw:match('^@(%d+);%d+:'))
           if ends and tonumber(ends) <= now then
-            draft[name] = draft[name] or false  -- it does not count, but takes room: it goes
+            draft[name] = draft[name] or false  -- ended: remove it, to free its room
           else
             had_keys, had_bytes = had_keys + 1, had_bytes + #name + #raw
             if draft[name] == nil then
@@ -421,7 +421,7 @@ elseif life ~= '' then
     dead = (buried:sub(1, 16) .. stamp(time) .. (dead or '')):sub(1, 63)
     draft['@q'] = dead
   end
-  -- A sign-in or an explicit renewal ends all honouring of predecessors.
+  -- After a sign-in or an explicit renewal no predecessor is accepted any more.
   local function replace()
     if previous then
       bury(previous:sub(1, 32), now)
@@ -439,7 +439,7 @@ elseif life ~= '' then
       done = 0
     else
       if by_predecessor then
-        bury(owner, now)  -- its answer was lost: nobody holds it
+        bury(owner, now)  -- its answer was lost, so no browser has it
       elseif previous then
         local first_use = confirmed == 0 and now or confirmed
         bury(previous:sub(1, 32), math.min(now, first_use + tonumber(ARGV[8])))
@@ -491,8 +491,8 @@ end
 local signs_in = life == 'login' and not over
 local tombstone_ms = over and tonumber(ARGV[6])
 
--- No key may be left without an end: a user without the right to set one is told so before
--- anything is written. (To try it would be a write, after which a full server refuses no data.)
+-- No key may be left without an end. So a missing right to set one is reported before anything is
+-- written. (Trying the command would be a write, after which a full server would refuse no data.)
 if create or signs_in or over then
   local function can_end(command, name)
     if not redis.acl_check_cmd(command, name, now) then
@@ -576,16 +576,16 @@ local enter = (signs_in or lost) and function(score)
   end
 end
 
--- At a login the entry comes first: a signed-in session must never be one that its user cannot
--- find. The ZREM, of no member, lets the ZADD work on a full server, which refuses only the first
+-- At a login the entry is written first, so that a user can always find every signed-in session.
+-- The ZREM, of no member, lets the ZADD work on a full server, which refuses only the first
 -- write of a script.
 if signs_in and index then
   redis.call('ZREM', index, '@')
   enter(now)
 end
 
--- A full server refuses the first write of a script and no later one. So data goes first; what has
--- to work on a full server (touch, remove, renew) restarts the tti before its HSET.
+-- A full server refuses the first write of a script and no later one. So new data is written first;
+-- a call that has to work on a full server (touch, remove, renew) restarts the tti before its HSET.
 if not grows then
   redis.call('PEXPIREAT', key, expires)
 end
@@ -597,7 +597,7 @@ else
   end
 end
 if grows or create then
-  redis.call('PEXPIREAT', key, expires)  -- at once: who may not HDEL leaves no key without an end
+  redis.call('PEXPIREAT', key, expires)  -- before HDEL, which a missing right may stop
 end
 if removals then
   for start = 1, #removals, 4000 do
@@ -609,12 +609,12 @@ if lost then
   enter(login)
 end
 
--- By pcall: who may not publish may still write.
+-- With pcall, so that writes work without the right to publish.
 local notify = ARGV[9] ~= '' and ARGV[9]:match('[lk]')
 if notify and signs_in then
   redis.pcall('PUBLISH', key:match('^.*:'), 's' .. key:match('[^:]+$') .. draft['@u'])
 end
-if notify and not create then  -- nobody knows of a session that was made now
+if notify and not create then  -- nobody watches a new session
   local told = {draft['@v'] and 'r' or 'c'}
   for name in pairs(notify == 'k' and draft or {}) do
     if name:byte() ~= 64 then
