@@ -35,7 +35,7 @@
 --          increment name by start ttl · append name item limit(bytes)
 --          compare_and_set name given('1'/'0') expected value ttl
 -- Publishes with SPUBLISH, to the channel with the key's name: e (ended), r (renewed) or c
---       (changed), and the names of keys, each after its length in 2 bytes. And with PUBLISH, to the
+--       (changed), and the names of keys, each after its length in 2 bytes. With PUBLISH, to the
 --       channel with the key's prefix and its colon: s (signed in), o (the user signed out in this
 --       browser) or e (ended otherwise), the id, and the user if there is one.
 -- Returns {state, now ms, left ms (-2: no key), ms to the end of a remembered session (-1: it is
