@@ -73,11 +73,11 @@ serving: ContextVar[AsyncRequestSession | None] = ContextVar("pyramid_altsession
 
 
 class AsyncSessionAPI(APIBase):
-    """Sessions for asyncio: names, results and errors are those of
-    :class:`pyramid_altsession.SessionAPI`, where each call is told; here they are awaited.
+    """Sessions for asyncio. The names, results and errors of the calls are those of
+    :class:`pyramid_altsession.SessionAPI`, which describes them; here you await them.
 
-    One serves all tasks and event loops of a process. It connects when a session is first used.
-    ``async with`` closes it. ``notify`` is called with the events, and is not awaited.
+    One object serves all tasks and event loops of a process. It connects when a session is first
+    used. ``async with`` closes it. ``notify`` is called with the events, and is not awaited.
     """
 
     def __init__(

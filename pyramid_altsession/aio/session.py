@@ -22,8 +22,8 @@ E = TypeVar("E")
 
 
 class AsyncAltSession(SessionView[AsyncDriver]):
-    """A session for asyncio: names, results and errors are those of
-    :class:`pyramid_altsession.AltSession`, where each call is told; here they are awaited.
+    """A session for asyncio. The names, results and errors of the calls are those of
+    :class:`pyramid_altsession.AltSession`, which describes them; here you await them.
 
     Tasks of one event loop may share it: their calls are carried out one after the other. A call
     that is cancelled may or may not have been carried out.

@@ -14,7 +14,7 @@ _FRAME = re.compile(rb"@([0-9]{0,16})(?:;([0-9]{1,9}))?:")
 
 
 def split(raw: bytes) -> tuple[bytes, bytes]:
-    """Frame and value; the frame is empty where there is none."""
+    """The frame and the value; an empty frame if the value has none."""
     match = _FRAME.match(raw)
     return (raw[: match.end()], raw[match.end() :]) if match else (b"", raw)
 

@@ -77,8 +77,9 @@ class ClusterStore(WaitingStore):
         )
 
     def nodes(self) -> list[ServerNode]:
-        """The primaries, to be asked about themselves; the configured nodes, where none of them
-        tells of others. One round trip at most."""
+        """The primaries, to be asked about themselves; if no node returns the map, the configured
+        nodes. One round trip at most.
+        """
         with suppress(redis.RedisError):
             carry_out(self._map.address(0), self._call().exchange)
         addresses = self._map.primaries or self._map.seeds
