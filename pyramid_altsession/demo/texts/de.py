@@ -149,6 +149,49 @@ DE = {
     "why_undone": "Ann ist wieder angemeldet.",
     "why_over": "Ann bleibt abgemeldet.",
     "why_again": "Noch einmal ausführen",
+    "product_away": (
+        "Ihren Korb und Ihre Anmeldung können wir gerade nicht sehen. Über unsere Waren können Sie"
+        " lesen; in den Korb legen können Sie sie erst später."
+    ),
+    "outage": "Ausfallschalter",
+    "intro_outage": (
+        "Halten Sie den Sitzungsserver an, sehen Sie, was Besucher dann sehen, und starten Sie ihn"
+        " wieder."
+    ),
+    "about_outage": (
+        "Diese Seite gibt es auch, während der Sitzungsserver nicht antwortet. Sie können es"
+        " ausprobieren:"
+    ),
+    "outage_text": (
+        "Hier können Sie den Valkey-Server anhalten, der die Sitzungen dieses Ladens verwahrt. Sein"
+        " Prozess ruht dann: er nimmt Verbindungen an und antwortet nicht. Er verliert nichts. Er"
+        " läuft weiter, wenn Sie ihn wieder starten, wenn der Laden endet, und spätestens nach"
+        " {seconds} Sekunden. Diese Seite bekommt nur ein Browser auf dem Rechner des Ladens."
+    ),
+    "outage_on": "Der Sitzungsserver läuft.",
+    "outage_off": "Der Sitzungsserver ist angehalten.",
+    "outage_stop": "Sitzungsserver anhalten",
+    "outage_start": "Wieder starten",
+    "outage_first": (
+        "Legen Sie zuerst etwas in den Korb: ein Besucher ohne Sitzung bemerkt keinen Ausfall, denn"
+        " der Server wird nicht gefragt. Halten Sie dann den Server an, und öffnen Sie diese"
+        " Seiten."
+    ),
+    "outage_cart": (
+        "Diese Seite braucht die Sitzung. Der Laden wartet höchstens {timeout} s auf den Server"
+        " (redis.timeout und redis.connect_timeout) und antwortet dann „{title}“, mit dem"
+        " Status 503."
+    ),
+    "outage_product": (
+        "Diese Seite kommt ohne die Sitzung aus (altsession_optional). Der Laden wartet ebenso"
+        " lange, zeigt dann die Ware und sagt, dass der Korb nicht zu sehen ist."
+    ),
+    "outage_about": "Diese Seite fragt nicht nach der Sitzung. Sie kommt sofort, wie immer.",
+    "outage_after": (
+        "Starten Sie den Server dann wieder. Der Laden fragt ihn von selbst aufs Neue, und Ihr Korb"
+        " ist wie zuvor."
+    ),
+    "outage_yours": "Sie haben den Sitzungsserver selbst angehalten. Hier starten Sie ihn wieder:",
     "panel": "Was diese Anfrage von der Sitzung wollte",
     "panel_about": (
         "Jede Zeile ist eine Operation. Ein Umlauf ist ein Paket zum Server und dessen Antwort:"

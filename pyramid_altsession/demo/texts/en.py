@@ -139,6 +139,40 @@ EN = {
     "why_undone": "Ann is signed in again.",
     "why_over": "Ann stays signed out.",
     "why_again": "Run it again",
+    "product_away": (
+        "We cannot see your cart or your sign-in just now. You can read about our products; adding"
+        " them to the cart has to wait."
+    ),
+    "outage": "Outage switch",
+    "intro_outage": "stop the session server, see what visitors see, and start it again.",
+    "about_outage": "This page is also there while the session server is not. You can try that:",
+    "outage_text": (
+        "Here you can stop the Valkey server that keeps this shop's sessions. Its process is then"
+        " suspended: it takes connections and does not answer. It loses nothing. It goes on when"
+        " you start it again, when the shop ends, and after {seconds} seconds at the latest. Only a"
+        " browser on the shop's own machine gets this page."
+    ),
+    "outage_on": "The session server is running.",
+    "outage_off": "The session server is stopped.",
+    "outage_stop": "Stop the session server",
+    "outage_start": "Start it again",
+    "outage_first": (
+        "First add something to the cart: a visitor without a session notices no outage, as the"
+        " server is not asked. Then stop the server and open these pages."
+    ),
+    "outage_cart": (
+        "this page needs the session. The shop waits at most {timeout} s for the server"
+        " (redis.timeout and redis.connect_timeout), then answers “{title}”, with status 503."
+    ),
+    "outage_product": (
+        "this page can do without the session (altsession_optional). The shop waits as long, then"
+        " shows the product and says that the cart cannot be seen."
+    ),
+    "outage_about": "this page does not use the session. It comes at once, as always.",
+    "outage_after": (
+        "Then start the server again. The shop asks it anew by itself, and your cart is as it was."
+    ),
+    "outage_yours": "You have stopped the session server yourself. Here you start it again:",
     "panel": "What this request asked of the session",
     "panel_about": (
         "Each line is one operation. A round trip is one packet to the server and its answer:"
