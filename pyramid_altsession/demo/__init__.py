@@ -19,6 +19,7 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.include("pyramid_jinja2")
         config.include("pyramid_altsession")
         config.include(".recorder")
+        config.include(".outage")
         config.set_security_policy(Policy())
         config.set_default_csrf_options(require_csrf=True, callback=signed_in)
         config.add_static_view("static", "static", cache_max_age=60)
@@ -28,11 +29,13 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
         config.scan(".account")
         config.scan(".guards")
         config.scan(".why")
+        config.scan(".outage")
         return config.make_wsgi_app()
 
 
 def add_routes(config: Configurator) -> None:
     config.add_route("catalogue", "/")
+    config.add_route("product", "/product/{product}")
     config.add_route("cart", "/cart")
     config.add_route("add", "/cart/{product}/add")
     config.add_route("remove", "/cart/{product}/remove")
@@ -47,4 +50,7 @@ def add_routes(config: Configurator) -> None:
     config.add_route("end_all", "/account/sessions/end-all")
     config.add_route("why", "/why")
     config.add_route("about", "/about")
+    config.add_route("outage", "/outage")
+    config.add_route("stop", "/outage/stop")
+    config.add_route("start", "/outage/start")
     config.add_route("document", "/docs/{name}")

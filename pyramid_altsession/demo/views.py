@@ -79,6 +79,20 @@ def catalogue(request: Request) -> Page:
     return shop(request) | {"products": PRODUCTS.values(), "documents": documents}
 
 
+@view_config(
+    route_name="product",
+    request_method="GET",
+    altsession_optional=True,  # what is for sale can be told while the server is away
+    renderer="templates/product.jinja2",
+)
+def product(request: Request) -> Page:
+    """Without the server it says so, and has no form: that would need the session."""
+    found = wanted_product(request)
+    page = shop(request)
+    away = any(step.answer == StoreUnavailable.__name__ for step in request.trace.steps)
+    return (plain(request) if away else page) | {"product": found, "away": away}
+
+
 @view_config(route_name="cart", request_method="GET", renderer="templates/cart.jinja2")
 def cart(request: Request) -> Page:
     page = shop(request)

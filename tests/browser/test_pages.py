@@ -12,8 +12,9 @@ from workers import eventually
 pytestmark = pytest.mark.process
 
 NARROW = {"width": 360, "height": 800}
-VISITORS_PAGES = ("/", "/cart", "/counter", "/why", "/about", "/sign-in", "/account", "/missing")
-USERS_PAGES = ("/", "/cart", "/account", "/account/address", "/sessions/")
+VISITORS_PAGES = ("/", "/product/teapot", "/cart", "/counter", "/why", "/about", "/sign-in")
+VISITORS_PAGES += ("/account", "/missing")
+USERS_PAGES = ("/", "/product/teapot", "/cart", "/account", "/account/address", "/sessions/")
 
 
 def every_page(page: Page, shop: Shop) -> Iterator[str]:

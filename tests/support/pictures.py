@@ -55,9 +55,9 @@ def visit(page: Page, shop: Shop) -> Iterator[str]:
         page.get_by_role("button", name=f"Add to cart {name}").click()
         page.get_by_role("status").wait_for()
     yield "cart"
-    for name in ("sign-in", "about", "missing", "why", "counter"):
+    for name in ("sign-in", "about", "missing", "why", "counter", "product/teapot"):
         page.goto(f"/{name}")
-        yield name
+        yield name.partition("/")[0]
     sign_in(page, "admin")
     yield "account-welcome"
     page.goto("/account/address")
