@@ -10,7 +10,7 @@ import leaks
 import pytest
 import redis
 from accounts import Books
-from apps import MADE, Behind, Watched
+from apps import MADE, Behind, Watched, settings_for
 from certificates import Authority
 from coverage import Coverage
 from hypothesis import HealthCheck
@@ -20,7 +20,6 @@ from sealed import CODEC, behind_of
 from servers import Server, redis_binary, valkey
 from topologies import Cluster, Sentinels, TLSServer
 
-from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import RedisSettings, Settings
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.stores import open_store
@@ -308,12 +307,6 @@ def any_server(request: pytest.FixtureRequest) -> Server:
     found: Server = request.getfixturevalue(f"{request.param}_server")
     found.empty()
     return found
-
-
-def settings_for(
-    url: str, redis: Mapping[str, object] | None = None, **session: object
-) -> Settings:
-    return read_settings({"redis": {"url": url, **(redis or {})}, "session": session})
 
 
 STORES = ["memory", "valkey-unix", "redis7"]

@@ -51,8 +51,9 @@ class Connection(asyncio.Protocol):
         self._lost: Callable[[redis.RedisError], None] | None = None
         self.failure: redis.RedisError | None = None
         """Why the connection cannot be used any more; None while it can."""
-        self.granted = -math.inf
-        """The call that opened the connection may use it until then, beyond its own end."""
+        self.granted = (math.nan, -math.inf)
+        """The end of the call that opened it, and until when that call may use it instead: the call
+        had to wait for the connection, and may have more than one packet to send."""
 
     async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
         """Send the packet and return its replies, error replies among them. If anything is raised,
@@ -237,7 +238,7 @@ async def _open_started(
     path = await asyncio.get_running_loop().run_in_executor(None, _started, embedded)
     end += time.monotonic() - began
     connection = await opened(partial(_connect_unix, path), settings, end)
-    connection.granted = end
+    connection.granted = math.nan, end
     return connection
 
 

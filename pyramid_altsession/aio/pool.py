@@ -55,7 +55,8 @@ class LoopPool:
                 connection = self._rested()
                 if connection is None:
                     connection = await self._take(end)
-                last = end if end > connection.granted else connection.granted
+                opener, until = connection.granted
+                last = until if opener == end else end
                 self._used += 1
                 try:
                     answers = await connection.exchange(packet, replies, last)
@@ -114,7 +115,7 @@ class LoopPool:
             else:
                 if self._late < TOO_LATE:  # after time-outs, only an answer ends the trouble
                     self._away = None
-                opened.granted = max(last, opened.granted)
+                opened.granted = end, max(last, opened.granted[1])
                 return opened
         if self._late < TOO_LATE and (self._used or self._idle):
             return None

@@ -239,7 +239,7 @@ class Script:
             raise self.refuse
         self.opened += 1
         return SimpleNamespace(
-            exchange=self._exchange, failure=None, granted=0.0, close=lambda: None
+            exchange=self._exchange, failure=None, granted=(0.0, 0.0), close=lambda: None
         )
 
     async def _exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:

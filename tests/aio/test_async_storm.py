@@ -224,12 +224,10 @@ class Careless(pools.LoopPool):
     """Lets the next call have a connection when a call is over, however it ended."""
 
     async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
-        connection, last = self._rested(), end
-        if connection is None:
-            connection, last = await self._take(end)
+        connection = self._rested() or await self._take(end)
         vars(connection)["close"] = lambda: None
         try:
-            return await connection.exchange(packet, replies, last)
+            return await connection.exchange(packet, replies, end)
         finally:
             del vars(connection)["close"]
             self._idle.append(connection)

@@ -4,10 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from browsers import Shop, chromium, chromium_binary, served_shop
+from browsers import PATIENCE, Shop, chromium, chromium_binary, served_shop
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-PATIENCE = 60_000  # milliseconds: a busy machine is no fault
 expect.set_options(timeout=PATIENCE)
 
 NewVisitor = Callable[..., BrowserContext]

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsers import Shop, served_shop
-from conftest import PATIENCE
+from browsers import PATIENCE, Shop, served_shop
 from playwright.sync_api import Browser, Page, expect
 
 from pyramid_altsession.testing import private_server

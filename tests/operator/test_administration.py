@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from accounts import id_of
-from apps import Browser, Watched
-from conftest import settings_for
+from apps import Browser, Watched, settings_for
 from pyramid.config import Configurator
 from topologies import Cluster
 from webtest import TestApp

@@ -15,8 +15,7 @@ from typing import Any
 
 import plaster
 import pytest
-from apps import Watched
-from conftest import settings_for
+from apps import Watched, settings_for
 from operator_cli import Command, run_main, tool
 from servers import Server
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import settings_for
+from apps import settings_for
 from operator_cli import Command, Ran, run_main
 from servers import Server, valkey
 from topologies import Cluster, Sentinels, until

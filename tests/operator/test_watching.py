@@ -19,8 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
-from apps import Browser
-from conftest import settings_for
+from apps import Browser, settings_for
 from operator_cli import Command, tool
 from proxy import Proxy
 from servers import Server

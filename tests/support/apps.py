@@ -18,6 +18,8 @@ from pyramid.tweens import EXCVIEW, MAIN
 from webtest import TestApp
 
 from pyramid_altsession.api import SessionAPI
+from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.config.table import Settings
 from pyramid_altsession.interfaces import ISessionAPI, Store
 from pyramid_altsession.protocol.contract import PendingRead
 from pyramid_altsession.protocol.envelope import end_of, ending
@@ -285,3 +287,9 @@ def discard_first_attempt(handler: View, registry: Registry) -> View:
         return handler(request)
 
     return tween
+
+
+def settings_for(
+    url: str, redis: Mapping[str, object] | None = None, **session: object
+) -> Settings:
+    return read_settings({"redis": {"url": url, **(redis or {})}, "session": session})

@@ -17,6 +17,7 @@ from servers import SUPPORT, Server, free_port, valkey
 from workers import eventually
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 60_000  # milliseconds: a busy machine is no fault
 BINARIES = ("chromium", "chromium-browser", "google-chrome")
 """As Debian, older Ubuntus and Google call it."""
 

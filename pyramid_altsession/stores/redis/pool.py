@@ -176,7 +176,8 @@ class ConnectionPool:
                 connection = self._another()
             if connection is not None:
                 if connection._sock is not None:
-                    connection.end = end if end > connection.granted else connection.granted
+                    opener, until = connection.granted
+                    connection.end = until if opener == end else end
                     return connection
                 if self._connect(connection, end):
                     return connection
@@ -232,7 +233,8 @@ class ConnectionPool:
         last = max(end, end - self._wait + allowed)
         connection.end = min(last, time.monotonic() + allowed)
         connection.connect()
-        connection.end = connection.granted = max(last, connection.end)
+        connection.end = max(last, connection.end)
+        connection.granted = end, connection.end
 
     def _any_connected(self) -> bool:
         known = [place() for place in list(self._places.values())]

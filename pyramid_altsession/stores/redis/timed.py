@@ -39,10 +39,9 @@ class Timed(AbstractConnection):
     """
 
     end = math.inf  # in the seconds of time.monotonic()
-    granted = -math.inf
-    """The call that opened the connection may use it until then, beyond its own end, also for
-    several packets.
-    """
+    granted = (math.nan, math.nan)
+    """The end of the call that opened it, and until when that call may use it instead: the call had
+    to wait for the connection, and may have more than one packet to send."""
     host: str
     port: int
     locate: Callable[[float], tuple[str, int]] | None = None
