@@ -335,3 +335,12 @@ def test_tests_keep_to_what_is_public() -> None:
     names = private_names()
     found = {path: touches(path, names) for path in Path(__file__).parents[1].rglob("*.py")}
     assert sum(found.values()) <= MOST
+
+
+def test_names_of_test_modules_are_unique() -> None:
+    """pytest imports them, and their conftests, by name: of two it finds one."""
+    tests = list(Path(__file__).parents[1].rglob("*.py"))
+    modules = sorted(path.name for path in tests if path.name.startswith("test_"))
+    assert sorted(set(modules)) == modules
+    importing = re.compile(r"^(?:from|import) conftest\b", re.M)
+    assert [path for path in tests if importing.search(path.read_text())] == []
