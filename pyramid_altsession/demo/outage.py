@@ -106,8 +106,8 @@ def wanted_switch(request: Request) -> Switch:
 
 
 def pressed_switch(request: Request) -> Switch:
-    """For a form of ours only: ``guards.py`` refuses those of other sites, and what names no site
-    is refused here. A CSRF token would be kept in a session."""
+    """The switch, for the shop's own forms. ``guards.py`` refuses forms of other sites, and this
+    refuses a request that names no site. There is no CSRF token, as it would need a session."""
     if "Origin" not in request.headers:
         raise BadCSRFOrigin("the form names no site")
     return wanted_switch(request)

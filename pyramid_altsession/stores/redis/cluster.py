@@ -9,7 +9,7 @@ import redis
 from msgspec.structs import replace
 from redis.crc import key_slot
 
-from ...protocol.administration import SAMPLE, without
+from ...protocol.administration import prune_some
 from ...protocol.fields import DEADLINE, LOGIN, PROOF, USER, State
 from ...protocol.lifecycle import Invalidate, Login
 from ...protocol.messages import (
@@ -19,13 +19,13 @@ from ...protocol.messages import (
     Inspect,
     Listing,
     Operation,
-    Prune,
     Read,
     Reply,
     Revoke,
     Scan,
     Write,
 )
+from ...protocol.steps import Prefetch
 from . import steps
 from .failures import NotConnected
 from .leftovers import Leftovers
@@ -171,10 +171,7 @@ class ClusterSteps:
         reply = yield from self._write(operation)
         if reply.state is State.LIVE and reply.done:
             self._checked.pop(id, None)
-            if reply.confirmed:
-                yield from self._leave(user, [id])
-            else:  # it may come back
-                self._leftovers.note(user)
+            yield from self._leave(user, [id], reply.confirmed)
         return reply
 
     def _listed(self, operation: Write, user: str) -> Steps[Reply]:
@@ -232,8 +229,13 @@ class ClusterSteps:
         (entries,) = no_errors((yield from self.map.say(index, packet, 1, True)))
         return int(entries)
 
-    def _leave(self, user: str, ids: Iterable[str]) -> Steps[None]:
-        """Remove the entries of ended sessions. If this fails, later logins prune them."""
+    def _leave(self, user: str, ids: Iterable[str], confirmed: bool = True) -> Steps[None]:
+        """Remove the entries of ended sessions. If this fails, or if no replica has confirmed an
+        end, so that the session may come back, the entries stay, and later logins prune them.
+        """
+        if not confirmed:
+            self._leftovers.note(user)
+            return
         index = index_key(self._prefix, user)
         packet = pack_command((b"ZREM", index, *[id.encode() for id in ids]))
         try:
@@ -258,10 +260,14 @@ class ClusterSteps:
         user = self._leftovers.due()
         if user is None:
             return
+        call = prune_some(user)
         try:
-            entries = (yield from self.execute(Listing(user, SAMPLE))).values
-            known = yield from self.execute(Describe(tuple([id for id, _ in entries])))
-            yield from self.execute(Prune(user, tuple(without(entries, known.values, user))))
+            operation = next(call)
+            while True:
+                assert not isinstance(operation, Prefetch)  # it asks for nothing in advance
+                operation = call.send((yield from self.execute(operation)))
+        except StopIteration:
+            return
         except redis.RedisError:
             self._leftovers.failed(user)
 
@@ -321,10 +327,7 @@ class ClusterSteps:
             confirmed = confirmed and reply.confirmed
         over = [id for id, ended in zip(operation.ids, done, strict=True) if ended]
         if over and operation.user is not None:
-            if confirmed:
-                yield from self._leave(operation.user, over)
-            else:
-                self._leftovers.note(operation.user)
+            yield from self._leave(operation.user, over, confirmed)
         return Reply(State.LIVE, done, confirmed=confirmed)
 
     def _described(self, operation: Describe | Inspect) -> Steps[Reply]:

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from typing import TypeVar
 
 from ...protocol.messages import PRUNE_AGE
 
@@ -12,9 +13,11 @@ of sessions that expired.
 OLD = PRUNE_AGE / 1000 + 1
 """Seconds after which such an entry may be removed: then no login can be under way any more."""
 SPAN = 10.0
-"""Calls of one user that fail within so many seconds are noted once."""
+"""If several calls of one user fail within this time, in seconds, the user is noted once."""
 AGAIN = 5.0
 """Seconds after which a failed attempt to tidy is repeated."""
+
+K = TypeVar("K")
 
 
 class Leftovers:
@@ -39,13 +42,16 @@ class Leftovers:
         """A user whose index can be tidied now, or None. Each user is given to one caller only, who
         has to do it.
         """
-        now = time.monotonic()
-        with suppress(RuntimeError, StopIteration):  # others change it, or it is empty
-            user, since = next(iter(self._tried.items()))
-            if now - since >= AGAIN and self._tried.pop(user, None) is not None:
-                return user
-        with suppress(RuntimeError, StopIteration):
-            noted, since = next(iter(self._noted.items()))
-            if now - since >= OLD and self._noted.pop(noted, None) is not None:
-                return noted[0]
-        return None
+        user = _taken(self._tried, AGAIN)
+        if user is None and (noted := _taken(self._noted, OLD)):
+            user, _ = noted
+        return user
+
+
+def _taken(queue: dict[K, float], seconds: float) -> K | None:
+    """Remove the first entry if it is so old, and return it. Other threads may change the queue."""
+    with suppress(RuntimeError, StopIteration):  # changed meanwhile, or empty
+        first, since = next(iter(queue.items()))
+        if time.monotonic() - since >= seconds and queue.pop(first, None) is not None:
+            return first
+    return None

@@ -46,6 +46,13 @@ def _table() -> Table:
     return array("H", bytes(2 * REDIS_CLUSTER_HASH_SLOTS)), [None]
 
 
+def _place(owners: list[Address | None], address: Address) -> int:
+    """The index of the server in the list, to which it is added if it is new."""
+    if address not in owners:
+        owners.append(address)
+    return owners.index(address)
+
+
 class SlotMap:
     """The map of slots. It is fetched when it is first needed, and again when a node fails or
     redirects.
@@ -124,8 +131,7 @@ class SlotMap:
             asked = not isinstance(sent_on, MovedError)
             if not asked:
                 slots, owners = self._table
-                owners.append(address)
-                slots[slot] = owners.index(address)
+                slots[slot] = _place(owners, address)
                 if address not in self.primaries:  # until the map has been fetched
                     self.primaries += (address,)
                 yield from self._refresh(None)
@@ -164,9 +170,7 @@ class SlotMap:
         for first, last, (name, port, *_), *_ in sorted(ranges, key=itemgetter(0)):
             # An empty or unknown name means the node that was asked.
             host = asked[0] if name in (None, b"", b"?") else name.decode()
-            if (host, port) not in owners:
-                owners.append((host, port))
-            place = array("H", [owners.index((host, port))])
+            place = array("H", [_place(owners, (host, port))])
             slots[first : last + 1] = place * (last - first + 1)
         self._table = table
         self.primaries = tuple([address for address in owners if address])
