@@ -88,6 +88,7 @@ class Change:
         self.life = write.life
         self.held = store.hashes.get(self.id, Hash())
         self.draft = Hash(self.held)
+        self.written: set[str] = set()
         self.user: Raw = self.held.get(USER)
         self.by_predecessor = by_predecessor(
             self.held.facts, write.claim.proof, now, write.timing.grace
@@ -189,6 +190,8 @@ class Change:
             names = tuple([name for name in draft if name[:1] != "@"])
         held = {name: alive(draft.get(name), self.now) for name in names}
         changes, result = verb.work(held, self.now)
+        if isinstance(verb, Set):
+            self.written.add(verb.name)  # told, even if the value is the same
         for name, raw in (held | changes).items():
             self.put(name, raw)  # an ended value is removed, even if the verb only reads it
         return result
@@ -258,7 +261,8 @@ class Change:
         return len(self.index().keys() - {REVOKED})
 
     def put(self, name: str, value: Raw) -> None:
-        self.draft.pop(name, None)
+        if self.draft.pop(name, None) != value:
+            self.written.add(name)
         if value is not None:
             self.draft[name] = value
 
@@ -317,13 +321,11 @@ class Change:
 
     def tell(self) -> None:
         """Publish that the session was renewed, and which keys changed, if that is wanted."""
-        held, draft, keys = self.held, self.draft, set[str]()
-        if self.timing.notify == b"k":
-            keys = {name for name in held | draft if held.get(name) != draft.get(name)}
-            keys |= {verb.name for verb in self.write.verbs if isinstance(verb, Set)}
-        renewed, told = draft[PROOF] != held[PROOF], tuple(filter(is_key, keys))
-        if renewed or told:
-            self.store.publish(self.id, notice("renewed" if renewed else "changed", *told))
+        renewed = self.draft[PROOF] != self.held[PROOF]
+        told = filter(is_key, self.written) if self.timing.notify == b"k" else ()
+        names = tuple(told)
+        if renewed or names:
+            self.store.publish(self.id, notice("renewed" if renewed else "changed", *names))
 
     def answer(self, results: list[Any], done: int, held: Hash) -> Reply:
         left, remembered = held.expires - self.now, held.remembered(self.now)

@@ -275,11 +275,15 @@ if ARGV[at] then
       at = at + 2
     elseif verb == 'remove' then
       result = get(name) and 1 or 0
-      draft[name] = false
+      if result == 1 then
+        draft[name] = false
+      end
       at = at + 2
     elseif verb == 'pop' then
       result = get(name)
-      draft[name] = false
+      if result then
+        draft[name] = false
+      end
       at = at + 2
     elseif verb == 'setdefault' then
       result = get(name)
@@ -289,13 +293,16 @@ if ARGV[at] then
       end
       at = at + 4
     elseif verb == 'increment' then
-      local frame, text = split(get(name) or lasting(ARGV[at + 3], ARGV[at + 4]))
+      local raw = get(name)
+      local frame, text = split(raw or lasting(ARGV[at + 3], ARGV[at + 4]))
       if #text <= 17 and text:match('^%-?%d+$') then
         local found = tonumber(text)
         local number = found + tonumber(ARGV[at + 2])
         if math.abs(found) <= SAFE_INTEGER and math.abs(number) <= SAFE_INTEGER then
           result = frame .. string.format('%.0f', number)
-          draft[name] = result
+          if result ~= raw then
+            draft[name] = result
+          end
         end
       end
       at = at + 5
@@ -314,8 +321,11 @@ if ARGV[at] then
       local expected, value, ttl = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
       local found = get(name)
       if (found and ending(found, '')) == (ARGV[at + 2] == '1' and ending(expected, '')) then
-        draft[name] = found and ending(value, end_of(found) or '') or lasting(value, ttl)
-        result = {1, draft[name]}
+        local new = found and ending(value, end_of(found) or '') or lasting(value, ttl)
+        if new ~= found then
+          draft[name] = new
+        end
+        result = {1, new}
       else
         result = {0, found}
       end
@@ -476,7 +486,9 @@ elseif life ~= '' then
       own_tti, deadline = tonumber(tti), now + lifetime
       draft['@u'], draft['@l'], draft['@d'] = who, now, deadline
       draft['@i'] = own_tti and tti or false
-      draft['_csrft_'] = false
+      if draft['_csrft_'] or redis.call('HGET', key, '_csrft_') then
+        draft['_csrft_'] = false
+      end
       for chunk = 0, 8 do  -- of 64 bytes
         local part = info:sub(chunk * 64 + 1, (chunk + 1) * 64)
         draft['@n' .. chunk] = part ~= '' and part
