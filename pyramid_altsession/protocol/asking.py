@@ -250,13 +250,13 @@ class Asking:
         """The claims that may be the right ones, the preferred one first."""
         tokens: Sequence[Token] = ()
         if self.status is Status.UNSEEN:
-            if not self.several:
-                return (self._tokens[0].claim,)
             tokens = self._tokens
         elif self.status is Status.ALIVE and self.token is not None:
             tokens = (self.token,)
         if tokens and self._doubt is not None:
             tokens = [*tokens, self._doubt]
+        if tokens and not tokens[1:]:
+            return (tokens[0].claim,)  # usually there is one
         return tuple([token.claim for token in tokens])
 
     def _guarded(
