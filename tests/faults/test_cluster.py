@@ -473,6 +473,25 @@ def test_a_user_whose_calls_fail_again_and_again(monkeypatch: pytest.MonkeyPatch
     assert found.due() is None
 
 
+@pytest.mark.parametrize(("latest", "left"), [(60.0, 0), (-1.0, 1)])
+def test_what_a_failover_may_have_lost(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch, latest: float, left: int
+) -> None:
+    """The primary acknowledges a sign-in, and dies before its replica has it. The entry, on another
+    node, goes with a later login. Whoever signed in long before is not looked at."""
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    monkeypatch.setattr(leftovers, "LATEST", latest)
+    token = nodes.session("ann")
+    drop(nodes, token)
+    nodes.books.put_entry("ann", token.id, 1)
+    nodes.session("bob")
+    assert len(nodes.books.index("ann")) == 1
+    nodes.steps.map.primaries += (NODE,)
+    nodes.session("bob")
+    nodes.session("bob")
+    assert len(nodes.books.index("ann")) == left
+
+
 def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
     """It was carried out, and may come back: another call has to find it."""
     nodes.steps = ClusterSteps([NODE], b"sess:", 1)

@@ -73,6 +73,8 @@ class ClusterSteps:
         self.wait = wait
         self._checked: dict[str, Seconds] = {}
         self._leftovers = Leftovers()
+        self._primaries = self.map.primaries
+        """Those of the last login."""
 
     def first(self, operation: Operation) -> First | None:
         match operation:
@@ -164,6 +166,7 @@ class ClusterSteps:
         if reply.state is not State.LIVE:
             return reply
         yield from self._tidy()
+        self._leftovers.signed_in(user)
         return replace(reply, done=entries)
 
     def _invalidate(self, operation: Write, user: str) -> Steps[Reply]:
@@ -254,9 +257,12 @@ class ClusterSteps:
             raise
 
     def _tidy(self) -> Steps[None]:
-        """Remove the entries of one user that a failed call left more than a minute ago. The login
-        that does this has succeeded, even if this fails.
+        """Remove the entries of one user that a failed call or a failover left more than a minute
+        ago. The login that does this has succeeded, even if this fails.
         """
+        if self._primaries != self.map.primaries:
+            self._primaries = self.map.primaries
+            self._leftovers.failed_over()
         user = self._leftovers.due()
         if user is None:
             return
