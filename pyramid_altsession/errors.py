@@ -4,14 +4,36 @@ The message of an error is for ``str(exc)`` and the log. The visitor's page show
 ``explanation``, which holds no host, key or value.
 """
 
-from pyramid.httpexceptions import HTTPConflict, HTTPForbidden, HTTPServiceUnavailable
+from pyramid.httpexceptions import (
+    HTTPConflict,
+    HTTPException,
+    HTTPForbidden,
+    HTTPServiceUnavailable,
+)
 
 
 class AltSessionError(Exception):
     """Base of all errors of this package."""
 
 
-class SessionGone(AltSessionError, HTTPConflict):
+class ErrorPage(AltSessionError, HTTPException):
+    """Base of the errors that Pyramid renders as a page."""
+
+    retry_after: int | None = None
+    """Seconds, for the header ``Retry-After``."""
+
+    def __init__(self, message: str) -> None:
+        headers = [("Cache-Control", "no-store")]
+        if self.retry_after is not None:
+            headers.append(("Retry-After", str(self.retry_after)))
+        HTTPException.__init__(self, headers=headers)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class SessionGone(ErrorPage, HTTPConflict):
     """The session ended, or was renewed by another request, while this request was under way.
 
     Nothing was read or written. If the application has no exception view for it, it renders as 409
@@ -25,15 +47,13 @@ class SessionGone(AltSessionError, HTTPConflict):
         " to, and repeat what you did last."
     )
 
+    retry_after = 1
+
     def __init__(self, message: str = "the session is gone") -> None:
-        HTTPConflict.__init__(self, headers=[("Cache-Control", "no-store"), ("Retry-After", "1")])
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+        super().__init__(message)
 
 
-class StoreUnavailable(AltSessionError, HTTPServiceUnavailable):
+class StoreUnavailable(ErrorPage, HTTPServiceUnavailable):
     """The server did not answer in time, or answered that it cannot serve now.
 
     A write that raises this may or may not have been carried out. It renders as 503 with
@@ -41,15 +61,7 @@ class StoreUnavailable(AltSessionError, HTTPServiceUnavailable):
     """
 
     explanation = "The service is busy or being maintained. Please try again in a moment."
-
-    def __init__(self, message: str) -> None:
-        HTTPServiceUnavailable.__init__(
-            self, headers=[("Cache-Control", "no-store"), ("Retry-After", "2")]
-        )
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+    retry_after = 2
 
 
 class StoreFull(StoreUnavailable):
@@ -76,7 +88,7 @@ class NotDurable(StoreUnavailable):
     )
 
 
-class SessionFull(AltSessionError, HTTPConflict):
+class SessionFull(ErrorPage, HTTPConflict):
     """The session would have more keys than ``session.max_keys``, or more bytes than
     ``session.max_bytes``; nothing was written. It renders as 409.
 
@@ -90,40 +102,19 @@ class SessionFull(AltSessionError, HTTPConflict):
         " begin anew."
     )
 
-    def __init__(self, message: str) -> None:
-        HTTPConflict.__init__(self, headers=[("Cache-Control", "no-store")])
-        self.message = message
 
-    def __str__(self) -> str:
-        return self.message
-
-
-class TooManySessions(AltSessionError, HTTPForbidden):
+class TooManySessions(ErrorPage, HTTPForbidden):
     """The user already has ``session.max_sessions_per_user`` sessions, so nobody was signed in. It
     renders as 403."""
 
     explanation = "You are signed in at too many places. Please sign out at one of them first."
 
-    def __init__(self, message: str) -> None:
-        HTTPForbidden.__init__(self, headers=[("Cache-Control", "no-store")])
-        self.message = message
 
-    def __str__(self) -> str:
-        return self.message
-
-
-class FreshLoginRequired(AltSessionError, HTTPForbidden):
+class FreshLoginRequired(ErrorPage, HTTPForbidden):
     """The view needs a more recent sign-in than this session's. It renders as 403; an exception
     view can ask for the password again."""
 
     explanation = "Please sign in again to see this page."
-
-    def __init__(self, message: str) -> None:
-        HTTPForbidden.__init__(self, headers=[("Cache-Control", "no-store")])
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class CorruptValue(AltSessionError, ValueError):

@@ -80,7 +80,7 @@ class SessionView(Generic[AnyDriver]):
         return None if raw is None else datetime.fromtimestamp(int(raw) / 1000, UTC)
 
     def _age_of_login(self) -> float | None:
-        """The same, in seconds."""
+        """Seconds from the login to the last reply, if both are known."""
         raw, now = self.driver.state.cache.fields.get(LOGIN), self.driver.state.now
         return None if raw is None or now is None else (now - int(raw)) / 1000
 
@@ -280,7 +280,7 @@ class AltSession(SessionView[Driver]):
 
         False without a live session. ``durable``: as for :meth:`invalidate`.
         """
-        return self._end(self._calls.renew(), durable)
+        return self._run_durably(self._calls.renew(), durable)
 
     # -- more in one round trip
 
@@ -332,7 +332,7 @@ class AltSession(SessionView[Driver]):
         One round trip on a live session. It works on a full server, and after
         :exc:`SessionGone`. :exc:`TooManySessions` as ``session.on_max_sessions`` says.
         """
-        self._end(self._calls.login(userid, remember, info), durable)
+        self._run_durably(self._calls.login(userid, remember, info), durable)
 
     def logout(self, *, durable: bool = False) -> bool:
         """The same as :meth:`invalidate`."""
@@ -358,10 +358,9 @@ class AltSession(SessionView[Driver]):
         session: it is still alive under its newer cookie, and was not ended.
 
         ``durable``: wait until a replica has confirmed, so that no failover brings the session
-        back;
-        :exc:`NotDurable` if none confirms within a third of ``redis.timeout``.
+        back; :exc:`NotDurable` if none confirms within a third of ``redis.timeout``.
         """
-        return self._end(self._calls.invalidate(), durable)
+        return self._run_durably(self._calls.invalidate(), durable)
 
     # -- inside
 
@@ -375,8 +374,8 @@ class AltSession(SessionView[Driver]):
     def _look_up(self, call: Command[T], fresh: bool) -> T:
         return call.result(self.driver.run(self.driver.dialogue.look_up(call.verbs, fresh)))
 
-    def _end(self, steps: Steps[T], durable: bool) -> T:
-        """The end of a session, or of its cookie."""
+    def _run_durably(self, steps: Steps[T], durable: bool) -> T:
+        """Carry out the steps; if ``durable``, a replica has to confirm them."""
         return self.driver.run(self._calls.durably(steps) if durable else steps)
 
     def _do(self, call: Command[T]) -> T:

@@ -147,7 +147,7 @@ class AsyncAltSession(SessionView[AsyncDriver]):
         return await self.driver.step(Touch())
 
     async def renew(self, *, durable: bool = False) -> bool:
-        return await self._end(self._calls.renew(), durable)
+        return await self._run_durably(self._calls.renew(), durable)
 
     # -- more in one round trip
 
@@ -177,7 +177,7 @@ class AsyncAltSession(SessionView[AsyncDriver]):
         info: Mapping[str, Any] | None = None,
         durable: bool = False,
     ) -> None:
-        await self._end(self._calls.login(userid, remember, info), durable)
+        await self._run_durably(self._calls.login(userid, remember, info), durable)
 
     async def logout(self, *, durable: bool = False) -> bool:
         return await self.invalidate(durable=durable)
@@ -188,7 +188,7 @@ class AsyncAltSession(SessionView[AsyncDriver]):
     # -- the end
 
     async def invalidate(self, *, durable: bool = False) -> bool:
-        return await self._end(self._calls.invalidate(), durable)
+        return await self._run_durably(self._calls.invalidate(), durable)
 
     # -- inside
 
@@ -201,7 +201,7 @@ class AsyncAltSession(SessionView[AsyncDriver]):
     async def _look_up(self, call: Command[T], fresh: bool) -> T:
         return call.result(await self.driver.run(self.driver.dialogue.look_up(call.verbs, fresh)))
 
-    async def _end(self, steps: Steps[T], durable: bool) -> T:
+    async def _run_durably(self, steps: Steps[T], durable: bool) -> T:
         return await self.driver.run(self._calls.durably(steps) if durable else steps)
 
     async def _do(self, call: Command[T]) -> T:

@@ -4,7 +4,8 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..config.converters import as_flag
+from pyramid.settings import asbool
+
 from ..config.table import RedisSettings, SessionSettings, Settings
 from .findings import ERROR, OK, WARNING, Finding
 
@@ -93,7 +94,7 @@ def transaction(settings: Settings, application: Mapping[str, Any]) -> Iterator[
     named = any(name.startswith("tm.") for name in application)
     if not (named or settings.transactional or "pyramid_tm" in includes):
         return
-    if as_flag(application.get("tm.annotate_user", "true")):
+    if asbool(application.get("tm.annotate_user", "true")):
         advice = "set tm.annotate_user = false if the security policy asks the session, or each"
         advice += " request reads it, and none is served without the server"
         yield Finding("pyramid_tm", WARNING, "tm.annotate_user = true", advice)

@@ -56,9 +56,7 @@ def _plain(value: object) -> object:
 
 
 def ask(question: str) -> bool:
-    """Ask at the terminal; whether the answer is ``yes``. Without a terminal it does not ask, and
-    returns False.
-    """
+    """Ask at the terminal; whether the answer is ``yes``. CommandError if there is no terminal."""
     if not sys.stdin.isatty():
         raise CommandError("nobody is here to ask; --yes says that you mean it")
     print(f"{question} Type yes: ", end="", file=sys.stderr, flush=True)

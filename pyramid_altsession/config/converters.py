@@ -41,7 +41,10 @@ _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s/@:,\[\]]+)(?::([0-9]{1,5}))?")
 
 def as_addresses(default_port: int) -> Converter:
     """``host:port`` of several servers; the port may be left out, for the default."""
-    wanted = f"one or several host:port (without a port: {default_port}); a URL goes into redis.url"
+    wanted = (
+        f"one or several host:port (without a port: {default_port}); a URL goes into"
+        f" {PREFIX}redis.url"
+    )
 
     def convert(value: object) -> tuple[Address, ...]:
         try:
@@ -71,8 +74,13 @@ def as_path(value: object) -> str:
     return text
 
 
+LARGEST = 9_999_999_999
+"""In seconds, 317 years."""
+
+
 def as_number(minimum: float, unit: str, *, above: bool = False) -> Converter:
-    wanted = f"a number of {unit} {'above' if above else 'not below'} {minimum:g}"
+    span = f"above {minimum:g} and at most" if above else f"from {minimum:g} to"
+    wanted = f"a number of {unit} {span} {LARGEST}"
 
     def convert(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -81,7 +89,7 @@ def as_number(minimum: float, unit: str, *, above: bool = False) -> Converter:
             number = float(value)
         except (ValueError, OverflowError):
             raise ValueError(wanted) from None
-        if not minimum <= number < 1e10 or (above and number == minimum):
+        if not minimum <= number <= LARGEST or (above and number == minimum):
             raise ValueError(wanted)
         return number
 

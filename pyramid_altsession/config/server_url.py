@@ -1,7 +1,7 @@
 """The server's URL, and which settings contradict it."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -20,8 +20,7 @@ def redis_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[
     if url:
         both = {*_PLACES, "username", "password", "db"} & set(given)
         if both:
-            named = ", ".join(title(f"redis.{n}") for n in sorted(both))
-            faults.append(f"{name}: says where the server is; remove {named}")
+            faults.append(f"{name}: says where the server is; remove {_titles(both, title)}")
         wish = _url_fault(url)
         if wish:
             # The message does not show the URL, which may hold a password.
@@ -30,10 +29,16 @@ def redis_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[
         if not faults:
             faults += _place_faults(from_url(given), title)
         return faults + _tls_faults(given, title)
-    if "socket" in given and {"host", "port", "ssl"} & set(given):
-        faults.append(f"{title('redis.socket')}: excludes redis.host, redis.port and redis.ssl")
+    both = {"host", "port", "ssl"} & set(given) if "socket" in given else set()
+    if both:
+        name = title("redis.socket")
+        faults.append(f"{name}: says where the server is; remove {_titles(both, title)}")
         return faults
     return faults + _place_faults(given, title) + _tls_faults(given, title)
+
+
+def _titles(names: Iterable[str], title: Callable[[str], str]) -> str:
+    return ", ".join(title(f"redis.{name}") for name in sorted(names))
 
 
 def _place_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:
@@ -41,9 +46,9 @@ def _place_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list
     faults = []
     for name in ("sentinels", "cluster"):
         others = {*_PLACES, "master"} - {name, "master" if name == "sentinels" else ""}
-        both = [n for n in sorted(others & set(given)) if given[n] is not None and given.get(name)]
+        both = {n for n in others & set(given) if given[n] is not None and given.get(name)}
         if both:
-            named = ", ".join(title(f"redis.{n}") for n in both)
+            named = _titles(both, title)
             faults.append(f"{title(f'redis.{name}')}: says where the servers are; remove {named}")
     if bool(given.get("sentinels")) != bool(given.get("master")) and not faults:
         wanted = "redis.master, what they call the primary" if given.get("sentinels") else ""

@@ -154,10 +154,14 @@ def short(id: str) -> str:
     return f"{id[:8]}…"
 
 
+ALIVE = (State.LIVE, State.REFUSED, State.FULL, State.SESSION_LIMIT)
+"""States after which the session is still there."""
+
+
 def became(operation: Operation, reply: Reply) -> str:
     if not isinstance(operation, Read | Write):
         return ""
-    if reply.state not in (State.LIVE, State.REFUSED, State.SESSION_LIMIT):
+    if reply.state not in ALIVE:
         return "gone"
     life = operation.life if isinstance(operation, Write) else None
     if reply.state is not State.LIVE or not reply.done:

@@ -3,6 +3,7 @@
 import pytest
 
 from pyramid_altsession import Observation, SessionAPI
+from pyramid_altsession.errors import SessionFull
 from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.messages import (
     Describe,
@@ -90,6 +91,15 @@ def test_an_error(api: SessionAPI) -> None:
     with pytest.raises(Exception, match="a test's plan"), fail(api):
         api.create()
     assert [step.answer for step in trace.steps] == ["StoreUnavailable"]
+
+
+def test_a_full_session() -> None:
+    """A write that has no room leaves the session as it is."""
+    api = SessionAPI.from_settings({"redis.url": "memory://", "session.max_keys": 1})
+    token, trace = str(api.create({"a": 1}).token), traced(api)
+    with pytest.raises(SessionFull):
+        api.open(token).set("b", 1)
+    assert [(step.answer, step.became) for step in trace.steps] == [("full", "")]
 
 
 def test_a_refusal(api: SessionAPI) -> None:
