@@ -125,6 +125,7 @@ class Asking:
         """The id of this request's session, if it is among these. If the cookie has not been
         checked yet, it is judged as in a read.
         """
+        self.used = True
         if self.status is not Status.UNSEEN:
             seen = self.status in (Status.ALIVE, Status.GONE)
             return self.token.id if seen and self.token else None

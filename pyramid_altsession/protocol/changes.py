@@ -114,9 +114,10 @@ class PendingChanges:
         """The field's value for the application: the same object each time."""
         raw = self.cache.fields.get(name)
         held = self.held.get(name)
-        if held is not None and held.raw == raw:
-            return held
-        self.held.pop(name, None)
+        if held is not None:
+            if held.raw == raw:
+                return held
+            self._let_go(name, held)
         waiting = self.flashes.get(name, [])
         if raw is None and not waiting:
             return None
@@ -175,13 +176,31 @@ class PendingChanges:
             waiting[:] = [self.flash(flash.name, flash.message) for flash in waiting]
         for name, held in list(self.held.items()):
             if fields.get(name) != held.raw:
-                continue  # written through request.altsession since
+                self._let_go(name, held)
+                continue
             plain = self._commands.codec.encode(name, held.value)
             if plain != held.plain and self._differ(name, held.plain, plain):
                 raw = holding(held.raw or b"", plain)  # a change in place keeps the value's end
                 self.held[name] = Held(held.value, raw, plain)
                 fields[name] = self.dirty[name] = raw
                 self.flashes.pop(name, None)  # part of the value
+                if self.signs_in(name):
+                    fields[CSRF_TOKEN] = self.dirty.setdefault(CSRF_TOKEN, None)
+
+    def _let_go(self, name: str, held: Held) -> None:
+        """Forget an object whose key was read anew or written through ``request.altsession``."""
+        del self.held[name]
+        try:
+            plain = self._commands.codec.encode(name, held.value)
+            changed = plain != held.plain and self._differ(name, held.plain, plain)
+        except (TypeError, ValueError):  # what was put into it is no JSON
+            changed = True
+        if changed:
+            log.warning(
+                "the value of %r that request.session returned was changed in place, after the key"
+                " was read anew or written through request.altsession: the change is lost",
+                name,
+            )
 
     def shown(self, fields: dict[str, Raw]) -> Mapping[str, Raw]:
         """The remembered fields, with the messages that wait."""
@@ -266,7 +285,6 @@ class PendingChanges:
         if any(self.signs_in(name) and self.dirty.get(name) is not None for name in names):
             if exists:
                 renewal = Renew(new_verifier())
-            self.dirty.setdefault(CSRF_TOKEN, None)
             names = [*names, CSRF_TOKEN]
         for name in dict.fromkeys(names):
             if name in self.dirty:

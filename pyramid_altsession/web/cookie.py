@@ -122,7 +122,7 @@ class SessionCookie:
         keep_from_caches(response)
 
 
-_PRIVATE = frozenset({"private", "no-store", "no-cache"})
+_PRIVATE = frozenset({"private", "no-store"})
 
 
 def keep_from_caches(response: Response) -> None:
@@ -134,6 +134,6 @@ def keep_from_caches(response: Response) -> None:
 
 def directives(lines: Iterable[str]) -> set[str]:
     """The directives of Cache-Control that stand without an argument: ``private="x-name"`` is
-    about only that header, and so is ``no-cache="x-name"`` (RFC 9111, 5.2.2)."""
+    about only that header (RFC 9111, 5.2.2.7)."""
     said = ",".join([_QUOTED.sub('""', line) for line in lines])
     return {directive.strip(" \t").lower() for directive in said.split(",")}

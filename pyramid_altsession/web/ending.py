@@ -88,14 +88,18 @@ class Ending:
         return response
 
     def _write_back(self, request: Request, response: Response, state: SessionState) -> None:
-        """Write the changes of ``request.session``, unless the answer is a failure, or already says
-        that the session is gone.
+        """Write the changes of ``request.session``, unless the answer is a failure, already says
+        that the session is gone, or is discarded for another attempt.
         """
         changes = state.changes
         if changes is None or not changes.possible:
             return
         raised = getattr(request, "exception", None)
-        if response.status_int >= 500 or isinstance(raised, SessionGone) or not changes.due():
+        if response.status_int >= 500 or isinstance(raised, SessionGone):
+            return
+        if raised is not None and tried_again(request, raised):
+            return
+        if not changes.due():
             return
         driver = self._session(request).driver
         try:
@@ -104,7 +108,7 @@ class Ending:
             if self._settings.sync.on_gone == "error":
                 raise
             state.reported = True
-            log.warning("session %s is gone: what changed in request.session is lost", state.token)
+            log.warning("session %s is gone: what changed in request.session is lost", state.id)
 
     def _write_back_late(self, request: Request, response: Response, state: SessionState) -> None:
         """Write back after the page was made; if writing fails, the page is replaced by the
@@ -142,6 +146,15 @@ class Ending:
         if several and not self._warned_of_memory:  # each process has a store of its own
             self._warned_of_memory = True
             warn_of_processes()
+
+
+def tried_again(request: Request, raised: BaseException) -> bool:
+    """Whether pyramid_retry discards this answer, an exception view's, for another attempt."""
+    if "retry.attempts" not in request.environ:
+        return False
+    from pyramid_retry import is_error_retryable
+
+    return bool(is_error_retryable(request, raised))
 
 
 def warn_of_plain_http() -> None:

@@ -155,7 +155,7 @@ class RequestLife:
             state.root, state.answered = id(request), answered
         else:
             state.begin_attempt(id(request), answered)
-        if not in_hand:
+        if not in_hand and not answered:
             request.add_response_callback(self.answer)
         return state
 

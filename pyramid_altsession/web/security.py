@@ -8,6 +8,7 @@ from typing import Any
 
 from pyramid.authentication import SessionAuthenticationHelper
 from pyramid.config import PHASE3_CONFIG, Configurator
+from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import (
     IAuthenticationPolicy,
     ICSRFStoragePolicy,
@@ -83,6 +84,9 @@ class AltSessionCSRFStoragePolicy:
     def check_csrf_token(self, request: Request, supplied_token: str) -> bool:
         """Whether a form brought the session's token. It never makes one."""
         token = request.altsession.get(CSRF_TOKEN)
+        away = request.altsession.driver.state.away
+        if away is not None:  # in a view that can do without the session: nothing is known
+            raise away
         return token is not None and hmac.compare_digest(
             str(token).encode(), str(supplied_token).encode()
         )
@@ -94,6 +98,8 @@ def fresh_login(view: View, info: Any) -> View:
     limit = info.options.get("fresh_login")
     if limit is None:
         return view
+    if isinstance(limit, bool) or not isinstance(limit, int | float):
+        raise ConfigurationError(f"fresh_login: must be a number of seconds, not {limit!r}")
 
     def fresh(context: Any, request: Request) -> Response:
         age = request.altsession.login_age()

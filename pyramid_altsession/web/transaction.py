@@ -28,6 +28,7 @@ class WriteBack:
         self.request = request
         self.response: Response | None = None
         self.transaction_manager = request.tm
+        self.before = Savepoint(self)  # a subrequest joins with changes of the outer request
 
     def sortKey(self) -> str:
         return "~~altsession"
@@ -43,8 +44,7 @@ class WriteBack:
             self.life.ending.at(Moment.VOTE, self.request, state, self.response)
 
     def abort(self, transaction: object) -> None:
-        if self.changes is not None:
-            self.changes.forget()
+        self.before.rollback()
 
     tpc_abort = abort
 

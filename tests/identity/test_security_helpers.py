@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from accounts import Books
 from apps import Site, site
+from pyramid.authentication import SessionAuthenticationHelper
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token, new_csrf_token
+from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPForbidden
 from pyramid.request import Request
 from pyramid.response import Response
@@ -15,6 +17,7 @@ from servers import Server
 from workers import in_threads
 
 from pyramid_altsession import FreshLoginRequired
+from pyramid_altsession.testing import fail
 from pyramid_altsession.web.security import (
     AltSessionAuthenticationHelper,
     AltSessionCSRFStoragePolicy,
@@ -163,6 +166,56 @@ def test_csrf_token_of_before_the_login(app: Site) -> None:
     post(app, "/form", token, status=400)
 
 
+def test_csrf_token_of_a_page_that_signs_in(server: Server, retried: bool) -> None:
+    """The page gets a token that is good for its form, and the one of before is not."""
+
+    def sign_in(request: Request) -> str:
+        SessionAuthenticationHelper().remember(request, "ann")
+        return str((new_csrf_token if request.params else get_csrf_token)(request))
+
+    def configure(config: Configurator) -> None:
+        config.set_csrf_storage_policy(AltSessionCSRFStoragePolicy())
+        config.add_route("form", "/form")
+        config.add_view(lambda r: "done", route_name="form", renderer="json", require_csrf=True)
+
+    app = site(
+        server.url,
+        VIEWS | {"sign_in": sign_in},
+        settings={"altsession.sync.enabled": "true"},
+        configure=configure,
+        retried=retried,
+    )
+    before = app.get("/token").json
+    for path in ("/sign_in", "/sign_in?new=1"):
+        token = app.get(path).json
+        assert token != before
+        post(app, "/form", token)
+        post(app, "/form", before, status=400)
+
+
+def test_csrf_check_of_a_view_that_can_do_without_the_session(
+    server: Server, retried: bool
+) -> None:
+    """While the server is away, nobody can tell whether the token is right."""
+
+    def configure(config: Configurator) -> None:
+        config.set_csrf_storage_policy(AltSessionCSRFStoragePolicy())
+        config.add_route("form", "/form")
+        config.add_view(
+            lambda r: "done",
+            route_name="form",
+            renderer="json",
+            require_csrf=True,
+            altsession_optional=True,
+        )
+
+    app = site(server.url, VIEWS, configure=configure, retried=retried)
+    token = app.get("/token").json
+    with fail(app.api, "read"):
+        post(app, "/form", token, status=503)
+    post(app, "/form", token)
+
+
 # -- fresh logins
 
 
@@ -175,6 +228,18 @@ def test_fresh_login(app: Site, server: Server) -> None:
         seen.append(app.get("/fresh", status="*").status_int)
     app.get("/login")
     assert [*seen, app.get("/fresh").status_int] == [200, 200, 403, 200]
+
+
+@pytest.mark.parametrize("limit", ["300", True])
+def test_fresh_login_of_another_type(limit: object) -> None:
+    """A mistake of the programmer is found when the application starts."""
+
+    def configure(config: Configurator) -> None:
+        config.add_route("page", "/page")
+        config.add_view(lambda r: "done", route_name="page", renderer="json", fresh_login=limit)
+
+    with pytest.raises(ConfigurationError, match=f"fresh_login: .* not {limit!r}"):
+        site("memory://", {}, configure=configure)
 
 
 def test_fresh_login_without_one(app: Site) -> None:

@@ -825,14 +825,29 @@ def test_values_at_hand_stay(visitor: Visitor) -> None:
     assert visitor.stored["b"] == [1, "own"]
 
 
-def test_value_at_hand_that_was_replaced(visitor: Visitor) -> None:
-    """What is put into a value after request.altsession wrote another in its place is not written:
-    it is no longer the session's."""
-    held = visitor()["b"]
-    visitor.latest.altsession.set("b", ["newer"])
-    held.append("late")
+@pytest.mark.parametrize("item", ["late", {"no", "JSON"}, None])
+@pytest.mark.parametrize("look", [False, True])
+@pytest.mark.parametrize("replace", ["set", "fresh"])
+def test_value_at_hand_that_was_replaced(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture, item: object, look: bool, replace: str
+) -> None:
+    """What is put into a value after request.altsession wrote or read another in its place is not
+    written: it is no longer the session's. The log says so."""
+    session = visitor()
+    held = session["b"]
+    if replace == "set":
+        visitor.latest.altsession.set("b", ["newer"])
+    else:
+        visitor.api.open(visitor.jar).set("b", ["newer"])
+        visitor.latest.altsession.get("b", fresh=True)
+    if item is not None:
+        held.append(item)
+    if look:
+        assert session["b"] == ["newer"]
     visitor.done()
     assert visitor.stored["b"] == ["newer"]
+    said = ["the change is lost" in each for each in caplog.messages]
+    assert said == ([] if item is None else [True])
 
 
 def test_end_of_a_value(visitor: Visitor) -> None:

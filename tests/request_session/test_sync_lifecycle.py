@@ -360,6 +360,21 @@ def test_three_attempts(server: Server, includes: Sequence[str], transactional: 
     assert stored(app) == {"a": 1, "attempt2": 1, "count": [2], "_f_": [2]}
 
 
+def test_attempts_that_an_exception_view_answers(server: Server, includes: Sequence[str]) -> None:
+    """pyramid_retry discards these answers, too, and only the last one's changes are written."""
+
+    def view(request: Request) -> None:
+        request.session["count"] = request.session.get("count", 0) + 1
+        request.session.flash("tried")
+        error = Problem()
+        mark_error_retryable(error)
+        raise error
+
+    app = in_order(server.url, view, includes)
+    app.get("/", status=400)
+    assert stored(app) == {"a": 1, "count": 1, "_f_": ["tried"]}
+
+
 def test_three_attempts_of_a_stranger(server: Server, includes: Sequence[str]) -> None:
     """Three attempts of a visitor without a session make one session, with one cookie."""
     app = in_order(server.url, thrice, includes)
@@ -567,6 +582,27 @@ def test_aborted_by_an_exception_view(server: Server) -> None:
     )
     app.get("/", status=400)
     assert stored(app) == UNCHANGED
+
+
+def test_subrequest_that_aborts(server: Server) -> None:
+    """It takes back its own changes, and not the outer request's."""
+
+    def inner(request: Request) -> None:
+        request.session["inner"] = 2
+        raise Problem
+
+    def view(request: Request) -> dict[str, str]:
+        request.session["outer"] = 1
+        sub = Request.blank("/inner", headers={"Cookie": request.headers["Cookie"]})
+        assert request.invoke_subrequest(sub, use_tweens=True).status_int == 400
+        return {}
+
+    # The default manager has one transaction for a thread, which a subrequest's tween would begin
+    # anew.
+    settings = TRANSACTIONAL | {"tm.manager_hook": "pyramid_tm.explicit_manager"}
+    app = in_order(server.url, view, tuple(INCLUDES), inner=inner, settings=settings)
+    app.get("/")
+    assert stored(app) == {"a": 1, "outer": 1}
 
 
 def test_committed_5xx(server: Server) -> None:

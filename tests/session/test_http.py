@@ -194,7 +194,7 @@ def cached(said: str | None) -> View:
         ("max-age=60", "no-store"),
         ("public, max-age=60", "no-store"),
         ("private, max-age=60", "private, max-age=60"),
-        ("no-cache", "no-cache"),
+        ("no-cache", "no-store"),  # a shared cache may keep it, and ask whether it still holds
         ("No-Store", "No-Store"),
     ],
 )

@@ -1,6 +1,7 @@
 """Several sessions in one application: each with a cookie, keys and times of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,33 @@ def test_in_response_callbacks() -> None:
     assert shop.get("/both").json == ["tea", "files"]
 
 
+@pytest.mark.parametrize("signed_in", [False, True])
+def test_after_the_answer(signed_in: bool) -> None:
+    """No cookie can be sent any more, whichever session was used first."""
+    said: list[str] = []
+
+    def late(request: Request) -> Response:
+        def body() -> Iterator[bytes]:
+            request.altsession.get("cart")
+            for act in (admin_put, lambda request: request.altsession_admin.login("root")):
+                with suppress(SessionGone):
+                    try:
+                        act(request)
+                    except RuntimeError as error:
+                        said.append(str(error))
+            yield b"late"
+
+        return Response(app_iter=body())
+
+    shop = site("memory://", {**VIEWS, "late": late}, settings=TWO)
+    if signed_in:
+        shop.get("/put_both")
+    shop.get("/late")
+    refused = ["the session's cookie cannot be sent any more" in each for each in said]
+    assert refused == ([True] if signed_in else [True, True])  # a set needs no cookie then
+    assert shop.get("/both").json == (["tea", "files"] if signed_in else [None, None])
+
+
 def test_testing_altsession() -> None:
     """``config.testing_altsession`` puts all of them into memory."""
     config = Configurator(settings={**TWO, "altsession.redis.url": "redis://nowhere.invalid"})
@@ -193,7 +221,8 @@ def test_a_server_of_its_own() -> None:
     [
         (
             {"altsession_admin.session.tti": "soon"},
-            "altsession_admin.session.tti: must be a number of seconds above 0, not 'soon'",
+            "altsession_admin.session.tti: must be a number of seconds above 0 and at most"
+            " 9999999999, not 'soon'",
         ),
         (
             {"altsession_admin.session.timeot": "1"},
