@@ -74,7 +74,7 @@ def altsession(request: Request) -> AltSession:
     """The session of this request; see :class:`AltSession`."""
     visit = innermost()
     if visit is not None and visit.request is request:
-        return visit.life.attach_to(visit, request)
+        return visit.sessions.attach_to(visit, request)
     api: SessionAPI = request.registry.getUtility(ISessionAPI)
     return api.requests.attach(request)
 

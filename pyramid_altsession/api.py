@@ -12,7 +12,7 @@ from .config.sessions import attribute_of
 from .config.sources import from_ini, read_settings
 from .config.table import Settings
 from .driver import Driver
-from .interfaces import Codec, IAltSession, ISessionAPI, SealingCodec, Store
+from .interfaces import Codec, ISessionAPI, SealingCodec, Store
 from .protocol.administration import (
     every_need,
     some_sessions,
@@ -28,7 +28,7 @@ from .stores.observed import ObservedStore, Observer
 from .stores.redis.node import Health, ServerNode, health_of
 from .stores.redis.pool import PoolUsage
 from .stores.sealed import SealedStore
-from .web.requests import RequestLife
+from .web.requests import RequestSessions
 from .web.visits import under_way
 
 T = TypeVar("T")
@@ -36,7 +36,6 @@ T = TypeVar("T")
 __all__ = ["OpenSession", "SessionAPI", "SessionInfo"]
 
 
-@implementer(IAltSession)
 class OpenSession(OpenedView[Driver], AltSession):
     """A session without a request, from ``open`` or ``create``: it never makes another one,
     and any call on a dead one is :exc:`SessionGone`."""
@@ -64,7 +63,9 @@ class SessionAPI(APIBase):
         self._nodes: Callable[[], Sequence[ServerNode]] = getattr(store, "nodes", tuple)
         self._pools: Callable[[], Sequence[PoolUsage]] = getattr(store, "pool_usage", tuple)
         self._store: Store = SealedStore(store, codec) if isinstance(codec, SealingCodec) else store
-        self.requests = RequestLife(settings, self.commands, self._cookie, self._driver, self._tell)
+        self.requests = RequestSessions(
+            settings, self.commands, self._cookie, self._driver, self._tell
+        )
 
     def __repr__(self) -> str:
         return f"<SessionAPI {self._store!r}>"

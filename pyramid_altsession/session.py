@@ -5,10 +5,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Generic, Never, TypeVar, overload
 
+from zope.interface import implementer
+
 from .batch import Batch
 from .config.table import SessionSettings
 from .driver import Carrier, Driver
 from .errors import SessionGone, StoreUnavailable
+from .interfaces import IAltSession
 from .protocol.calls import Calls
 from .protocol.commands import UNSET, Command, Commands
 from .protocol.fields import CREATED, LOGIN, USER
@@ -92,6 +95,7 @@ class SessionView(Generic[AnyDriver]):
         return dialogue.write(*verbs)
 
 
+@implementer(IAltSession)
 class AltSession(SessionView[Driver]):
     """The session of one request, key by key; nothing is loaded or saved otherwise.
 

@@ -17,22 +17,26 @@ Raw = bytes | None
 """The bytes of one field; None if there is no such field."""
 
 
-PROOF, DEAD_PROOFS, DEADLINE, TOMBSTONE, OWN_TTI = "@v", "@q", "@d", "@x", "@i"
-
-
-PREDECESSOR, USER, LOGIN, CREATED, SEEN = "@p", "@u", "@l", "@c", "@t"
-
-
-OWED = "@o"
-"""The package's own fields of a session's hash; an application's key never begins with @."""
-
-
+# The package's own fields of a session's hash; an application's key never begins with @. Times are
+# in milliseconds. write.lua has one field more, "@b": upper bounds of the session's size.
+PROOF = "@v"  # SHA-256 of the verifier
+PREDECESSOR = "@p"  # proof, first use of the successor, when it was replaced (a stamp each)
+DEAD_PROOFS = "@q"  # the last three: half of the proof and a stamp each, newest first
+CREATED = "@c"
+SEEN = "@t"  # the last write or touch
+DEADLINE = "@d"  # the absolute end; missing if there is none
+OWN_TTI = "@i"  # of a remembered session, instead of the setting
+USER = "@u"
+LOGIN = "@l"
+TOMBSTONE = "@x"  # the nonce of the call that ended the session; nothing else is left then
+OWED = "@o"  # with a tombstone: the mark of the request that may start the next session, or empty
 INFO = tuple(f"@n{chunk}" for chunk in range(9))
 """The ``info`` of a login, in chunks, because a field of over 64 bytes doubles a session's memory.
 """
-
-
 INFO_CHUNK = 64
+
+FLASH = "_f_"
+"""The key of a flash queue begins with this."""
 CSRF_TOKEN = "_csrft_"
 """Pyramid's key for the CSRF token. A login removes the token, because somebody who planted the
 session knows it.

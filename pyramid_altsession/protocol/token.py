@@ -12,6 +12,11 @@ from msgspec import Struct
 ID_LENGTH = 22
 
 
+def new_csrf_token() -> str:
+    """160 random bits, in hex."""
+    return secrets.token_hex(20)
+
+
 def new_verifier() -> str:
     return secrets.token_urlsafe(32)
 

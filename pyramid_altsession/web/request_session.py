@@ -1,6 +1,5 @@
 """``request.session``: the session as a dict, written at the end of the request."""
 
-import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from typing import Any
@@ -10,11 +9,12 @@ from pyramid.request import Request
 from zope.interface import implementer
 
 from ..protocol.changes import Held, PendingChanges, checked, messages_of
-from ..protocol.fields import CSRF_TOKEN, Raw
+from ..protocol.fields import CSRF_TOKEN, FLASH, Raw
 from ..protocol.keys import field_name
+from ..protocol.token import new_csrf_token
 from ..protocol.verbs import Pop
 from ..session import AltSession
-from .requests import life_of
+from .requests import request_sessions
 
 
 @implementer(ISession)
@@ -149,7 +149,7 @@ class SyncSession(MutableMapping[str, Any]):
         ValueTooLarge for a message that ``session.max_value_bytes`` does not allow. A queue that
         would become longer loses its oldest messages.
         """
-        name = self._name(f"_f_{queue}")
+        name = self._name(FLASH + queue)
         self._refuse_late()
         if not allow_duplicate and msg in self.peek_flash(queue):
             return
@@ -164,7 +164,7 @@ class SyncSession(MutableMapping[str, Any]):
         """Take the messages out, at once: if several requests do so, only one gets them. One round
         trip, two if there are messages.
         """
-        name = self._name(f"_f_{queue}")
+        name = self._name(FLASH + queue)
         changes = self._changes
         changes.publish()
         # The messages that this request has appended need not be sent.
@@ -180,13 +180,13 @@ class SyncSession(MutableMapping[str, Any]):
 
     def peek_flash(self, queue: str = "") -> list[Any]:
         """The messages, without taking them out."""
-        name = self._name(f"_f_{queue}")
+        name = self._name(FLASH + queue)
         held = self._load(name)
         return [] if held is None else checked(name, held.value)
 
     def new_csrf_token(self) -> str:
         """A new CSRF token in place of the old one."""
-        token = secrets.token_hex(20)
+        token = new_csrf_token()
         self[CSRF_TOKEN] = token
         return token
 
@@ -198,7 +198,7 @@ class SyncSession(MutableMapping[str, Any]):
         if CSRF_TOKEN in self._changes.dirty:
             # This request has removed the token, so a token on the server does not count.
             return self.new_csrf_token()
-        return str(self._session.setdefault(CSRF_TOKEN, secrets.token_hex(20)))
+        return str(self._session.setdefault(CSRF_TOKEN, new_csrf_token()))
 
     def write_back(self) -> None:
         """Write the changes now, not at the end of the request."""
@@ -252,5 +252,5 @@ class SyncSession(MutableMapping[str, Any]):
 
 def session_factory(request: Request) -> SyncSession:
     """``request.session``. Subrequests for the same visitor share its unwritten changes."""
-    life = life_of(request)
-    return SyncSession(life.session(request), life.sync.keys, life.sync.login_keys)
+    sessions = request_sessions(request)
+    return SyncSession(sessions.session(request), sessions.sync.keys, sessions.sync.login_keys)

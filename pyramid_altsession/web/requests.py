@@ -10,11 +10,10 @@ from typing import Any
 
 from pyramid.request import Request
 from pyramid.response import Response
-from zope.interface import implementer
 
 from ..config.table import Settings
 from ..driver import Driver
-from ..interfaces import IAltSession, ISessionAPI
+from ..interfaces import ISessionAPI
 from ..protocol.commands import Commands
 from ..protocol.fields import Timing
 from ..protocol.state import SessionState
@@ -29,14 +28,7 @@ log = logging.getLogger("pyramid_altsession")
 Tell = Callable[..., None]
 
 
-@implementer(IAltSession)
-class RequestSession(AltSession):
-    """``request.altsession``."""
-
-    __slots__ = ()
-
-
-class RequestLife:
+class RequestSessions:
     """Sessions of the requests to one application."""
 
     def __init__(
@@ -80,7 +72,7 @@ class RequestLife:
             visit = self._shared(request.environ, known)
         if visit is None:
             visit = Visit()
-            visit.life = self
+            visit.sessions = self
             visit.began = time.monotonic() if known is None else known.began
             visit.unwatched = known is not None and known.unwatched
         request.environ[self.key] = visit
@@ -138,7 +130,7 @@ class RequestLife:
         # alive.
         tell = partial(self._tell, of=weakref.ref(request))
         driver = self._driver(state, tell)
-        return RequestSession(driver, self._commands, self._settings.session)
+        return AltSession(driver, self._commands, self._settings.session)
 
     def _begin_attempt(self, visit: Visit, request: Request) -> SessionState:
         state, answered = visit.state, self._answered in request.__dict__
@@ -169,7 +161,7 @@ class RequestLife:
         # turn.
         waiting = request.response_callbacks
         if waiting and not all(
-            isinstance(getattr(each, "__self__", None), RequestLife) for each in waiting
+            isinstance(getattr(each, "__self__", None), RequestSessions) for each in waiting
         ):
             request.add_response_callback(self.answer)
             return
@@ -181,10 +173,10 @@ class RequestLife:
             self.ending.at(Moment.LEAVING, request, state, response)
 
 
-def life_of(request: Request) -> RequestLife:
-    """The RequestLife of the application that serves this request."""
+def request_sessions(request: Request) -> RequestSessions:
+    """The RequestSessions of the application that serves this request."""
     visit = innermost()
     if visit is not None and visit.request is request:
-        return visit.life
-    life: RequestLife = request.registry.getUtility(ISessionAPI).requests
-    return life
+        return visit.sessions
+    sessions: RequestSessions = request.registry.getUtility(ISessionAPI).requests
+    return sessions

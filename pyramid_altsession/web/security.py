@@ -2,7 +2,6 @@
 
 import hmac
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from zope.interface import implementer
 
 from ..errors import FreshLoginRequired
 from ..protocol.fields import CSRF_TOKEN
+from ..protocol.token import new_csrf_token
 from .request_session import session_factory
 from .transaction import TM
 
@@ -70,7 +70,7 @@ class AltSessionCSRFStoragePolicy:
 
     def new_csrf_token(self, request: Request) -> str:
         """A new token in place of the old one. One round trip."""
-        token = secrets.token_hex(20)
+        token = new_csrf_token()
         request.altsession.set(CSRF_TOKEN, token)
         return token
 
@@ -78,7 +78,7 @@ class AltSessionCSRFStoragePolicy:
         """The token; two tabs that ask at once get the same one, given a live session."""
         token = request.altsession.get(CSRF_TOKEN)
         if token is None:
-            token = request.altsession.setdefault(CSRF_TOKEN, secrets.token_hex(20))
+            token = request.altsession.setdefault(CSRF_TOKEN, new_csrf_token())
         return str(token)
 
     def check_csrf_token(self, request: Request, supplied_token: str) -> bool:

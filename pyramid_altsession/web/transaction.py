@@ -9,7 +9,7 @@ from pyramid.response import Response
 from ..interfaces import ISessionAPI
 from ..protocol.changes import PendingChanges
 from .ending import Moment
-from .requests import RequestLife
+from .requests import RequestSessions
 
 TRANSACTION = "pyramid_altsession.tween.transaction_tween_factory"
 TM = "pyramid_tm.tm_tween_factory"
@@ -23,8 +23,8 @@ class WriteBack:
     be tried again. Calls on ``request.altsession`` are written at once all the same.
     """
 
-    def __init__(self, life: RequestLife, request: Request) -> None:
-        self.life = life
+    def __init__(self, sessions: RequestSessions, request: Request) -> None:
+        self.sessions = sessions
         self.request = request
         self.response: Response | None = None
         self.transaction_manager = request.tm
@@ -35,13 +35,13 @@ class WriteBack:
 
     @property
     def changes(self) -> PendingChanges | None:
-        state = self.life.state_of(self.request)
+        state = self.sessions.state_of(self.request)
         return None if state is None else state.changes
 
     def tpc_vote(self, transaction: object) -> None:
         if self.response is not None:
-            state = self.life.state_of(self.request)
-            self.life.ending.at(Moment.VOTE, self.request, state, self.response)
+            state = self.sessions.state_of(self.request)
+            self.sessions.ending.at(Moment.VOTE, self.request, state, self.response)
 
     def abort(self, transaction: object) -> None:
         self.before.rollback()

@@ -18,7 +18,7 @@ from ..api import SessionAPI
 from ..errors import AltSessionError
 from ..interfaces import ISessionAPI
 from .ending import Moment
-from .requests import RequestLife
+from .requests import RequestSessions
 from .transaction import TM, TRANSACTION, Handler
 from .visits import Visit, serving
 
@@ -36,29 +36,29 @@ def altsession_tween_factory(handler: Handler, registry: Registry) -> Handler:
     return handler
 
 
-def watching(handler: Handler, life: RequestLife) -> Handler:
+def watching(handler: Handler, sessions: RequestSessions) -> Handler:
     """The tween of one session."""
-    key, answer, at = life.key, life.answer, life.ending.at
+    key, answer, at = sessions.key, sessions.answer, sessions.ending.at
     begin, end, monotonic = serving.set, serving.reset, time.monotonic
 
     def altsession_tween(request: Request) -> Response:
         # Most requests do not use their session. The code here runs for each of them, so it is
         # short.
         visit = Visit()
-        visit.life = life
+        visit.sessions = sessions
         visit.began = monotonic()
         visit.request = request
         began = begin(visit)
         token: Token[Visit | None] | None = began
         if key in request.environ or began.old_value not in NONE:  # it may be a part of another
             end(began)
-            visit = life.visit(request)
+            visit = sessions.visit(request)
             token = visit.open(request) if visit.request is None else None
         else:
             request.environ[key] = visit
         try:
             if visit.state is not None:  # another attempt of pyramid_retry
-                life.session(request)
+                sessions.session(request)
             response = handler(request)
             state = visit.state
             if state is not None and (state.changes is not None or request.exception is not None):

@@ -12,7 +12,7 @@ from pyramid.request import Request
 from ..protocol.state import SessionState
 
 if TYPE_CHECKING:
-    from .requests import RequestLife
+    from .requests import RequestSessions
 
 
 class Visit:
@@ -25,7 +25,7 @@ class Visit:
 
     # One is made for every request, and most requests do not use their session. So it has no
     # __init__, and attributes that seldom change stay in the class.
-    life: "RequestLife"
+    sessions: "RequestSessions"
     began: float  # monotonic seconds
     request: Request | None = None
     outer: "Visit | None" = None
@@ -55,12 +55,12 @@ innermost = serving.get
 """The visit that this context serves, of any application; None outside of a request."""
 
 
-def under_way(life: "RequestLife") -> list[Visit]:
+def under_way(sessions: "RequestSessions") -> list[Visit]:
     """The visits that this context serves for one application, the innermost first."""
     found: list[Visit] = []
     visit = serving.get()
     while visit is not None:
-        if visit.life is life and visit.request is not None:
+        if visit.sessions is sessions and visit.request is not None:
             found.append(visit)
         visit = visit.outer
     return found

@@ -23,7 +23,7 @@ from pyramid_altsession import SessionGone
 from pyramid_altsession.events import SessionCreated
 from pyramid_altsession.interfaces import ISessionAPI
 from pyramid_altsession.web import tween, visits
-from pyramid_altsession.web.requests import RequestLife
+from pyramid_altsession.web.requests import RequestSessions
 
 VISITORS = 20
 EXPLICIT = {"pyramid.tweens": "pyramid.tweens.excview_tween_factory"}
@@ -196,13 +196,13 @@ def test_what_thread_locals_did(monkeypatch: pytest.MonkeyPatch, path: str) -> N
     for module in (visits, tween):
         monkeypatch.setattr(module, "serving", shared)
     monkeypatch.setattr("pyramid_altsession.web.requests.innermost", shared.get)
-    monkeypatch.setattr(RequestLife, "_shared", lambda self, environ, known: stranger(self))
+    monkeypatch.setattr(RequestSessions, "_shared", lambda self, environ, known: stranger(self))
     answers = visited(site("memory://", VIEWS), path)
     assert [seen for _, seen, _ in answers] != [name for name, _, _ in answers]
 
 
-def stranger(life: RequestLife) -> Any:
-    return next(iter(visits.under_way(life)), None)
+def stranger(sessions: RequestSessions) -> Any:
+    return next(iter(visits.under_way(sessions)), None)
 
 
 # -- subrequests

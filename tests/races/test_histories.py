@@ -23,7 +23,7 @@ from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Increment
 from pyramid_altsession.stores.apply import Change
 from pyramid_altsession.web.cookie import SessionCookie
-from pyramid_altsession.web.requests import RequestLife
+from pyramid_altsession.web.requests import RequestSessions
 
 FIRST = int(os.environ.get("ALTSESSION_SEED", "0"))
 ORDINARY = {"memory": 500, "memory, sealed": 150, "valkey": 80, "valkey, sealed": 60}
@@ -301,9 +301,12 @@ def no_cookie_is_somebodys(patch: pytest.MonkeyPatch) -> None:
         def __bool__(self) -> bool:
             return True
 
-    claims = getattr(RequestLife, "_claims", None)
+    claims = getattr(RequestSessions, "_claims", None)
     patch.setattr(
-        RequestLife, "_claims", lambda self, environ: Known(claims(self, environ)), raising=False
+        RequestSessions,
+        "_claims",
+        lambda self, environ: Known(claims(self, environ)),
+        raising=False,
     )
 
 

@@ -492,9 +492,9 @@ def test_session_made_and_ended_in_one_request(browser: Browser) -> None:
 def test_repr_shows_state_and_id(known: Browser) -> None:
     """repr tells where the request stands with its session, and the id alone."""
     session = known.visit()
-    assert repr(session) == "<RequestSession unseen None>"
+    assert repr(session) == "<AltSession unseen None>"
     session.exists()
-    assert repr(session) == f"<RequestSession alive {id_of(known)}>"
+    assert repr(session) == f"<AltSession alive {id_of(known)}>"
 
 
 def test_interface_is_provided(known: Browser, api: SessionAPI) -> None:
