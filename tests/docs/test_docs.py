@@ -348,7 +348,9 @@ def test_application_that_exists(folder: Path) -> None:
     twice, in its own tests and with the settings for development."""
     page = PAGES["howto.rst"]
     main, testapp = [
-        b.text for b in blocks(page, "python") if re.search(r"\(\"\.routes|def testapp\(app\)", b.text)
+        b.text
+        for b in blocks(page, "python")
+        if re.search(r"\(\"\.routes|def testapp\(app\)", b.text)
     ]
     develop, test = [b.text for b in blocks(page, "ini")[:2]]
     (folder / "shop").mkdir()
