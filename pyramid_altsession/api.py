@@ -38,7 +38,8 @@ __all__ = ["OpenSession", "SessionAPI", "SessionInfo"]
 
 class OpenSession(OpenedView[Driver], AltSession):
     """A session without a request, from ``open`` or ``create``: it never makes another one,
-    and any call on a dead one is :exc:`SessionGone`."""
+    and any call on a dead one is :exc:`SessionGone`, except ``exists()`` without a key, which is
+    False if this object has not seen the session alive."""
 
     __slots__ = ()
 
@@ -105,7 +106,7 @@ class SessionAPI(APIBase):
     def open(self, token: str) -> OpenSession:
         """The session of a cookie's value, for workers, websockets and scripts. No round trip.
 
-        It never makes a session: any call on a dead one is :exc:`SessionGone`.
+        It never makes a session: any call on a dead one is :exc:`SessionGone`, except ``exists()``.
         """
         return self._detached(self._state_of(token))
 

@@ -36,7 +36,8 @@ T = TypeVar("T")
 
 class AsyncOpenSession(OpenedView[AsyncDriver], AsyncAltSession):
     """A session without a request, from ``open`` or ``create``: it never makes another one,
-    and any call on a dead one is :exc:`SessionGone`."""
+    and any call on a dead one is :exc:`SessionGone`, except ``exists()`` without a key, which is
+    False if this object has not seen the session alive."""
 
     __slots__ = ()
 
@@ -74,7 +75,8 @@ serving: ContextVar[AsyncRequestSession | None] = ContextVar("pyramid_altsession
 
 class AsyncSessionAPI(APIBase):
     """Sessions for asyncio. The names, results and errors of the calls are those of
-    :class:`pyramid_altsession.SessionAPI`, which describes them; here you await them.
+    :class:`pyramid_altsession.SessionAPI`, which describes them; here you await them. It has no
+    ``health`` and no ``pool_usage``.
 
     One object serves all tasks and event loops of a process. It connects when a session is first
     used. ``async with`` closes it. ``notify`` is called with the events, and is not awaited.

@@ -174,7 +174,9 @@ class SessionSettings:
     same_site: str = setting("Lax", as_choice("Lax", "Strict", "None"), "SameSite of the cookie")
     partitioned: bool = setting(False, as_flag, "one cookie for each top-level site (CHIPS)")
     max_age: int | None = setting(
-        None, as_whole(1, 400 * 86400), "seconds the browser keeps the cookie; none = until closed"
+        None,
+        as_whole(1, 400 * 86400),
+        "seconds the browser keeps the cookie, from the answer that set it; none = until closed",
     )
     prefetch: tuple[str, ...] = setting(
         (), as_texts, "keys fetched together with the first read of a request"

@@ -86,6 +86,12 @@ def check(command: str) -> None:
             parse(words[1:])
         case "gunicorn":
             Gunicorn().parser().parse_args(words[1:])
+        case "uvicorn":
+            module, name = words[1].split(":")
+            page = PAGES["asyncio.rst"].read_text()
+            assert f"``{module}.py``" in page
+            assert f"\n   {name} = " in page
+            assert words[2:] == ["--port", "8001"]
         case "pytest":
             found = [path.read_text() for path in ROOT.glob("tests/*/*.py")]
             names = {path.stem for path in ROOT.glob("tests/*/*.py")}
@@ -96,7 +102,8 @@ def check(command: str) -> None:
             wanted = re.findall(r"pyramid_altsession\[(\w+)\]", command)
             assert set(wanted) <= extras()
             others = {word for word in words[2:] if not word.startswith(("-", "pyramid_alt", "."))}
-            assert others <= {"waitress", "gunicorn", "plaster-yaml", "shtab"}
+            known = {"waitress", "gunicorn", "plaster-yaml", "shtab", "starlette", "uvicorn"}
+            assert others <= known
         case "python":
             help = [sys.executable, words[1], "--help"]
             told = subprocess.run(help, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -122,11 +129,12 @@ def test_a_wrong_command_is_noticed(command: str) -> None:
 # -- texts
 
 WSGI, UNIT, COMPOSE = "from pyramid.paster", "[Unit]", "services:"
-UWSGI, GEVENT, RETRY = "[uwsgi]", "gevent = 100", "let answer"
+UWSGI, GEVENT, RETRY, FOLLOW = "[uwsgi]", "gevent = 100", "let answer", "function follow"
 HEALTH, EVENT, TIMING, RACE = '{"status"', '{"time"', "Server-Timing:", "RaceFound:"
 
 TEXTS: dict[Claim, str] = {
     Claim("howto.rst", RETRY): "test_retry_of_a_script",
+    Claim("asyncio.rst", FOLLOW): "test_socket_of_a_page",
     Claim("howto.rst", UWSGI): "test_uwsgi_options",
     Claim("howto.rst", GEVENT): "test_uwsgi_options",
     Claim("howto.rst", WSGI): "test_file_for_mod_wsgi",
@@ -165,11 +173,37 @@ def test_every_text_is_claimed() -> None:
     assert [test for test in TEXTS.values() if f"def {test}(" not in tests] == []
 
 
+def in_node(code: str) -> Any:
+    """What a script prints, as JSON. Playwright brings the Node.js that it speaks to browsers
+    with."""
+    node = Path(playwright.__file__).parent / "driver" / "node"
+    ran = subprocess.run([node, "-e", code], capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.process
+def test_socket_of_a_page() -> None:
+    """It shows what arrives, connects again after 1013, and ends after 1008."""
+    script = """
+        const sockets = [], shown = [], waits = [];
+        const location = {hostname: "localhost"};
+        const setTimeout = (again, ms) => { waits.push(ms); again(); };
+        class WebSocket { constructor(url) { this.url = url; sockets.push(this); } }
+        %s
+        follow((cart) => shown.push(cart), () => shown.push("ended"));
+        sockets[0].onmessage({data: '["tea"]'});
+        sockets[0].onclose({code: 1013});
+        sockets[1].onclose({code: 1008});
+        console.log(JSON.stringify([sockets.map((each) => each.url), shown, waits]));
+    """
+    url = "ws://localhost:8001/live"
+    told = in_node(script % text("asyncio.rst", FOLLOW))
+    assert told == [[url, url], [["tea"], "ended"], [2000]]
+
+
 @pytest.mark.process
 def test_retry_of_a_script() -> None:
-    """The script asks once more after a 409, and not after another answer. Playwright brings the
-    Node.js that it speaks to browsers with."""
-    node = Path(playwright.__file__).parent / "driver" / "node"
+    """The script asks once more after a 409, and not after another answer."""
     script = """
         async function visit(statuses) {
             const url = "/", options = {};
@@ -183,9 +217,7 @@ def test_retry_of_a_script() -> None:
         (async () => console.log(JSON.stringify(
             [await visit([200, 1]), await visit([409, 200, 1]), await visit([409, 409, 1])])))();
     """
-    code = script % text("howto.rst", RETRY)
-    ran = subprocess.run([node, "-e", code], capture_output=True, text=True, check=True)
-    assert json.loads(ran.stdout) == [[200, 1], [200, 1], [409, 1]]
+    assert in_node(script % text("howto.rst", RETRY)) == [[200, 1], [200, 1], [409, 1]]
 
 
 @pytest.mark.process

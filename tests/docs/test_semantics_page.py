@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "semantics.rst").read_text()
 ROWS = re.findall(
-    r"   \* - (.+)\n     - ``(test_\w+)``\n", PAGE.partition("Where it is proved\n")[2]
+    r"   \* - (.+)\n     - ``(test_\w+)``\n", PAGE.partition("Which test proves it\n")[2]
 )
 
 
