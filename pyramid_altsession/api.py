@@ -63,13 +63,14 @@ class SessionAPI(APIBase):
         store = open_store(settings) if store is None else store
         self._nodes: Callable[[], Sequence[ServerNode]] = getattr(store, "nodes", tuple)
         self._pools: Callable[[], Sequence[PoolUsage]] = getattr(store, "pool_usage", tuple)
-        self._store: Store = SealedStore(store, codec) if isinstance(codec, SealingCodec) else store
+        self.store: Store = SealedStore(store, codec) if isinstance(codec, SealingCodec) else store
+        """Tests can put another store around it, for sessions that are opened from then on."""
         self.requests = RequestSessions(
             settings, self.commands, self._cookie, self._driver, self._tell
         )
 
     def __repr__(self) -> str:
-        return f"<SessionAPI {self._store!r}>"
+        return f"<SessionAPI {self.store!r}>"
 
     @classmethod
     def from_settings(cls, mapping: Mapping[str, object]) -> "SessionAPI":
@@ -95,7 +96,7 @@ class SessionAPI(APIBase):
         return self.requests.session(request)
 
     def _driver(self, state: SessionState, tell: Callable[[PendingEvent], None]) -> Driver:
-        return Driver(self._store, state, tell)
+        return Driver(self.store, state, tell)
 
     def _request(self) -> Request | None:
         around = under_way(self.requests)
@@ -211,7 +212,7 @@ class SessionAPI(APIBase):
             yield found
 
     def _run(self, steps: Steps[T]) -> T:
-        return run(self._store.execute, steps)
+        return run(self.store.execute, steps)
 
     def _current(self, found: Iterable[Description]) -> str | None:
         request = self._request()
@@ -227,21 +228,10 @@ class SessionAPI(APIBase):
         For metrics, panels and tests. Call it when the application starts. Without observers
         nothing is measured.
         """
-        if not isinstance(self._store, ObservedStore):
-            self._store = ObservedStore(self._store)
-        if observer not in self._store.observers:
-            self._store.observers += (observer,)
-
-    @property
-    def store(self) -> Store:
-        """The store of the sessions. Tests can put another store around it, for sessions that are
-        opened from then on.
-        """
-        return self._store
-
-    @store.setter
-    def store(self, store: Store) -> None:
-        self._store = store
+        if not isinstance(self.store, ObservedStore):
+            self.store = ObservedStore(self.store)
+        if observer not in self.store.observers:
+            self.store.observers += (observer,)
 
     def check(self) -> None:
         """Raise :exc:`StoreUnavailable` unless the server answers and allows everything that
@@ -266,4 +256,4 @@ class SessionAPI(APIBase):
 
     def close(self) -> None:
         """Close the connections. The sessions stay; a later use connects again."""
-        self._store.close()
+        self.store.close()
