@@ -13,8 +13,8 @@ from typing import Any
 import redis
 
 from ..config.table import RedisSettings
+from ..stores.redis.breaker import Breaker, turned_away
 from ..stores.redis.failures import NotConnected
-from ..stores.redis.pool import PAUSE, TOO_LATE, TURNED_AWAY
 from ..stores.redis.timed import left
 from .connection import Connection, Open
 from .places import Places
@@ -36,8 +36,7 @@ class LoopPool:
         self._places = Places(limit)
         self._idle: list[Connection] = []
         self._used = 0
-        self._away: tuple[float, str] | None = None
-        self._late = 0
+        self._breaker = Breaker()
 
     async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
         """Send one packet and read ``replies`` replies. Error replies are returned, not raised.
@@ -67,7 +66,7 @@ class LoopPool:
                 finally:
                     self._used -= 1
                 self._idle.append(connection)
-                self._late, self._away = 0, None
+                self._breaker.answered()
                 return answers
         finally:
             self._places.give_back()
@@ -102,42 +101,36 @@ class LoopPool:
 
     async def _connect(self, end: float) -> Connection | None:
         """A new connection; None if none can be opened now, but one in use may come free."""
-        away, cause = self._away, None
-        if away is None or time.monotonic() >= away[0]:
-            if away is not None:  # only this call tries whether the trouble is over
-                self._away = time.monotonic() + PAUSE, away[1]
+        breaker, cause = self._breaker, None
+        if breaker.may_connect():
             last = max(end, end - self._wait + self._connect_wait)
             try:
                 opened = await self._open(min(last, time.monotonic() + self._connect_wait))
             except redis.RedisError as error:
                 cause = error
-                self._away = time.monotonic() + PAUSE, str(error)
+                breaker.connect_failed(str(error))
             else:
-                if self._late < TOO_LATE:  # after time-outs, only an answer ends the trouble
-                    self._away = None
+                breaker.connected()
                 opened.granted = end, max(last, opened.granted[1])
                 return opened
-        if self._late < TOO_LATE and (self._used or self._idle):
+        if not breaker.unresponsive and (self._used or self._idle):
             return None
         raise NotConnected(self._reason()) from cause
 
     def _broken(self, error: redis.RedisError) -> bool:
-        """Whether the server refused the connection itself: then it counts as not opened."""
-        turned_away = isinstance(error, redis.ConnectionError) and TURNED_AWAY in str(error)
-        if turned_away:
-            self._away = time.monotonic() + PAUSE, str(error)
+        """Note the error. Returns whether the server refused the connection itself."""
+        refused = turned_away(error)
+        if refused:
+            self._breaker.connect_failed(str(error))
         if isinstance(error, redis.TimeoutError):
             self.close()  # the same server: each would cost another call a time-out
-            self._late += 1
-            if self._late >= TOO_LATE:
-                self._away = time.monotonic() + PAUSE, str(error)
-        return turned_away
+            self._breaker.timed_out(str(error))
+        return refused
 
     def _reason(self) -> str:
         """Why the call cannot get a connection, for the error's message."""
-        if self._away is not None:
-            return self._away[1]
-        return f"all {self._limit} connections (redis.max_connections) are in use"
+        full = f"all {self._limit} connections (redis.max_connections) are in use"
+        return self._breaker.reason or full
 
 
 class ConnectionPool:

@@ -24,8 +24,9 @@ from pyramid_altsession.aio.primary import Primary
 from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import RedisSettings
+from pyramid_altsession.stores.redis import breaker as breaker_module
+from pyramid_altsession.stores.redis.breaker import MAX_TIMEOUTS
 from pyramid_altsession.stores.redis.failures import NotConnected
-from pyramid_altsession.stores.redis.pool import TOO_LATE
 from pyramid_altsession.stores.redis.wire import pack_command
 
 PING = pack_command((b"PING",))
@@ -233,8 +234,10 @@ class Script:
         self.outcomes = list(outcomes)
         self.refuse: redis.RedisError | None = None
         self.opened = 0
+        self.tried = 0
 
     async def __call__(self, end: float) -> Any:
+        self.tried += 1
         if self.refuse is not None:
             raise self.refuse
         self.opened += 1
@@ -298,17 +301,39 @@ def test_after_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
         script = Script()
         pool = loop_pool(script)
         script.refuse = redis.ConnectionError("away")
-        monkeypatch.setattr(pool_module, "PAUSE", 1000.0)
+        monkeypatch.setattr(breaker_module, "PAUSE", 1000.0)
         with pytest.raises(NotConnected, match="away"):
             await pool.exchange(PING, 1, later())
         script.refuse = None
         with pytest.raises(NotConnected, match="away"):
             await pool.exchange(PING, 1, later())
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 2000.0)
-        monkeypatch.setattr(pool_module, "time", clock)
+        monkeypatch.setattr(breaker_module, "time", clock)
         assert await pool.exchange(PING, 1, later()) == [b"PONG"]
 
     asyncio.run(back())
+
+
+def test_an_answer_on_an_open_connection_ends_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing about whether another connection can be made."""
+
+    async def bursts() -> None:
+        monkeypatch.setattr(breaker_module, "PAUSE", 1000.0)
+        go = [asyncio.Event() for _ in range(5)]
+        script = Script(None, *go)
+        pool = loop_pool(script)
+        await pool.exchange(PING, 1, later())
+        script.refuse = redis.ConnectionError("too many")
+        for each in go:
+            busy = asyncio.create_task(pool.exchange(PING, 1, later()))
+            await asyncio.sleep(0)
+            with pytest.raises(NotConnected, match="too many"):
+                await pool.exchange(PING, 1, time.monotonic() - 1)
+            each.set()
+            assert await busy == [b"PONG"]
+        assert script.tried == 2
+
+    asyncio.run(bursts())
 
 
 def test_only_an_answer_tells_that_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,16 +341,16 @@ def test_only_an_answer_tells_that_it_is_over(monkeypatch: pytest.MonkeyPatch) -
 
     async def tried() -> None:
         go = asyncio.Event()
-        script = Script(*[redis.TimeoutError("late")] * TOO_LATE, go)
+        script = Script(*[redis.TimeoutError("late")] * MAX_TIMEOUTS, go)
         pool = loop_pool(script)
-        monkeypatch.setattr(pool_module, "PAUSE", -1.0)
-        for _ in range(TOO_LATE):
+        monkeypatch.setattr(breaker_module, "PAUSE", -1.0)
+        for _ in range(MAX_TIMEOUTS):
             with pytest.raises(redis.TimeoutError, match="late"):
                 await pool.exchange(PING, 1, later())
-        monkeypatch.setattr(pool_module, "PAUSE", 1000.0)
+        monkeypatch.setattr(breaker_module, "PAUSE", 1000.0)
         trying = asyncio.create_task(pool.exchange(PING, 1, later()))
         await asyncio.sleep(0)
-        assert script.opened == TOO_LATE + 1
+        assert script.opened == MAX_TIMEOUTS + 1
         with pytest.raises(NotConnected, match="late"):
             await pool.exchange(PING, 1, later())
         go.set()

@@ -7,10 +7,11 @@ from inside import idle_in
 from servers import Server
 
 from pyramid_altsession.config.sources import read_settings
-from pyramid_altsession.stores.redis import pool as pool_module
+from pyramid_altsession.stores.redis import breaker as breaker_module
+from pyramid_altsession.stores.redis.breaker import MAX_TIMEOUTS
 from pyramid_altsession.stores.redis.connections import connections
 from pyramid_altsession.stores.redis.failures import NotConnected
-from pyramid_altsession.stores.redis.pool import TOO_LATE, ConnectionPool
+from pyramid_altsession.stores.redis.pool import ConnectionPool
 from pyramid_altsession.stores.redis.wire import pack_command
 
 PING = pack_command((b"PING",))
@@ -43,8 +44,8 @@ def test_a_server_that_is_late_again_and_again(
     pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calls fail at once."""
-    monkeypatch.setattr(pool_module, "PAUSE", 1e6)
-    for _ in range(TOO_LATE):
+    monkeypatch.setattr(breaker_module, "PAUSE", 1e6)
+    for _ in range(MAX_TIMEOUTS):
         late(pool)
     for _ in range(3):
         with pytest.raises(NotConnected, match="no answer in time"):
@@ -56,11 +57,11 @@ def test_after_the_pause_one_call_finds_out(
     pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer ends it, for everybody."""
-    monkeypatch.setattr(pool_module, "PAUSE", -1.0)
-    for _ in range(TOO_LATE):
+    monkeypatch.setattr(breaker_module, "PAUSE", -1.0)
+    for _ in range(MAX_TIMEOUTS):
         late(pool)
     late(pool)  # the one that finds out
-    monkeypatch.setattr(pool_module, "PAUSE", 1e6)
+    monkeypatch.setattr(breaker_module, "PAUSE", 1e6)
     assert pool.exchange(PING, 1) == [b"PONG"]
     assert pool.exchange(PING, 1) == [b"PONG"]
     sent = [pool.send(PING, 1) for _ in range(3)]  # others connect again
@@ -72,13 +73,24 @@ def test_while_one_finds_out_the_others_do_not_wait(
     pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that was opened proves nothing: a stopped process has its connections taken."""
-    monkeypatch.setattr(pool_module, "PAUSE", -1.0)
-    for _ in range(TOO_LATE):
+    monkeypatch.setattr(breaker_module, "PAUSE", -1.0)
+    for _ in range(MAX_TIMEOUTS):
         late(pool)
-    monkeypatch.setattr(pool_module, "PAUSE", 1e6)
+    monkeypatch.setattr(breaker_module, "PAUSE", 1e6)
     probe = pool.send(PING, 1)
     with pytest.raises(NotConnected):
         pool.exchange(PING, 1)
     assert probe.receive() == [b"PONG"]
     assert pool.exchange(PING, 1) == [b"PONG"]
     pool.close()
+
+
+def test_an_answer_after_one_time_out_is_no_connection() -> None:
+    """What a failure to connect began, an answer on another connection does not end."""
+    breaker = breaker_module.Breaker()
+    breaker.timed_out("late")
+    breaker.connect_failed("too many open files")
+    breaker.answered()
+    assert (breaker.may_connect(), breaker.reason) == (False, "too many open files")
+    breaker.timed_out("late")
+    assert not breaker.unresponsive  # the answer came between

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 from inside import (
+    breaker_in,
     build_with,
     builder_in,
     idle_in,
@@ -40,11 +41,13 @@ from workers import (
 
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.errors import StoreUnavailable
+from pyramid_altsession.stores.redis import breaker as breaker_module
 from pyramid_altsession.stores.redis import pool as pool_module
 from pyramid_altsession.stores.redis import waiting
+from pyramid_altsession.stores.redis.breaker import PAUSE
 from pyramid_altsession.stores.redis.connections import connections
 from pyramid_altsession.stores.redis.failures import NotConnected
-from pyramid_altsession.stores.redis.pool import PAUSE, ConnectionPool
+from pyramid_altsession.stores.redis.pool import ConnectionPool
 from pyramid_altsession.stores.redis.timed import Timed
 from pyramid_altsession.stores.redis.wire import pack_command
 
@@ -278,7 +281,7 @@ class Clock(SimpleNamespace):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (pool_module, waiting):
+    for module in (breaker_module, pool_module, waiting):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -342,8 +345,30 @@ def test_connected_ones_go_on_while_another_cannot_connect(server: Server, clock
     """The pause is about connecting alone."""
     pool = pool_at(server.url)
     before = client_id(pool)
-    pool._away = (clock.now + PAUSE, "too many open files")
+    breaker_in(pool).connect_failed("too many open files")
     assert client_id(pool) == before
+    pool.close()
+
+
+@pytest.mark.parametrize("way_of_call", ["exchange", "send"])
+def test_an_answer_on_an_open_connection_ends_no_pause(
+    server: Server, clock: Clock, way_of_call: str
+) -> None:
+    """It says nothing about whether another connection can be made."""
+    pool = pool_at(server.url, limit=2)
+    pool.exchange(PING, 1)
+    build_with(pool, builder(f"redis://127.0.0.1:{free_port()}"))
+    attempts = counting(pool)
+    for _ in range(5):
+        busy = take(pool)
+        with pytest.raises(NotConnected, match="Connection refused"):
+            pool.exchange(PING, 1, clock.now - 1)
+        idle_in(pool).append(busy)
+        if way_of_call == "exchange":
+            assert pool.exchange(PING, 1) == [b"PONG"]
+        else:
+            assert pool.send(PING, 1).receive() == [b"PONG"]
+    assert len(attempts) == 1
     pool.close()
 
 

@@ -56,7 +56,7 @@ from pyramid_altsession.protocol.messages import (
 )
 from pyramid_altsession.protocol.token import Claim
 from pyramid_altsession.protocol.verbs import Everything, Get, Set, Verb
-from pyramid_altsession.stores.redis import pool
+from pyramid_altsession.stores.redis import breaker
 from pyramid_altsession.stores.summary import Summary
 
 
@@ -305,12 +305,12 @@ def test_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
     server = valkey()
     api: SessionAPI = measured(server.url).registry.getUtility(ISessionAPI)
     server.stop()
-    monkeypatch.setattr(pool, "PAUSE", 1e6)
+    monkeypatch.setattr(breaker, "PAUSE", 1e6)
     with pytest.raises(StoreUnavailable):
         api.create()
     (usage,) = api.pool_usage()
     assert (usage.away, gauges(usage)[2]) == (True, 1)
-    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 2e6))
+    monkeypatch.setattr(breaker, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 2e6))
     assert gauges(usage)[2] == 0
 
 

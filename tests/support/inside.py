@@ -47,6 +47,10 @@ def places_in(pool: Any) -> Any:
     return pool._places
 
 
+def breaker_in(pool: Any) -> Any:
+    return pool._breaker
+
+
 def builder_in(pool: Any) -> Any:
     return pool._build
 

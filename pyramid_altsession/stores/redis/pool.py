@@ -18,20 +18,11 @@ from typing import Any, NamedTuple
 
 import redis
 
+from .breaker import Breaker, turned_away
 from .failures import NotConnected
 from .timed import Timed
 
 FORKED = "sent before a fork: the replies are the parent's"
-
-PAUSE = 0.25
-"""Seconds after a failure to connect in which nobody tries it again."""
-
-TOO_LATE = 2
-"""Time-outs in a row, without an answer in between, after which a server counts as away: one call
-in each PAUSE finds out whether it answers again, the others fail at once."""
-
-TURNED_AWAY = "max number of clients reached"
-"""What a server says to a new connection that is one too many, before it reads anything of it."""
 
 
 class PoolUsage(NamedTuple):
@@ -65,8 +56,7 @@ class ConnectionPool:
         # connection that was lost through an exception frees its place by itself.
         self._places: dict[int, weakref.ref[Timed]] = {}
         self._numbers = itertools.count()
-        self._away: tuple[float, str] | None = None
-        self._late = 0  # time-outs since the last answer
+        self._breaker = Breaker()
         self._pid = os.getpid()
         # An application that is dropped leaves no open socket to the garbage collector.
         weakref.finalize(self, _disconnect, self._idle).atexit = False
@@ -96,8 +86,8 @@ class ConnectionPool:
                     raise
                 continue  # nothing was carried out, and an older connection may come free
             idle.append(connection)
-            if self._late:
-                self._answered()
+            if self._breaker.timeouts:
+                self._breaker.answered()
             return answers
 
     def send(self, packet: bytes, replies: int, end: float | None = None) -> "PendingReplies":
@@ -122,36 +112,24 @@ class ConnectionPool:
 
     def _broken(self, connection: Timed, idle: deque[Timed], error: BaseException) -> bool:
         """Close the connection, so that no other call gets its replies. Returns whether the server
-        refused the connection itself: then it counts as not opened.
+        refused the connection itself.
         """
-        turned_away = isinstance(error, redis.ConnectionError) and TURNED_AWAY in str(error)
-        if turned_away:
-            self._away = time.monotonic() + PAUSE, str(error)
+        refused = turned_away(error)
+        if refused:
+            self._breaker.connect_failed(str(error))
         connection.disconnect()
         if isinstance(error, redis.TimeoutError):
-            self._timed_out(str(error))
+            self.close()  # the same server: each would cost another call a time-out
+            self._breaker.timed_out(str(error))
         idle.appendleft(connection)
-        return turned_away
-
-    def _timed_out(self, said: str) -> None:
-        """Close the idle connections too: they lead to the same server, and each would cost another
-        call a time-out.
-        """
-        self.close()
-        self._late += 1
-        if self._late >= TOO_LATE:
-            self._away = time.monotonic() + PAUSE, said
-
-    def _answered(self) -> None:
-        self._late, self._away = 0, None
+        return refused
 
     def usage(self, server: str) -> "PoolUsage":
         """The state of the pool now. No round trip."""
-        away, mine = self._away, self._pid == os.getpid()  # after a fork they are the parent's
+        mine = self._pid == os.getpid()  # after a fork they are the parent's
         known = [place() for place in list(self._places.values())] if mine else []
         in_use = max(sum(each is not None for each in known) - len(self._idle), 0)
-        failing = away is not None and time.monotonic() < away[0]
-        return PoolUsage(server, in_use, self._limit, failing)
+        return PoolUsage(server, in_use, self._limit, self._breaker.is_open)
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
@@ -207,24 +185,21 @@ class ConnectionPool:
         """Connect it; returns whether it is connected now. If not, it is put back, and a connected
         one may come free; NotConnected if there is none.
         """
-        idle, away, cause = self._idle, self._away, None
+        idle, breaker, cause = self._idle, self._breaker, None
         try:
-            if away is None or time.monotonic() >= away[0]:
-                if away is not None:  # only this call tries whether the trouble is over
-                    self._away = time.monotonic() + PAUSE, away[1]
+            if breaker.may_connect():
                 self._open(connection, end)
-                if self._late < TOO_LATE:  # after time-outs, only an answer ends the trouble
-                    self._away = None
+                breaker.connected()
                 return True
         except redis.RedisError as error:
             cause = error
-            self._away = time.monotonic() + PAUSE, str(error)
+            breaker.connect_failed(str(error))
         except BaseException:
             connection.disconnect()
             idle.appendleft(connection)
             raise
         idle.appendleft(connection)
-        if self._late < TOO_LATE and self._any_connected():
+        if not breaker.unresponsive and self._any_connected():
             return False
         raise NotConnected(self._reason()) from cause
 
@@ -242,9 +217,9 @@ class ConnectionPool:
 
     def _reason(self) -> str:
         """Why the call cannot get a connection, for the error's message."""
-        away = self._away
-        if away is not None and self._idle:  # unconnected ones, while away
-            return away[1]
+        reason = self._breaker.reason
+        if reason and self._idle:  # unconnected ones
+            return reason
         return f"all {self._limit} connections (redis.max_connections) are in use"
 
 
@@ -279,7 +254,7 @@ class PendingReplies:
             self._pool._broken(connection, self._idle, error)
             raise
         self._idle.append(connection)
-        self._pool._answered()
+        self._pool._breaker.answered()
         return answers
 
     def _check_process(self) -> None:
