@@ -9,16 +9,15 @@ import redis
 
 from ..config.table import RedisSettings, Settings
 from ..interfaces import SealingCodec, Store
-from ..protocol.messages import Operation, Read, Reply
+from ..protocol.messages import Operation, Reply
 from ..stores.embedded import EmbeddedServer
 from ..stores.memory import MemoryStore
 from ..stores.observed import Observing
 from ..stores.redis.cluster import ClusterSteps
 from ..stores.redis.cluster_store import Nodes
 from ..stores.redis.failures import HINT, Trouble
-from ..stores.redis.steps import Address, Ask, OneServer, Steps, confirmation
-from ..stores.redis.waiting import Call, Node, Outcome, SteppedStore
-from ..stores.redis.wire import unpack_read, unpack_write
+from ..stores.redis.steps import Address, Ask, OneServer, confirmation
+from ..stores.redis.waiting import Node, SteppedStore
 from ..stores.sealed import Sealing
 from ..stores.traffic import Traffic
 from .connection import Open, open_at, open_server
@@ -117,37 +116,20 @@ class AwaitingStore(SteppedStore[ConnectionPool]):
     async def execute(self, operation: Operation) -> Reply:
         first = self._steps.first(operation)
         if first is None:
-            return await self._go_on(operation, self._steps.execute(operation), self._call())
-        address, packet, count = first
+            call = self._call()
+            return await carry_out(self._answer(operation, call), call.exchange)
+        address, packet, count, unpack = first
         pool, trouble = self.servers[address]
         end, outcome = time.monotonic() + self._wait, None
         try:
             outcome = await pool.exchange(packet, count, end)
-            if operation.__class__ is Read:
-                reply = unpack_read(operation, outcome)
-            else:
-                reply = unpack_write(outcome[0])
+            reply = unpack(operation, outcome)
         except redis.RedisError as error:
             call = self._call(end, trouble)
-            steps = self._after(operation, first)
-            return await self._go_on(operation, steps, call, outcome or error)
+            steps = self._after(operation, call, first)
+            return await carry_out(steps, call.exchange, outcome or error)
         if trouble.need is not None:
             trouble.served(operation)
-        return reply
-
-    async def _go_on(
-        self,
-        operation: Operation,
-        steps: Steps[Reply],
-        call: Call[ConnectionPool],
-        outcome: Outcome | None = None,
-    ) -> Reply:
-        try:
-            reply = await carry_out(steps, call.exchange, outcome)
-        except redis.RedisError as error:
-            raise call.trouble.failure(operation, error) from error
-        if call.trouble.need is not None:
-            call.trouble.served(operation)
         return reply
 
 

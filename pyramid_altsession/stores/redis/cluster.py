@@ -42,6 +42,7 @@ from .wire import (
     pack_write,
     unpack_many,
     unpack_read,
+    unpack_write,
 )
 
 OVER = (State.DEAD, State.ENDED, State.OWED, State.OTHER_USER, State.REUSED)
@@ -80,11 +81,11 @@ class ClusterSteps:
         match operation:
             case Read(claims=(claim,)):
                 address = self.map.known(self._key(claim.id))
-                return address and (address, *pack_read(operation, self._prefix))
+                return address and (address, *pack_read(operation, self._prefix), unpack_read)
             case Write(user=None) | Write(life=None) if not operation.durable:
                 address = self.map.known(self._key(operation.claim.id))
                 if address and (operation.user is None or not self._unlisted(operation)):
-                    return address, pack_write(_alone(operation), self._prefix), 1
+                    return address, pack_write(_alone(operation), self._prefix), 1, unpack_write
         return None
 
     def execute(self, operation: Operation, first: First | None = None) -> Steps[Reply]:

@@ -48,8 +48,10 @@ class Ask(NamedTuple):
     lookup: bool = False
 
 
-First = tuple[Address | None, bytes, int]
-"""The first packet about an operation, and the number of its replies."""
+First = tuple[Address | None, bytes, int, Callable[[Any, list[Any]], Reply]]
+"""The first packet about an operation, the number of its replies, and the function that makes the
+operation's Reply of them.
+"""
 Steps = Generator[Ask, list[Any], T]
 Say = Callable[[bytes, int, bool], Steps[list[Any]]]
 """Packet, number of replies, and whether it may be sent twice."""
@@ -57,11 +59,11 @@ Say = Callable[[bytes, int, bool], Steps[list[Any]]]
 
 def write(operation: Write, prefix: bytes, say: Say) -> Steps[Reply]:
     """Call the script by its hash; if the server does not know it, with its text."""
-    (answer,) = yield from say(pack_write(operation, prefix), 1, operation.repeatable)
-    if isinstance(answer, NoScriptError):
+    replies = yield from say(pack_write(operation, prefix), 1, operation.repeatable)
+    if isinstance(replies[0], NoScriptError):
         packet = pack_write(operation, prefix, load=True)
-        (answer,) = yield from say(packet, 1, operation.repeatable)
-    return unpack_write(answer)
+        replies = yield from say(packet, 1, operation.repeatable)
+    return unpack_write(operation, replies)
 
 
 def end(writes: Sequence[Write], prefix: bytes, say: Say) -> Steps[list[bool]]:
@@ -70,7 +72,7 @@ def end(writes: Sequence[Write], prefix: bytes, say: Say) -> Steps[list[bool]]:
     answers = yield from say(packet, len(writes), True)
     if any(isinstance(answer, NoScriptError) for answer in answers):
         answers = yield from say(packet, len(writes), True)
-    replies = [unpack_write(answer) for answer in answers]
+    replies = [unpack_write(w, [answer]) for w, answer in zip(writes, answers, strict=True)]
     return [reply.state is State.LIVE and reply.done == 1 for reply in replies]
 
 
@@ -122,9 +124,9 @@ class OneServer:
     def first(self, operation: Operation) -> First | None:
         match operation:
             case Read():
-                return None, *pack_read(operation, self._prefix)
+                return None, *pack_read(operation, self._prefix), unpack_read
             case Write() if not operation.durable:
-                return None, pack_write(operation, self._prefix), 1
+                return None, pack_write(operation, self._prefix), 1, unpack_write
         return None
 
     def execute(self, operation: Operation, first: First | None = None) -> Steps[Reply]:

@@ -12,7 +12,6 @@ from ...protocol.messages import Operation, Read, Reply
 from .failures import Trouble
 from .pool import ConnectionPool, PendingReplies
 from .steps import Address, Ask, First, Steps, T
-from .wire import unpack_read, unpack_write
 
 Outcome = list[Any] | redis.RedisError
 """What became of an :class:`Ask`."""
@@ -150,9 +149,21 @@ class SteppedStore(Generic[Pool]):
     def _call(self, end: float | None = None, trouble: Trouble | None = None) -> Call[Pool]:
         return Call(self.servers, trouble or self._trouble, self._wait, end)
 
-    def _after(self, operation: Operation, first: First) -> Steps[Reply]:
+    def _answer(
+        self, operation: Operation, call: Call[Pool], first: First | None = None
+    ) -> Steps[Reply]:
+        """The steps of the operation. At their end it is noted whether the server serves."""
+        try:
+            reply = yield from self._steps.execute(operation, first)
+        except redis.RedisError as error:
+            raise call.trouble.failure(operation, error) from error
+        if call.trouble.need is not None:
+            call.trouble.served(operation)
+        return reply
+
+    def _after(self, operation: Operation, call: Call[Pool], first: First) -> Steps[Reply]:
         """The steps that remain after the first one."""
-        steps = self._steps.execute(operation, first)
+        steps = self._answer(operation, call, first)
         next(steps)
         return steps
 
@@ -171,68 +182,44 @@ class WaitingStore(SteppedStore[ConnectionPool]):
         """
         first = self._steps.first(operation)
         if first is None:
-            return self.go_on(operation, self._steps.execute(operation), self._call())
-        address, packet, count = first
+            call = self._call()
+            return carry_out(self._answer(operation, call), call.exchange)
+        address, packet, count, unpack = first
         pool, trouble = self.servers[address]
         end, outcome = time.monotonic() + self._wait, None
         try:
             outcome = pool.exchange(packet, count, end)
-            if operation.__class__ is Read:
-                reply = unpack_read(operation, outcome)
-            else:
-                reply = unpack_write(outcome[0])
+            reply = unpack(operation, outcome)
         except redis.RedisError as error:
             call = self._call(end, trouble)
-            steps = self._after(operation, first)
-            return self.go_on(operation, steps, call, outcome or error)
+            steps = self._after(operation, call, first)
+            return carry_out(steps, call.exchange, outcome or error)
         if trouble.need is not None:
             trouble.served(operation)
         return reply
 
-    def go_on(
-        self,
-        operation: Operation,
-        steps: Steps[Reply],
-        call: Call[ConnectionPool],
-        outcome: Outcome | None = None,
-    ) -> Reply:
-        """Carry out the remaining steps; returns the reply. ``outcome``: the outcome of the first
-        one.
-        """
-        try:
-            reply = carry_out(steps, call.exchange, outcome)
-        except redis.RedisError as error:
-            raise call.trouble.failure(operation, error) from error
-        if call.trouble.need is not None:
-            call.trouble.served(operation)
-        return reply
-
     def send(self, operation: Read) -> PendingRead:
         """Send the packet; its reply is read later."""
-        call, steps = self._call(), self._steps.execute(operation)
+        call = self._call()
+        steps = self._answer(operation, call)
         ask = next(steps)
         try:
             while ask.lookup:  # the steps find where to send it
                 ask = advance(steps, _outcome(ask, call.exchange))
             sent = call.turn_to(ask).send(ask.packet, ask.replies, call.end)
         except redis.RedisError as error:
-            return Answered(self.go_on(operation, steps, call, error))
-        return Sent(self, steps, call, sent)
+            return Answered(carry_out(steps, call.exchange, error))
+        return Sent(steps, call, sent)
 
 
 class Sent:
     """A read under way on a server."""
 
-    __slots__ = ("_call", "_sent", "_steps", "_store")
+    __slots__ = ("_call", "_sent", "_steps")
 
     def __init__(
-        self,
-        store: WaitingStore,
-        steps: Steps[Reply],
-        call: Call[ConnectionPool],
-        sent: PendingReplies,
+        self, steps: Steps[Reply], call: Call[ConnectionPool], sent: PendingReplies
     ) -> None:
-        self._store = store
         self._steps = steps
         self._call = call
         self._sent = sent
@@ -245,7 +232,7 @@ class Sent:
             outcome = self._sent.receive(call.end)
         except redis.RedisError as error:
             outcome = error
-        return self._store.go_on(operation, self._steps, call, outcome)
+        return carry_out(self._steps, call.exchange, outcome)
 
     def cancel(self) -> None:
         """If the reply has arrived, the connection stays open; otherwise it is closed."""

@@ -161,9 +161,11 @@ def pack_write(operation: Write, prefix: bytes, *, load: bool = False) -> bytes:
     return pack_command(tuple(arguments))
 
 
-def unpack_write(answer: Any) -> Reply:
+def unpack_write(operation: Write, replies: Sequence[Any]) -> Reply:
+    """The script's reply."""
+    (answer,) = replies
     if answer.__class__ is not list:
-        no_errors([answer])
+        no_errors(replies)
     state, now, left, remembered, user, since, done, values = answer
     left = None if left == -2 else left
     remembered = None if remembered < 0 else remembered
