@@ -65,10 +65,9 @@ class Driver(Carrier[Store]):
             try:
                 reply = self.store.execute(operation)
             except BaseException as error:
-                state.unsure(operation)
-                if state.does_without(operation, error):
-                    return state.results
-                raise
+                if not state.failed(operation, error):
+                    raise
+                return state.results
             following = state.learn(operation, reply)
             if following is not None:
                 run(self.store.execute, self.dialogue.follow(following))

@@ -86,10 +86,9 @@ class AsyncDriver(Carrier[AsyncStore]):
         try:
             reply = await self.store.execute(operation)
         except BaseException as error:
-            state.unsure(operation)
-            if state.does_without(operation, error):
-                return
-            raise
+            if not state.failed(operation, error):
+                raise
+            return
         following = state.learn(operation, reply)
         if following is not None:
             await run(self.store.execute, self.dialogue.follow(following))

@@ -215,18 +215,6 @@ class Asking:
             return None
         return self.write(life=Rotate(new_verifier(), self._timing.renew_after))
 
-    def does_without(self, operation: Read | Write, error: BaseException) -> bool:
-        """Whether to ignore this error, because the view can do without the session. Then for the
-        rest of the request reads find nothing new and writes raise the error, because a value built
-        from a default must not replace the stored one.
-        """
-        if not self.optional or not isinstance(operation, Read):
-            return False
-        if not isinstance(error, StoreUnavailable):
-            return False
-        self.away = error
-        return True
-
     @property
     def tells_browser(self) -> bool:
         """Whether an answer follows that can change the browser's cookie."""

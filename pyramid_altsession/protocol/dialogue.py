@@ -46,12 +46,9 @@ class Dialogue:
             try:
                 reply = yield operation if sent is None else sent
             except BaseException as error:
-                state.unsure(operation)
-                if operation.optional and isinstance(error, StoreUnavailable):
-                    return
-                if state.does_without(operation, error):
-                    return
-                raise
+                if not state.failed(operation, error):
+                    raise
+                return
             sent = None
             operation = state.learn(operation, reply)
 

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable
 
-from ..errors import SessionFull, SessionGone
+from ..errors import SessionFull, SessionGone, StoreUnavailable
 from .asking import Asking, PendingEvent, Status
 from .envelope import alive
 from .fields import CREATED, CSRF_TOKEN, LOGIN, USER, State
@@ -223,12 +223,26 @@ class SessionState(Asking):
             self.changes.forget()
         self.abandon()
 
-    def unsure(self, operation: Read | Write) -> None:
-        """No reply came, so it is not known whether a write was carried out. Forget its fields, and
-        before the next write, find out by a read which verifier the session has.
+    def failed(self, operation: Read | Write, error: BaseException) -> bool:
+        """Note that no reply came. Returns whether the call goes on without one.
+
+        It does if the operation is optional, and if the view can do without the session. Then for
+        the rest of the request reads find nothing new and writes raise the error, because a value
+        built from a default must not replace the stored one.
         """
-        if not isinstance(operation, Write):
-            return
+        if isinstance(operation, Write):
+            self._note_doubt(operation)
+        if not isinstance(error, StoreUnavailable):
+            return False
+        if self.optional and isinstance(operation, Read):
+            self.away = error
+            return True
+        return operation.optional
+
+    def _note_doubt(self, operation: Write) -> None:
+        """It is not known whether the write was carried out. Forget its fields, and before the next
+        write, find out by a read which verifier the session has.
+        """
         self.cache.forget(*[name for verb in operation.verbs for name in verb.names or ()])
         life = operation.life
         if isinstance(life, Renew | Login) and not operation.create:
