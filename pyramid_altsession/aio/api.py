@@ -21,13 +21,12 @@ from ..protocol.fields import Description
 from ..protocol.keys import Values, encodable
 from ..protocol.notices import Change, Watched
 from ..protocol.state import SessionState
-from ..protocol.steps import Steps
+from ..protocol.steps import Steps, run_async
 from ..stores.observed import Observer
 from ..web.ending import send_off
 from .driver import AsyncDriver
 from .listening import Notices
 from .session import AsyncAltSession
-from .steps import run
 from .store import AsyncObservedStore, AsyncSealedStore, AsyncStore, open_store
 from .watch import changes
 
@@ -244,7 +243,7 @@ class AsyncSessionAPI(APIBase):
             yield found
 
     async def _run(self, steps: Steps[T]) -> T:
-        return await run(self.store.execute, steps)
+        return await run_async(self.store.execute, steps)
 
     def _request(self) -> None:
         """There is no Pyramid request here."""

@@ -8,10 +8,9 @@ from ..driver import Carrier
 from ..protocol.lifecycle import Life
 from ..protocol.messages import Read, Reply, Write
 from ..protocol.state import PendingEvent, SessionState
-from ..protocol.steps import Steps
+from ..protocol.steps import Steps, run_async
 from ..protocol.verbs import Verb
 from .places import Places
-from .steps import run
 from .store import AsyncStore
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class AsyncDriver(Carrier[AsyncStore]):
         if not self._turn.take():
             await self._turn.wait()
         try:
-            return await run(self.store.execute, steps)
+            return await run_async(self.store.execute, steps)
         finally:
             self._over()
 
@@ -59,7 +58,7 @@ class AsyncDriver(Carrier[AsyncStore]):
             if self.state.sent is None and names:
                 await self._follow(self.state.read(names, fresh=fresh))
             else:
-                await run(self.store.execute, self.dialogue.fetch(names, fresh))
+                await run_async(self.store.execute, self.dialogue.fetch(names, fresh))
         finally:
             self._over()
 
@@ -70,7 +69,7 @@ class AsyncDriver(Carrier[AsyncStore]):
         try:
             state = self.state
             if state.sent is not None or state.several:
-                return await run(self.store.execute, self.dialogue.write(*verbs))
+                return await run_async(self.store.execute, self.dialogue.write(*verbs))
             await self._follow(state.write(*verbs))
             return state.results
         finally:
@@ -91,7 +90,7 @@ class AsyncDriver(Carrier[AsyncStore]):
             return
         following = state.learn(operation, reply)
         if following is not None:
-            await run(self.store.execute, self.dialogue.follow(following))
+            await run_async(self.store.execute, self.dialogue.follow(following))
 
     async def step(self, life: Life) -> bool:
         """Take this step of the session's life; whether there was a live session."""

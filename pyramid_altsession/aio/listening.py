@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import redis
 
 from ..config.table import RedisSettings
+from ..protocol.steps import run_async
 from ..stores.memory import MemoryStore
 from ..stores.redis.steps import Address, Ask, Steps
 from ..stores.redis.wire import no_errors, pack_command
 from .connection import Connection, Open
-from .steps import carry_out
 
 PING = pack_command((b"PING",))
 MOST = 1000
@@ -211,7 +211,7 @@ class ServerNotices:
                 return await self._look_up(ask)
             return [await self._line(ask.address).add(channel, ear)] * ask.replies
 
-        no_errors(await carry_out(self._say(channel, b"", 1, True), exchange))
+        no_errors(await run_async(exchange, self._say(channel, b"", 1, True)))
 
     def leave(self, id: str, ear: Ear) -> None:
         for line in self._here().values():

@@ -3,13 +3,13 @@
 from typing import Any
 
 from ..config.table import RedisSettings
+from ..protocol.steps import run_async
 from ..stores.redis.failures import NotConnected
 from ..stores.redis.sentinel import HELLO, Discovery, check_role
 from ..stores.redis.steps import Ask
 from ..stores.redis.waiting import part
 from .connection import Connection, open_at
 from .pool import ConnectionPool
-from .steps import carry_out
 
 
 class Primary:
@@ -36,7 +36,7 @@ class Primary:
             pool = self._sentinels[ask.address]
             return await pool.exchange(ask.packet, ask.replies, part(ask, end))
 
-        address = await carry_out(self._discovery.find(), exchange)
+        address = await run_async(exchange, self._discovery.find())
         connection = await self._open_at(address)(end)
         said = await connection.exchange(HELLO, 1, end)
         try:

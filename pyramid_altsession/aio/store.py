@@ -10,6 +10,7 @@ import redis
 from ..config.table import RedisSettings, Settings
 from ..interfaces import SealingCodec, Store
 from ..protocol.messages import Operation, Reply
+from ..protocol.steps import run_async
 from ..stores.embedded import EmbeddedServer
 from ..stores.memory import MemoryStore
 from ..stores.observed import Observing
@@ -24,7 +25,6 @@ from .connection import Open, open_at, open_server
 from .listening import MemoryNotices, Notices, ServerNotices, one_server
 from .pool import ConnectionPool, pool_of
 from .primary import Primary
-from .steps import carry_out, run
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class AsyncSealedStore:
         return f"<AsyncSealedStore {self.store!r}>"
 
     async def execute(self, operation: Operation) -> Reply:
-        return await run(self.store.execute, self._sealing.steps(operation))
+        return await run_async(self.store.execute, self._sealing.steps(operation))
 
     async def close(self) -> None:
         await self.store.close()
@@ -117,7 +117,7 @@ class AwaitingStore(SteppedStore[ConnectionPool]):
         first = self._steps.first(operation)
         if first is None:
             call = self._call()
-            return await carry_out(self._answer(operation, call), call.exchange)
+            return await run_async(call.exchange, self._answer(operation, call))
         address, packet, count, unpack = first
         pool, trouble = self.servers[address]
         end, outcome = time.monotonic() + self._wait, None
@@ -127,7 +127,7 @@ class AwaitingStore(SteppedStore[ConnectionPool]):
         except redis.RedisError as error:
             call = self._call(end, trouble)
             steps = self._after(operation, call, first)
-            return await carry_out(steps, call.exchange, outcome or error)
+            return await run_async(call.exchange, steps, outcome or error)
         if trouble.need is not None:
             trouble.served(operation)
         return reply

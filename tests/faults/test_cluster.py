@@ -34,7 +34,7 @@ from pyramid_altsession.protocol.messages import (
     Scan,
     Write,
 )
-from pyramid_altsession.protocol.steps import run
+from pyramid_altsession.protocol.steps import advance, run
 from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Set
 from pyramid_altsession.stores import open_store
@@ -43,7 +43,6 @@ from pyramid_altsession.stores.redis import leftovers
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.steps import Ask, Steps
-from pyramid_altsession.stores.redis.waiting import advance, carry_out
 
 TIMING = Timing(60_000, 6_000, 0, 10_000)
 LIFETIME = 3_600_000
@@ -72,7 +71,7 @@ class OneForAll:
         return found
 
     def run(self, operation: Any) -> Reply:
-        return carry_out(self.steps.execute(operation), self.exchange)
+        return run(self.exchange, self.steps.execute(operation))
 
     def session(self, user: str | None = None) -> Token:
         """A live one, signed in if a user is named."""

@@ -12,10 +12,10 @@ from workers import eventually, token_of
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.errors import StoreUnavailable
+from pyramid_altsession.protocol.steps import run
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.sentinel import Discovery, check_role
 from pyramid_altsession.stores.redis.steps import Address, Ask
-from pyramid_altsession.stores.redis.waiting import carry_out
 
 ONE, TWO, THREE = ("one", 1), ("two", 2), ("three", 3)
 FOUND = [b"primary", b"6379"]
@@ -38,7 +38,7 @@ class Asked:
         return [answer]
 
     def find(self, discovery: Discovery) -> Address:
-        return carry_out(discovery.find(), self.exchange)
+        return run(self.exchange, discovery.find())
 
 
 def test_the_sentinel_that_knew_it_is_asked_first() -> None:

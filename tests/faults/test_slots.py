@@ -12,11 +12,11 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError
 
+from pyramid_altsession.protocol.steps import run
 from pyramid_altsession.stores.redis import slots as slots_module
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.slots import HOPS, REFRESH, SlotMap
 from pyramid_altsession.stores.redis.steps import Address, Ask, Steps
-from pyramid_altsession.stores.redis.waiting import carry_out
 from pyramid_altsession.stores.redis.wire import pack_command
 
 A, B, C, SEED = ("a", 1), ("b", 2), ("c", 3), ("seed", 9)
@@ -68,7 +68,7 @@ class Nodes:
         return outcome
 
     def run(self, steps: Steps[Any]) -> Any:
-        return carry_out(steps, self.exchange)
+        return run(self.exchange, steps)
 
     def say(self, known: SlotMap, *, repeatable: bool = True) -> Any:
         return self.run(known.say(KEY, GET, 1, repeatable))
@@ -188,7 +188,7 @@ def test_ask(known: SlotMap) -> None:
         asked = [AskError(f"{SLOT} b:2"), 1]
         return asked if ask.address == A else [b"OK", 1, b"OK", 2]
 
-    assert carry_out(known.say(KEY, both, 2, True), exchange) == [1, 2]
+    assert run(exchange, known.say(KEY, both, 2, True)) == [1, 2]
     assert (seen[1].address, seen[1].replies) == (B, 4)
     assert [command[0] for command in commands(seen[1].packet)] == [b"ASKING", b"GET"] * 2
     assert Nodes().run(known.address(SLOT)) == A
@@ -278,5 +278,5 @@ def test_lookups_share_the_time() -> None:
         raise redis.TimeoutError("late")
 
     with pytest.raises(NotConnected):
-        carry_out(SlotMap([A, B, C]).address(0), exchange)
+        run(exchange, SlotMap([A, B, C]).address(0))
     assert shares == [4, 3, 2]

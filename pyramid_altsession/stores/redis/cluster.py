@@ -25,7 +25,7 @@ from ...protocol.messages import (
     Scan,
     Write,
 )
-from ...protocol.steps import Prefetch
+from ...protocol.steps import Prefetch, advance
 from . import steps
 from .failures import NotConnected
 from .leftovers import Leftovers
@@ -267,12 +267,12 @@ class ClusterSteps:
         user = self._leftovers.due()
         if user is None:
             return
-        call = prune_some(user)
+        call, reply = prune_some(user), None
         try:
-            operation = next(call)
             while True:
+                operation = advance(call, reply)
                 assert not isinstance(operation, Prefetch)  # it asks for nothing in advance
-                operation = call.send((yield from self.execute(operation)))
+                reply = yield from self.execute(operation)
         except StopIteration:
             return
         except redis.RedisError:

@@ -8,6 +8,7 @@ import redis
 
 from ...config.converters import shown
 from ...config.table import RedisSettings
+from ...protocol.steps import run
 from .cluster import ClusterSteps
 from .connections import Connect, connect
 from .failures import Trouble
@@ -15,7 +16,7 @@ from .node import ServerNode
 from .pool import ConnectionPool, PoolUsage
 from .slots import SlotMap
 from .steps import Address, confirmation
-from .waiting import Node, Pool, WaitingStore, carry_out
+from .waiting import Node, Pool, WaitingStore
 
 
 class Nodes(dict[Address | None, Node[Pool]]):
@@ -81,7 +82,7 @@ class ClusterStore(WaitingStore):
         nodes. One round trip at most.
         """
         with suppress(redis.RedisError):
-            carry_out(self._map.address(0), self._call().exchange)
+            run(self._call().exchange, self._map.address(0))
         addresses = self._map.primaries or self._map.seeds
         return [ServerNode(shown((each,)), self._nodes[each].pool) for each in addresses]
 

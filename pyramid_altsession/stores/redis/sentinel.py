@@ -8,12 +8,13 @@ import redis
 
 from ...config.converters import shown
 from ...config.table import RedisSettings
+from ...protocol.steps import run
 from .connections import connect
 from .failures import NotConnected
 from .pool import ConnectionPool
 from .steps import Address, Ask, Steps
 from .timed import Timed
-from .waiting import carry_out, part
+from .waiting import part
 from .wire import pack_command
 
 HELLO = pack_command((b"HELLO", b"2"))
@@ -95,7 +96,7 @@ class Sentinels:
             assert ask.address is not None
             return self._pools[ask.address].exchange(ask.packet, ask.replies, part(ask, end))
 
-        return carry_out(self._discovery.find(), exchange)
+        return run(exchange, self._discovery.find())
 
     def _greet(self, connection: Timed) -> None:
         connection.send(HELLO)

@@ -1,7 +1,7 @@
 """Carries steps out by waiting for the replies."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -9,9 +9,10 @@ import redis
 
 from ...protocol.contract import PendingRead
 from ...protocol.messages import Operation, Read, Reply
+from ...protocol.steps import advance, run
 from .failures import Trouble
 from .pool import ConnectionPool, PendingReplies
-from .steps import Address, Ask, First, Steps, T
+from .steps import Address, Ask, First, Steps
 
 Outcome = list[Any] | redis.RedisError
 """What became of an :class:`Ask`."""
@@ -35,33 +36,6 @@ class Node(NamedTuple, Generic[Pool]):
 
     pool: Pool
     trouble: Trouble
-
-
-def carry_out(
-    steps: Steps[T], exchange: Callable[[Ask], list[Any]], outcome: Outcome | None = None
-) -> T:
-    """Carry out the steps; returns their result. ``outcome``: the outcome of their first question,
-    if that has been carried out already.
-    """
-    try:
-        while True:
-            outcome = _outcome(advance(steps, outcome), exchange)
-    except StopIteration as done:
-        return done.value
-
-
-def _outcome(ask: Ask, exchange: Callable[[Ask], list[Any]]) -> Outcome:
-    try:
-        return exchange(ask)
-    except redis.RedisError as error:
-        return error
-
-
-def advance(steps: Steps[T], outcome: Outcome | None) -> Ask:
-    """The next question of the steps. When they are over, StopIteration holds their result."""
-    if outcome is None:
-        return next(steps)
-    return steps.throw(outcome) if isinstance(outcome, redis.RedisError) else steps.send(outcome)
 
 
 class Dialogue(Protocol):
@@ -183,7 +157,7 @@ class WaitingStore(SteppedStore[ConnectionPool]):
         first = self._steps.first(operation)
         if first is None:
             call = self._call()
-            return carry_out(self._answer(operation, call), call.exchange)
+            return run(call.exchange, self._answer(operation, call))
         address, packet, count, unpack = first
         pool, trouble = self.servers[address]
         end, outcome = time.monotonic() + self._wait, None
@@ -193,7 +167,7 @@ class WaitingStore(SteppedStore[ConnectionPool]):
         except redis.RedisError as error:
             call = self._call(end, trouble)
             steps = self._after(operation, call, first)
-            return carry_out(steps, call.exchange, outcome or error)
+            return run(call.exchange, steps, outcome or error)
         if trouble.need is not None:
             trouble.served(operation)
         return reply
@@ -205,10 +179,14 @@ class WaitingStore(SteppedStore[ConnectionPool]):
         ask = next(steps)
         try:
             while ask.lookup:  # the steps find where to send it
-                ask = advance(steps, _outcome(ask, call.exchange))
+                try:
+                    outcome: Outcome = call.exchange(ask)
+                except redis.RedisError as error:
+                    outcome = error
+                ask = advance(steps, outcome)
             sent = call.turn_to(ask).send(ask.packet, ask.replies, call.end)
         except redis.RedisError as error:
-            return Answered(carry_out(steps, call.exchange, error))
+            return Answered(run(call.exchange, steps, error))
         return Sent(steps, call, sent)
 
 
@@ -232,7 +210,7 @@ class Sent:
             outcome = self._sent.receive(call.end)
         except redis.RedisError as error:
             outcome = error
-        return carry_out(self._steps, call.exchange, outcome)
+        return run(call.exchange, self._steps, outcome)
 
     def cancel(self) -> None:
         """If the reply has arrived, the connection stays open; otherwise it is closed."""
