@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
-from .fields import Description, State, Timing
+from .fields import Description, Timing
 from .lifecycle import Invalidate, Login, Touch
 from .messages import Describe, End, Inspect, Listing, Prune, Read, Revoke, Scan, Write
 from .steps import Steps
@@ -151,7 +151,7 @@ def end_session(id: str, timing: Timing, user: str | None = None) -> Steps[bool]
     """End a session whatever its verifier is; with ``user``, only if it is this user's."""
     life = Invalidate(secrets.token_bytes(16), user or "", told=False)
     reply = yield Write(Claim(id, b""), (), timing, user=user, anybody=True, life=life)
-    return reply.state is State.LIVE and reply.done == 1
+    return reply.ended
 
 
 def every_need(timing: Timing) -> Steps[None]:

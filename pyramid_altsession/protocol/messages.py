@@ -187,6 +187,11 @@ class Reply(Struct, frozen=True):
     confirmed: bool = True
 
     @property
+    def ended(self) -> bool:
+        """Of a Write that ends a session: whether it did."""
+        return self.state is State.LIVE and self.done == 1
+
+    @property
     def tti(self) -> int | None:
         """The session's own, ms."""
         return None if self.facts is None else as_number(self.facts.tti)

@@ -96,9 +96,8 @@ class MemoryStore:
                     others = [entry for entry in self._listed(user) if entry[0] != keep]
                     return Reply(State.LIVE, others, now)
                 case End():
-                    replies = [apply(self, write, now) for write in operation.writes()]
-                    done = [r.state is State.LIVE and r.done == 1 for r in replies]
-                    return Reply(State.LIVE, done, now)
+                    ended = [apply(self, write, now).ended for write in operation.writes()]
+                    return Reply(State.LIVE, ended, now)
                 case Prune():
                     return Reply(State.LIVE, self._prune(operation, now), now)
                 case Describe(ids):

@@ -173,7 +173,7 @@ class ClusterSteps:
     def _invalidate(self, operation: Write, user: str) -> Steps[Reply]:
         id = operation.claim.id
         reply = yield from self._write(operation)
-        if reply.state is State.LIVE and reply.done:
+        if reply.ended:
             self._checked.pop(id, None)
             yield from self._leave(user, [id], reply.confirmed)
         return reply
@@ -330,7 +330,7 @@ class ClusterSteps:
         done, confirmed = [], True
         for write in operation.writes():
             reply = yield from self._write(replace(write, durable=True))
-            done.append(reply.state is State.LIVE and reply.done == 1)
+            done.append(reply.ended)
             confirmed = confirmed and reply.confirmed
         over = [id for id, ended in zip(operation.ids, done, strict=True) if ended]
         if over and operation.user is not None:

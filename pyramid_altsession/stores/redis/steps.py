@@ -72,8 +72,8 @@ def end(writes: Sequence[Write], prefix: bytes, say: Say) -> Steps[list[bool]]:
     answers = yield from say(packet, len(writes), True)
     if any(isinstance(answer, NoScriptError) for answer in answers):
         answers = yield from say(packet, len(writes), True)
-    replies = [unpack_write(w, [answer]) for w, answer in zip(writes, answers, strict=True)]
-    return [reply.state is State.LIVE and reply.done == 1 for reply in replies]
+    both = zip(writes, answers, strict=True)
+    return [unpack_write(write, [answer]).ended for write, answer in both]
 
 
 def many(operation: Operation, prefix: bytes, say: Say) -> Steps[Reply]:
