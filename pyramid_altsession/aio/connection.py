@@ -16,7 +16,7 @@ from redis.connection import DefaultParser
 from ..config.table import RedisSettings
 from ..stores.embedded import EmbeddedServer
 from ..stores.redis.connections import PasswordFile, tls_context
-from ..stores.redis.steps import Address
+from ..stores.redis.exchanges import Address
 from ..stores.redis.timed import PLAIN, left
 from ..stores.redis.wire import no_errors, pack_command
 from ..stores.traffic import Traffic, received, sent

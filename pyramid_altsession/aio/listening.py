@@ -14,7 +14,7 @@ import redis
 from ..config.table import RedisSettings
 from ..protocol.steps import run_async
 from ..stores.memory import MemoryStore
-from ..stores.redis.steps import Address, Ask, Steps
+from ..stores.redis.exchanges import Address, Ask, Steps
 from ..stores.redis.wire import no_errors, pack_command
 from .connection import Connection, Open
 

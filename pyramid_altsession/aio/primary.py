@@ -4,9 +4,9 @@ from typing import Any
 
 from ..config.table import RedisSettings
 from ..protocol.steps import run_async
+from ..stores.redis.exchanges import Ask
 from ..stores.redis.failures import NotConnected
 from ..stores.redis.sentinel import HELLO, Discovery, check_role
-from ..stores.redis.steps import Ask
 from ..stores.redis.waiting import part
 from .connection import Connection, open_at
 from .pool import ConnectionPool

@@ -16,8 +16,9 @@ from ..stores.memory import MemoryStore
 from ..stores.observed import Observing
 from ..stores.redis.cluster import ClusterSteps
 from ..stores.redis.cluster_store import Nodes
+from ..stores.redis.exchanges import Address, Ask, confirmation
 from ..stores.redis.failures import HINT, Trouble
-from ..stores.redis.steps import Address, Ask, OneServer, confirmation
+from ..stores.redis.one_server import OneServer
 from ..stores.redis.waiting import Node, SteppedStore
 from ..stores.sealed import Sealing
 from ..stores.traffic import Traffic

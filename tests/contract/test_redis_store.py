@@ -42,8 +42,8 @@ from pyramid_altsession.stores.redis import failures
 from pyramid_altsession.stores.redis import store as module
 from pyramid_altsession.stores.redis import wire as packets_module
 from pyramid_altsession.stores.redis.connections import UnixConnection, connections
+from pyramid_altsession.stores.redis.one_server import OneServer
 from pyramid_altsession.stores.redis.scripts import PRUNE_SCRIPT, SCRIPT, command_of
-from pyramid_altsession.stores.redis.steps import OneServer
 from pyramid_altsession.stores.redis.store import RedisStore
 
 TIMING = Timing(tti=60_000, interval=6_000, lifetime=3_600_000, window=10_000)

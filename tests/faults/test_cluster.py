@@ -41,8 +41,8 @@ from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.redis import cluster as cluster_module
 from pyramid_altsession.stores.redis import leftovers
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
+from pyramid_altsession.stores.redis.exchanges import Ask, Steps
 from pyramid_altsession.stores.redis.failures import NotConnected
-from pyramid_altsession.stores.redis.steps import Ask, Steps
 
 TIMING = Timing(60_000, 6_000, 0, 10_000)
 LIFETIME = 3_600_000

@@ -13,9 +13,9 @@ from workers import eventually, token_of
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.errors import StoreUnavailable
 from pyramid_altsession.protocol.steps import run
+from pyramid_altsession.stores.redis.exchanges import Address, Ask
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.sentinel import Discovery, check_role
-from pyramid_altsession.stores.redis.steps import Address, Ask
 
 ONE, TWO, THREE = ("one", 1), ("two", 2), ("three", 3)
 FOUND = [b"primary", b"6379"]

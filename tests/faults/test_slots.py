@@ -14,9 +14,9 @@ from redis.exceptions import AskError, MovedError
 
 from pyramid_altsession.protocol.steps import run
 from pyramid_altsession.stores.redis import slots as slots_module
+from pyramid_altsession.stores.redis.exchanges import Address, Ask, Steps
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.slots import HOPS, REFRESH, SlotMap
-from pyramid_altsession.stores.redis.steps import Address, Ask, Steps
 from pyramid_altsession.stores.redis.wire import pack_command
 
 A, B, C, SEED = ("a", 1), ("b", 2), ("c", 3), ("seed", 9)

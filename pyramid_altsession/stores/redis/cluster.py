@@ -26,12 +26,12 @@ from ...protocol.messages import (
     Write,
 )
 from ...protocol.steps import Prefetch, advance
-from . import steps
+from . import exchanges
+from .exchanges import Address, Ask, First, Say, Steps
 from .failures import NotConnected
 from .leftovers import Leftovers
 from .scripts import ENTER_SCRIPT
 from .slots import SlotMap
-from .steps import Address, Ask, First, Say, Steps
 from .wire import (
     index_key,
     milliseconds,
@@ -67,7 +67,7 @@ class ClusterSteps:
     """
 
     def __init__(
-        self, seeds: Iterable[Address], prefix: bytes, wait: steps.Milliseconds = 500
+        self, seeds: Iterable[Address], prefix: bytes, wait: exchanges.Milliseconds = 500
     ) -> None:
         self.map = SlotMap(tuple(seeds))
         self._prefix = prefix
@@ -113,13 +113,13 @@ class ClusterSteps:
                 return (yield from self._scan(operation))
             case Revoke(durable=True):
                 durably = self._durably(index_key(self._prefix, operation.user))
-                reply = yield from steps.many(operation, self._prefix, durably)
+                reply = yield from exchanges.many(operation, self._prefix, durably)
                 return replace(reply, confirmed=durably.done)
             case Listing(sample=0):
                 return (yield from self._listing(operation))
             case _:
                 say = self._say_at(index_key(self._prefix, operation.user))
-                return (yield from steps.many(operation, self._prefix, say))
+                return (yield from exchanges.many(operation, self._prefix, say))
 
     def _key(self, id: str) -> bytes:
         return self._prefix + id.encode()
@@ -143,13 +143,13 @@ class ClusterSteps:
     def _write(self, operation: Write, address: Address | None = None) -> Steps[Reply]:
         key, alone = self._key(operation.claim.id), _alone(operation)
         if not operation.durable:
-            return (yield from steps.write(alone, self._prefix, self._say_at(key, address)))
+            return (yield from exchanges.write(alone, self._prefix, self._say_at(key, address)))
         say = self._durably(key)
-        reply = yield from steps.write(alone, self._prefix, say)
+        reply = yield from exchanges.write(alone, self._prefix, say)
         return replace(reply, confirmed=say.done)
 
-    def _durably(self, key: bytes) -> steps.Durably:
-        return steps.Durably(self._say_at(key), key, self._prefix, self.wait)
+    def _durably(self, key: bytes) -> exchanges.Durably:
+        return exchanges.Durably(self._say_at(key), key, self._prefix, self.wait)
 
     # -- the index of a user
 
@@ -310,11 +310,11 @@ class ClusterSteps:
         for address, ids in (yield from self._by_node(operation.ids)).items():
             part = [writes[id] for id in ids]
             try:
-                done = yield from steps.end(part, self._prefix, partial(_say_to, address))
+                done = yield from exchanges.end(part, self._prefix, partial(_say_to, address))
             except redis.RedisError:
                 done = []
                 for write in part:
-                    done += yield from steps.end(
+                    done += yield from exchanges.end(
                         [write], self._prefix, self._say_at(self._key(write.claim.id))
                     )
             ended |= zip(ids, done, strict=True)
@@ -343,13 +343,13 @@ class ClusterSteps:
         for address, ids in (yield from self._by_node(operation.ids)).items():
             part = replace(operation, ids=tuple(ids))
             try:
-                reply = yield from steps.many(part, self._prefix, partial(_say_to, address))
+                reply = yield from exchanges.many(part, self._prefix, partial(_say_to, address))
                 found |= zip(ids, reply.values, strict=True)
             except redis.RedisError:
                 for id in ids:
                     say = self._say_at(self._key(id))
                     one = replace(operation, ids=(id,))
-                    reply = yield from steps.many(one, self._prefix, say)
+                    reply = yield from exchanges.many(one, self._prefix, say)
                     found[id] = reply.values[0]
         return Reply(State.LIVE, [found[id] for id in operation.ids])
 

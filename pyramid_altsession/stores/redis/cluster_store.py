@@ -11,11 +11,11 @@ from ...config.table import RedisSettings
 from ...protocol.steps import run
 from .cluster import ClusterSteps
 from .connections import Connect, connect
+from .exchanges import Address, confirmation
 from .failures import Trouble
 from .node import ServerNode
 from .pool import ConnectionPool, PoolUsage
 from .slots import SlotMap
-from .steps import Address, confirmation
 from .waiting import Node, Pool, WaitingStore
 
 

@@ -15,8 +15,8 @@ from redis.retry import Retry
 from ...config.converters import PREFIX
 from ...config.table import RedisSettings
 from ..embedded import EmbeddedServer
+from .exchanges import Address
 from .failures import NotConnected
-from .steps import Address
 from .timed import Timed
 
 Connect = Callable[[Address], Timed]

@@ -10,9 +10,9 @@ from ...config.converters import shown
 from ...config.table import RedisSettings
 from ...protocol.steps import run
 from .connections import connect
+from .exchanges import Address, Ask, Steps
 from .failures import NotConnected
 from .pool import ConnectionPool
-from .steps import Address, Ask, Steps
 from .timed import Timed
 from .waiting import part
 from .wire import pack_command

@@ -13,8 +13,8 @@ import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, MovedError
 
+from .exchanges import Address, Ask, Steps
 from .failures import NotConnected
-from .steps import Address, Ask, Steps
 from .wire import no_errors, pack_command
 
 CLUSTER_SLOTS = pack_command((b"CLUSTER", b"SLOTS"))

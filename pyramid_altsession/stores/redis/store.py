@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 from ...config.table import RedisSettings
 from ..embedded import EmbeddedServer
 from .connections import connections
+from .exchanges import Address, confirmation
 from .failures import HINT, Trouble
 from .node import ServerNode
+from .one_server import OneServer
 from .pool import ConnectionPool, PoolUsage
 from .sentinel import Sentinels
-from .steps import Address, OneServer, confirmation
 from .timed import Timed
 from .waiting import Node, WaitingStore
 

@@ -10,9 +10,9 @@ import redis
 from ...protocol.contract import PendingRead
 from ...protocol.messages import Operation, Read, Reply
 from ...protocol.steps import advance, run
+from .exchanges import Address, Ask, First, Steps
 from .failures import Trouble
 from .pool import ConnectionPool, PendingReplies
-from .steps import Address, Ask, First, Steps
 
 Outcome = list[Any] | redis.RedisError
 """What became of an :class:`Ask`."""

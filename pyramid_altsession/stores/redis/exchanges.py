@@ -2,29 +2,22 @@
 
 A step yields :class:`Ask` and is sent the replies to it, error replies among them; or
 redis.ConnectionError, redis.TimeoutError or NotConnected is thrown into it. Drivers that wait and
-drivers that await share the decisions made here: what is repeated, and where.
+drivers that await share the decisions that steps make: what is repeated, and where.
 """
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import redis
-from msgspec.structs import replace
-from redis.exceptions import MovedError, NoScriptError, ReadOnlyError
+from redis.exceptions import NoScriptError
 
-from ...config.converters import PREFIX
 from ...config.table import RedisSettings
-from ...protocol.fields import State
-from ...protocol.messages import End, Operation, Read, Reply, Revoke, Write
-from .failures import NotConnected
+from ...protocol.messages import Operation, Reply, Write
 from .wire import (
     no_errors,
     pack_confirmation,
     pack_many,
-    pack_read,
     pack_write,
     unpack_many,
-    unpack_read,
     unpack_write,
 )
 
@@ -110,72 +103,3 @@ class Durably:
         if not any(isinstance(answer, Exception) for answer in answers):
             self.done = no_errors((written, replicas))[1] > 0
         return answers
-
-
-class OneServer:
-    """All keys are on one server. ``wait``: how long replicas have to confirm a durable write; 0:
-    there are no replicas.
-    """
-
-    def __init__(self, prefix: bytes, wait: Milliseconds = 500) -> None:
-        self._prefix = prefix
-        self.wait = wait
-
-    def first(self, operation: Operation) -> First | None:
-        match operation:
-            case Read():
-                return None, *pack_read(operation, self._prefix), unpack_read
-            case Write() if not operation.durable:
-                return None, pack_write(operation, self._prefix), 1, unpack_write
-        return None
-
-    def execute(self, operation: Operation, first: First | None = None) -> Steps[Reply]:
-        match operation:
-            case Read():
-                packet, count = pack_read(operation, self._prefix)
-                return unpack_read(operation, (yield from self._say(packet, count, True)))
-            case Write(durable=True) | End(durable=True) | Revoke(durable=True) if self.wait:
-                return (yield from self._durably(operation))
-            case Write():
-                return (yield from write(operation, self._prefix, self._say))
-            case End():
-                ended = yield from end(operation.writes(), self._prefix, self._say)
-                return Reply(State.LIVE, ended)
-            case _:
-                return (yield from many(operation, self._prefix, self._say))
-
-    def _durably(self, operation: Write | End | Revoke) -> Steps[Reply]:
-        # On one server this confirms all earlier writes too.
-        say = Durably(self._say, self._prefix, self._prefix, self.wait)
-        match operation:
-            case Write():
-                reply = yield from write(operation, self._prefix, say)
-            case End():
-                reply = Reply(State.LIVE, (yield from end(operation.writes(), self._prefix, say)))
-            case _:
-                reply = yield from many(operation, self._prefix, say)
-        return replace(reply, confirmed=say.done)
-
-    def _say(self, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
-        try:
-            answers = yield Ask(None, packet, replies)
-        except NotConnected:
-            raise
-        except redis.ConnectionError:
-            # The server closed an idle connection, or restarted. Packets that may be sent twice are
-            # repeated.
-            if not repeatable:
-                raise
-            answers = yield Ask(None, packet, replies)
-        for answer in answers:
-            if isinstance(answer, MovedError):
-                raise _cluster(answer)
-        if any(isinstance(answer, ReadOnlyError) for answer in answers):
-            # The server has become a replica, and did nothing: another one may be the primary.
-            answers = yield Ask(None, packet, replies, anew=True)
-        return answers
-
-
-def _cluster(error: MovedError) -> redis.ResponseError:
-    cure = f"begin {PREFIX}redis.url with redis+cluster://"
-    return redis.ResponseError(f"{error}: this server is a node of a cluster; {cure}")
