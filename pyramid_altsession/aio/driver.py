@@ -10,7 +10,7 @@ from ..protocol.messages import Read, Reply, Write
 from ..protocol.state import PendingEvent, SessionState
 from ..protocol.steps import Steps, run_async
 from ..protocol.verbs import Verb
-from .places import Places
+from .semaphore import FairSemaphore
 from .store import AsyncStore
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class AsyncDriver(Carrier[AsyncStore]):
         self, store: AsyncStore, state: SessionState, notify: Callable[[PendingEvent], None]
     ) -> None:
         super().__init__(store, state, notify)
-        self._turn = Places(1)
+        self._turn = FairSemaphore(1)
 
     async def run(self, steps: Steps[T]) -> T:
         """The value of a call of several steps."""
-        if not self._turn.take():
+        if not self._turn.try_acquire():
             await self._turn.wait()
         try:
             return await run_async(self.store.execute, steps)
@@ -42,7 +42,7 @@ class AsyncDriver(Carrier[AsyncStore]):
             self._over()
 
     def _over(self) -> None:
-        self._turn.give_back()
+        self._turn.release()
         if self.state.events:
             self._tell()
 
@@ -52,7 +52,7 @@ class AsyncDriver(Carrier[AsyncStore]):
 
     async def fetch(self, names: tuple[str, ...], fresh: bool = False) -> None:
         """Read these fields into the field cache."""
-        if not self._turn.take():
+        if not self._turn.try_acquire():
             await self._turn.wait()
         try:
             if self.state.sent is None and names:
@@ -64,7 +64,7 @@ class AsyncDriver(Carrier[AsyncStore]):
 
     async def write(self, *verbs: Verb) -> Sequence[Any]:
         """Carry out a write; returns the results of the verbs."""
-        if not self._turn.take():
+        if not self._turn.try_acquire():
             await self._turn.wait()
         try:
             state = self.state

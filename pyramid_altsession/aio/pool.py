@@ -17,7 +17,7 @@ from ..stores.redis.breaker import Breaker, turned_away
 from ..stores.redis.failures import NotConnected
 from ..stores.redis.timed import left
 from .connection import Connection, Open
-from .places import Places
+from .semaphore import FairSemaphore
 
 
 class LoopPool:
@@ -33,7 +33,7 @@ class LoopPool:
         self._limit = limit
         self._wait = wait
         self._connect_wait = connect_wait
-        self._places = Places(limit)
+        self._places = FairSemaphore(limit)
         self._idle: list[Connection] = []
         self._used = 0
         self._breaker = Breaker()
@@ -44,7 +44,7 @@ class LoopPool:
         Raises NotConnected when nothing was sent, redis.ConnectionError or redis.TimeoutError when
         it is not known what was carried out.
         """
-        if not self._places.take():
+        if not self._places.try_acquire():
             try:
                 await self._places.wait(left(end))
             except TimeoutError:
@@ -69,7 +69,7 @@ class LoopPool:
                 self._breaker.answered()
                 return answers
         finally:
-            self._places.give_back()
+            self._places.release()
 
     def close(self) -> None:
         """Close every connection that is not in use at this moment."""
@@ -133,7 +133,7 @@ class LoopPool:
         return self._breaker.reason or full
 
 
-class ConnectionPool:
+class AsyncConnectionPool:
     """The connections of a process to one server. A connection cannot leave its event loop, so each
     loop has a pool of its own, which is dropped when the loop is closed.
     """
@@ -170,8 +170,8 @@ class ConnectionPool:
                 loop.call_soon_threadsafe(pool.close)
 
 
-def pool_of(open: Open, settings: RedisSettings) -> ConnectionPool:
-    return ConnectionPool(
+def pool_of(open: Open, settings: RedisSettings) -> AsyncConnectionPool:
+    return AsyncConnectionPool(
         open,
         limit=settings.max_connections,
         wait=settings.timeout,

@@ -9,7 +9,7 @@ from ..stores.redis.failures import NotConnected
 from ..stores.redis.sentinel import HELLO, Discovery, check_role
 from ..stores.redis.waiting import part
 from .connection import Connection, open_at
-from .pool import ConnectionPool
+from .pool import AsyncConnectionPool
 
 
 class Primary:
@@ -21,7 +21,7 @@ class Primary:
         sentinel_at = open_at(settings.of_sentinels())
         wait = settings.connect_timeout
         self._sentinels = {
-            sentinel: ConnectionPool(
+            sentinel: AsyncConnectionPool(
                 sentinel_at(sentinel),
                 limit=settings.max_connections,
                 wait=wait,

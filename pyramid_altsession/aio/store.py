@@ -24,7 +24,7 @@ from ..stores.sealed import Sealing
 from ..stores.traffic import Traffic
 from .connection import Open, open_at, open_server
 from .listening import MemoryNotices, Notices, ServerNotices, one_server
-from .pool import ConnectionPool, pool_of
+from .pool import AsyncConnectionPool, pool_of
 from .primary import Primary
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class AsyncObservedStore(Observing):
 # -- on servers
 
 
-class AwaitingStore(SteppedStore[ConnectionPool]):
+class AwaitingStore(SteppedStore[AsyncConnectionPool]):
     """The awaitable contract, carried out in steps. Several event loops may use it, also after a
     fork. It connects when first used.
     """
@@ -144,7 +144,7 @@ class AsyncRedisStore(AwaitingStore):
         trouble = Trouble(settings.place, "" if settings.configured else HINT)
         pool = pool_of(open, settings)
         self._pool = pool
-        servers: dict[Address | None, Node[ConnectionPool]] = {None: Node(pool, trouble)}
+        servers: dict[Address | None, Node[AsyncConnectionPool]] = {None: Node(pool, trouble)}
         steps = OneServer(prefix.encode() + b":", confirmation(settings))
         super().__init__(settings.place, steps, servers, trouble, wait=settings.timeout)
         self.notices = ServerNotices(

@@ -16,7 +16,7 @@ from pyramid_altsession import SessionGone, StoreUnavailable
 from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.aio.asgi import AltSessionMiddleware
 from pyramid_altsession.aio.connection import open_server
-from pyramid_altsession.aio.pool import ConnectionPool, LoopPool
+from pyramid_altsession.aio.pool import AsyncConnectionPool, LoopPool
 from pyramid_altsession.aio.store import open_store
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.protocol.messages import Operation, Reply
@@ -243,7 +243,7 @@ def test_more_clients_than_the_server_takes(own_server: Server) -> None:
 def test_pools_of_other_loops(server: Server) -> None:
     """Closing closes what other loops have open, when they run; closed loops are forgotten."""
     settings = read_settings({"redis": {"url": server.url}}).redis
-    pool = ConnectionPool(open_server(settings), limit=2, wait=30.0, connect_wait=30.0)
+    pool = AsyncConnectionPool(open_server(settings), limit=2, wait=30.0, connect_wait=30.0)
     other, third = asyncio.new_event_loop(), asyncio.new_event_loop()
 
     async def use() -> None:
@@ -264,7 +264,7 @@ def test_pools_of_other_loops(server: Server) -> None:
     other.close()
 
 
-async def use_and_close(pool: ConnectionPool) -> None:
+async def use_and_close(pool: AsyncConnectionPool) -> None:
     await pool.exchange(PING, 1, later())
     pool.close()
 

@@ -19,7 +19,7 @@ from pyramid_altsession import CorruptValue, SessionGone, StoreUnavailable
 from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.aio import pool as pool_module
 from pyramid_altsession.aio.connection import Connection, open_server, opened
-from pyramid_altsession.aio.pool import ConnectionPool, LoopPool
+from pyramid_altsession.aio.pool import AsyncConnectionPool, LoopPool
 from pyramid_altsession.aio.primary import Primary
 from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.config.sources import read_settings
@@ -211,7 +211,9 @@ def test_start_of_a_server_takes_no_time_of_a_call(
 
     async def asked() -> None:
         settings = redis_settings(url="embedded://", timeout=30.0, connect_timeout=30.0)
-        pool = ConnectionPool(open_server(settings, Slow()), limit=1, wait=30.0, connect_wait=30.0)
+        pool = AsyncConnectionPool(
+            open_server(settings, Slow()), limit=1, wait=30.0, connect_wait=30.0
+        )
         end = time.monotonic() + 30.0
         for _ in range(2):
             assert await pool.exchange(PING, 1, end) == [b"PONG"]
@@ -365,7 +367,7 @@ def test_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def forked() -> None:
         script = Script()
-        pool = ConnectionPool(script, limit=2, wait=30.0, connect_wait=30.0)
+        pool = AsyncConnectionPool(script, limit=2, wait=30.0, connect_wait=30.0)
         for _ in range(2):
             await pool.exchange(PING, 1, later())
         assert script.opened == 1

@@ -43,7 +43,7 @@ class ServerNode:
         """
         connection = None
         try:
-            connection = self._pool.apart()
+            connection = self._pool.dedicated_connection()
             yield from _published(connection, channel, wait)
         except redis.ResponseError:
             raise

@@ -101,7 +101,7 @@ class ConnectionPool:
             raise
         return PendingReplies(self, connection, idle, replies, pid)
 
-    def apart(self) -> Timed:
+    def dedicated_connection(self) -> Timed:
         """A new connection that does not count and that no other call gets. The caller has to close
         it. Raises redis.RedisError.
         """

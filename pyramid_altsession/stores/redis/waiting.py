@@ -38,8 +38,8 @@ class Node(NamedTuple, Generic[Pool]):
     trouble: Trouble
 
 
-class Dialogue(Protocol):
-    """Knows what to say for an operation."""
+class ServerSteps(Protocol):
+    """The steps of each operation."""
 
     def first(self, operation: Operation) -> First | None:
         """The first packet of a read or a write, if its reply is nearly always the last one. None:
@@ -104,7 +104,7 @@ class SteppedStore(Generic[Pool]):
     def __init__(
         self,
         name: str,
-        steps: Dialogue,
+        steps: ServerSteps,
         servers: Mapping[Address | None, Node[Pool]],
         trouble: Trouble,
         *,
@@ -140,9 +140,6 @@ class SteppedStore(Generic[Pool]):
         steps = self._answer(operation, call, first)
         next(steps)
         return steps
-
-
-WaitingCall = Call[ConnectionPool]
 
 
 class WaitingStore(SteppedStore[ConnectionPool]):

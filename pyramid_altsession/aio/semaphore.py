@@ -4,12 +4,12 @@ import asyncio
 from collections import deque
 
 
-class Places:
+class FairSemaphore:
     """Lets at most ``number`` tasks of one event loop go on at once. The others wait, and get a
     place in the order in which they came.
 
-    ``if not places.take(): await places.wait()``: most calls find a free place, and then need no
-    coroutine.
+    ``if not semaphore.try_acquire(): await semaphore.wait()``: most calls find a free place, and
+    then need no coroutine.
     """
 
     __slots__ = ("_free", "_queue")
@@ -18,7 +18,7 @@ class Places:
         self._free = number
         self._queue: deque[asyncio.Future[None]] = deque()
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         """Take a place if one is free; whether it was. No place is free while a task waits."""
         if self._free:
             self._free -= 1
@@ -35,13 +35,13 @@ class Places:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give_back()  # the place was given to this task just before
+                self.release()  # the place was given to this task just before
             raise
         finally:
             if timer is not None:
                 timer.cancel()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Pass the place to the task that has waited longest, or free it."""
         while self._queue:
             turn = self._queue.popleft()
