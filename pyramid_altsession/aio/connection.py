@@ -17,6 +17,7 @@ from ..config.table import RedisSettings
 from ..stores.embedded import EmbeddedServer
 from ..stores.redis.connections import PasswordFile, tls_context
 from ..stores.redis.exchanges import Address
+from ..stores.redis.failures import no_answer, no_connection
 from ..stores.redis.timed import PLAIN, left
 from ..stores.redis.wire import no_errors, pack_command
 from ..stores.traffic import Traffic, received, sent
@@ -49,6 +50,8 @@ class Connection(asyncio.Protocol):
         self._alarm_at = math.inf
         self._heard: Callable[[Any], None] | None = None
         self._lost: Callable[[redis.RedisError], None] | None = None
+        self.timeout = math.inf
+        """Seconds that an answer may take, from the settings: for the message of a time-out."""
         self.failure: redis.RedisError | None = None
         """Why the connection cannot be used any more; None while it can."""
         self.granted = (math.nan, -math.inf)
@@ -169,7 +172,7 @@ class Connection(asyncio.Protocol):
 
     def _too_late(self, waiter: "asyncio.Future[None] | None") -> None:
         if waiter is self._waiter:
-            self._fail(redis.TimeoutError("the replies did not come in time"))
+            self._fail(no_answer(self.timeout))
 
     def _fail(self, error: redis.RedisError) -> None:
         if self.failure is None:
@@ -261,11 +264,12 @@ async def opened(
     try:
         async with asyncio.timeout(left(end)):
             connection = await connect()
+        connection.timeout = settings.timeout
         packet, replies = greeting(settings)
         if replies:
             no_errors(await connection.exchange(packet, replies, end))
-    except TimeoutError as error:
-        raise redis.TimeoutError("no connection in time") from error
+    except (TimeoutError, redis.TimeoutError) as error:
+        raise no_connection(settings.connect_timeout) from error
     except (ConnectionRefusedError, FileNotFoundError) as error:
         raise Gone(f"no connection: {error}") from error
     except OSError as error:

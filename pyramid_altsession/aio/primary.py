@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import redis
+
 from ..config.table import RedisSettings
 from ..protocol.steps import run_async
 from ..stores.redis.exchanges import Ask
-from ..stores.redis.failures import NotConnected
+from ..stores.redis.failures import NotConnected, no_connection
 from ..stores.redis.sentinel import HELLO, Discovery, check_role
 from ..stores.redis.waiting import part
 from .connection import Connection, open_at
@@ -19,7 +21,7 @@ class Primary:
         self._discovery = Discovery(settings.sentinels, settings.master or "")
         self._open_at = open_at(settings)
         sentinel_at = open_at(settings.of_sentinels())
-        wait = settings.connect_timeout
+        wait = self._connect_timeout = settings.connect_timeout
         self._sentinels = {
             sentinel: AsyncConnectionPool(
                 sentinel_at(sentinel),
@@ -38,9 +40,10 @@ class Primary:
 
         address = await run_async(exchange, self._discovery.find())
         connection = await self._open_at(address)(end)
-        said = await connection.exchange(HELLO, 1, end)
         try:
-            check_role(said)
+            check_role(await connection.exchange(HELLO, 1, end))
+        except redis.TimeoutError as error:
+            raise no_connection(self._connect_timeout) from error
         except NotConnected:
             self._discovery.distrust()
             connection.close()

@@ -18,6 +18,7 @@ from servers import Server
 from pyramid_altsession import CorruptValue, SessionGone, StoreUnavailable
 from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.aio import pool as pool_module
+from pyramid_altsession.aio import primary as primary_module
 from pyramid_altsession.aio.connection import Connection, open_server, opened
 from pyramid_altsession.aio.pool import AsyncConnectionPool, LoopPool
 from pyramid_altsession.aio.primary import Primary
@@ -27,6 +28,7 @@ from pyramid_altsession.config.table import RedisSettings
 from pyramid_altsession.stores.redis import breaker as breaker_module
 from pyramid_altsession.stores.redis.breaker import MAX_TIMEOUTS
 from pyramid_altsession.stores.redis.failures import NotConnected
+from pyramid_altsession.stores.redis.sentinel import HELLO
 from pyramid_altsession.stores.redis.wire import pack_command
 
 PING = pack_command((b"PING",))
@@ -159,7 +161,9 @@ def test_connections_that_are_not_made(server: Server) -> None:
             await asyncio.get_running_loop().create_future()
             raise AssertionError
 
-        with pytest.raises(redis.TimeoutError, match="no connection in time"):
+        with pytest.raises(
+            redis.TimeoutError, match=r"no connection within .* s \(redis.connect_timeout\)"
+        ):
             await opened(never, redis_settings(), time.monotonic())
         too_long = redis_settings(socket="/" + "x" * 200)
         with pytest.raises(redis.ConnectionError, match="too long"):
@@ -417,6 +421,23 @@ def test_a_sentinel_that_names_a_replica(server: Server) -> None:
         await asyncio.gather(*others)
 
     asyncio.run(found())
+
+
+def test_a_primary_that_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not reached in the time for connecting."""
+
+    async def exchange(packet: bytes, replies: int, end: float) -> list[Any]:
+        if packet == HELLO:
+            raise redis.TimeoutError("late")
+        return [[b"127.0.0.1", b"1"]]
+
+    async def opened(end: float) -> Any:
+        return SimpleNamespace(exchange=exchange, failure=None, granted=(0.0, 0.0))
+
+    monkeypatch.setattr(primary_module, "open_at", lambda settings: lambda address: opened)
+    primary = Primary(redis_settings(url="redis+sentinel://127.0.0.1:1/main", connect_timeout=2.5))
+    with pytest.raises(redis.TimeoutError, match=r"within 2\.5 s \(redis.connect_timeout\)"):
+        asyncio.run(primary.open(later()))
 
 
 # -- stores

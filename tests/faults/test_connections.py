@@ -301,6 +301,21 @@ def test_a_connection_that_breaks_while_sending(
     api.close()
 
 
+def test_a_handshake_that_is_not_answered(fake: Callable[..., Fake]) -> None:
+    """Connecting is not over before the server has answered, and has a setting of its own."""
+
+    def mute(connection: socket.socket, number: int) -> None:
+        there.wait(30)
+
+    there = fake(mute)
+    api = api_at(f"redis://:secret@{there.address}", redis__connect_timeout=0.3)
+    with pytest.raises(
+        NotConnected, match=r"^no connection within 0\.3 s \(redis.connect_timeout\)"
+    ):
+        pool_of(api).exchange(PING, 1)
+    api.close()
+
+
 def test_a_reply_that_is_incomplete_when_the_time_is_over(fake: Callable[..., Fake]) -> None:
     """There is one last look for what has come, and no second one."""
 
@@ -313,7 +328,7 @@ def test_a_reply_that_is_incomplete_when_the_time_is_over(fake: Callable[..., Fa
     api = api_at(f"redis://{there.address}")
     sent = pool_of(api).send(PING, 1)
     assert eventually(lambda: sent.arrived)
-    with pytest.raises(redis.TimeoutError, match="not come in time"):
+    with pytest.raises(redis.TimeoutError, match=r"no answer within .* s \(redis.timeout\)"):
         sent.receive(time.monotonic() - 1)
     api.close()
 

@@ -33,7 +33,7 @@ class Asked:
         assert ask.address is not None
         self.said.append((ask.address[0], ask.share))
         answer = self.answers[ask.address[0]]
-        if isinstance(answer, redis.ConnectionError):
+        if isinstance(answer, redis.ConnectionError | redis.TimeoutError):
             raise answer
         return [answer]
 
@@ -65,6 +65,15 @@ def test_no_sentinel_knows_the_primary() -> None:
     discovery = Discovery([ONE, TWO], MASTER)
     asked = Asked(one=redis.ConnectionError("away"), two=None)
     with pytest.raises(NotConnected, match=r"one:1 away; two:2 knows no 'main' \(redis.master\)"):
+        asked.find(discovery)
+
+
+def test_a_sentinel_that_is_late() -> None:
+    """The next one is asked; if none answers, the setting that gives them their time is named."""
+    discovery = Discovery([ONE, TWO], MASTER)
+    assert Asked(one=redis.TimeoutError("late"), two=FOUND).find(discovery) == ("primary", 6379)
+    asked = Asked(one=redis.TimeoutError("late"), two=redis.TimeoutError("late"))
+    with pytest.raises(NotConnected, match=r"one:1 does not answer .*redis.connect_timeout"):
         asked.find(discovery)
 
 

@@ -33,6 +33,16 @@ class NotConnected(redis.ConnectionError):
     """Nothing was sent, because there was no connection."""
 
 
+def no_answer(seconds: float) -> redis.TimeoutError:
+    """``seconds``: redis.timeout."""
+    return redis.TimeoutError(f"no answer within {seconds:g} s (redis.timeout)")
+
+
+def no_connection(seconds: float) -> redis.TimeoutError:
+    """``seconds``: redis.connect_timeout."""
+    return redis.TimeoutError(f"no connection within {seconds:g} s (redis.connect_timeout)")
+
+
 class Need(IntEnum):
     """What an operation needs of the server, beside an answer."""
 

@@ -61,9 +61,9 @@ def _published(connection: Timed, channel: str, wait: float) -> Iterator[bytes |
         connection.end = time.monotonic() + wait
         try:
             said = connection.read_response()
-        except redis.TimeoutError:
+        except redis.TimeoutError as error:
             if asked:
-                raise
+                raise redis.TimeoutError(f"no answer within {wait:g} s") from error
             asked = True
             connection.send(PING)
             continue

@@ -39,6 +39,8 @@ class Discovery:
             share = len(sentinels) - place + 1
             try:
                 (answer,) = yield Ask(sentinel, self._packet, 1, share=share, lookup=True)
+            except redis.TimeoutError:
+                answer = "does not answer in its share of the time (redis.connect_timeout)"
             except redis.RedisError as error:
                 answer = error
             if isinstance(answer, list):

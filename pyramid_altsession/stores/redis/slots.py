@@ -80,7 +80,7 @@ class SlotMap:
             yield from self._refresh(None)
         found = self._owner(slot)
         if found is None:
-            raise NotConnected("no node of the cluster serves this slot")
+            raise NotConnected(f"no node of the cluster serves slot {slot}")
         return found
 
     def known(self, key: bytes) -> Address | None:

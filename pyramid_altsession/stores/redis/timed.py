@@ -12,6 +12,7 @@ import redis
 from redis.connection import AbstractConnection, DefaultParser
 
 from ..traffic import Traffic, received, sent
+from .failures import no_answer, no_connection
 
 SMALL = 16384
 """Bytes that the system takes from an idle connection at once, without waiting."""
@@ -77,6 +78,12 @@ class Timed(AbstractConnection):
     def socket_timeout(self, value: float) -> None:
         self._socket_timeout = value
 
+    def connect(self) -> None:
+        try:
+            super().connect()  # type: ignore[no-untyped-call]
+        except redis.TimeoutError as error:
+            raise no_connection(self.connect_timeout) from error
+
     def _connect(self) -> Any:
         if self.locate is not None:
             self.host, self.port = self.locate(self.end)
@@ -106,7 +113,7 @@ class Timed(AbstractConnection):
             self._sock.sendall(packet)
         except OSError as error:
             self.read_response()  # raises the server's last error reply, if any
-            raise _translated(error) from error
+            raise self._translated(error) from error
         if Traffic.measured:
             sent(len(packet))
 
@@ -144,13 +151,13 @@ class Timed(AbstractConnection):
 
     def _read(self) -> None:
         if self.end == -math.inf:
-            raise redis.TimeoutError("the replies did not come in time")
+            raise no_answer(self._socket_timeout)
         if self._bound() <= 0:
             self.end = -math.inf  # one last look: perhaps this process was slow, not the server
         try:
             data = self._sock.recv(65536)
         except OSError as error:
-            raise _translated(error) from error
+            raise self._translated(error) from error
         if not data:
             raise redis.ConnectionError("the server closed the connection")
         if Traffic.measured:
@@ -173,9 +180,8 @@ class Timed(AbstractConnection):
             return True
         return self._pending is not None and self._pending() > 0
 
-
-def _translated(error: OSError) -> redis.RedisError:
-    """The error of redis-py that stands for this error of a socket."""
-    if isinstance(error, TimeoutError):
-        return redis.TimeoutError("no answer in time")
-    return redis.ConnectionError(f"the connection broke: {error}")
+    def _translated(self, error: OSError) -> redis.RedisError:
+        """The error of redis-py that stands for this error of a socket."""
+        if isinstance(error, TimeoutError):
+            return no_answer(self._socket_timeout)
+        return redis.ConnectionError(f"the connection broke: {error}")
