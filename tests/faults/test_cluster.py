@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from accounts import Books, index_key
-from inside import idle_in, store_in
+from inside import idle_in, state_in, store_in
 from msgspec.structs import replace
 from proxy import Proxy
-from servers import Server
+from servers import Server, free_port
 from topologies import Cluster, until
 from workers import eventually, token_of
 
@@ -43,6 +43,7 @@ from pyramid_altsession.stores.redis import leftovers
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
 from pyramid_altsession.stores.redis.exchanges import Ask, Steps
 from pyramid_altsession.stores.redis.failures import NotConnected
+from pyramid_altsession.stores.redis.waiting import Sent
 
 TIMING = Timing(60_000, 6_000, 0, 10_000)
 LIFETIME = 3_600_000
@@ -651,6 +652,20 @@ def test_a_primary_that_is_killed(
     assert all(f":{primary.port}, a node of the cluster" in text for _, text in said)
     assert len(said) == 2
     assert said[1][1].endswith("is not asked any more: others serve")
+
+
+def test_a_prefetch_finds_the_cluster_past_a_seed_that_is_away(
+    api: SessionAPI, cluster: Cluster
+) -> None:
+    """The first call of a process asks the next seed, and its read is sent ahead all the same."""
+    token = many(api)[0]
+    seeds = cluster.url.removeprefix("redis+cluster://")
+    other = at(f"redis+cluster://127.0.0.1:{free_port()},{seeds}")
+    session = other.open(token)
+    session.prefetch("n")
+    assert isinstance(state_in(session).sent.pending, Sent)
+    assert session.get("n") == 0
+    other.close()
 
 
 def test_all_nodes_get_new_addresses(cluster: Cluster) -> None:
