@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+import select
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -62,6 +63,8 @@ class Connection(asyncio.Protocol):
         """Send the packet and return its replies, error replies among them. If anything is raised,
         a cancellation too, the connection is closed.
         """
+        if self.failure is not None:
+            raise self.failure
         waiter = self._waiter = self._loop.create_future()
         self._expected, self._came = replies, 0
         self._end = end
@@ -84,6 +87,14 @@ class Connection(asyncio.Protocol):
                 self.close()
                 raise answer  # about the connection
         return answers
+
+    def unread(self) -> bool:
+        """Whether something came that the event loop has not read yet. On an idle connection that
+        means that the server closed it.
+        """
+        look = select.poll()
+        look.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(look.poll(0))
 
     def listen(
         self, heard: Callable[[Any], None], lost: Callable[[redis.RedisError], None]

@@ -36,10 +36,15 @@ class LoopPool:
         self._places = FairSemaphore(limit)
         self._idle: list[Connection] = []
         self._used = 0
+        self._closed = 0
         self._breaker = Breaker()
 
-    async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
+    async def exchange(
+        self, packet: bytes, replies: int, end: float, *, once: bool = False
+    ) -> list[Any]:
         """Send one packet and read ``replies`` replies. Error replies are returned, not raised.
+        ``once``: the packet may not be sent a second time, so look whether the server has closed
+        the connection; the event loop may have been too busy to notice.
 
         Raises NotConnected when nothing was sent, redis.ConnectionError or redis.TimeoutError when
         it is not known what was carried out.
@@ -51,7 +56,8 @@ class LoopPool:
                 raise NotConnected(self._reason()) from None
         try:
             while True:
-                connection = self._rested()
+                closed = self._closed
+                connection = self._rested(look=once)
                 if connection is None:
                     connection = await self._take(end)
                 opener, until = connection.granted
@@ -65,25 +71,34 @@ class LoopPool:
                     continue  # nothing was carried out, and another connection may come free
                 finally:
                     self._used -= 1
-                self._idle.append(connection)
+                if closed == self._closed:
+                    self._idle.append(connection)
+                else:
+                    connection.close()
                 self._breaker.answered()
                 return answers
         finally:
             self._places.release()
 
     def close(self) -> None:
-        """Close every connection that is not in use at this moment."""
-        while self._idle:
-            self._idle.pop().close()
+        """Close the connections; those in use when their call is over. Later calls open others."""
+        self._closed += 1
+        self._close_idle()
 
     # -- connections
 
-    def _rested(self) -> Connection | None:
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def _rested(self, *, look: bool = False) -> Connection | None:
         """An idle connection with nothing unread in it, if there is one."""
         while self._idle:
             connection = self._idle.pop()
             if connection.failure is None:
-                return connection
+                if not (look and connection.unread()):
+                    return connection
+                connection.close()
         return None
 
     async def _take(self, end: float) -> Connection:
@@ -123,7 +138,7 @@ class LoopPool:
         if refused:
             self._breaker.connect_failed(str(error))
         if isinstance(error, redis.TimeoutError):
-            self.close()  # the same server: each would cost another call a time-out
+            self._close_idle()  # the same server: each would cost another call a time-out
             self._breaker.timed_out(str(error))
         return refused
 
@@ -145,12 +160,14 @@ class AsyncConnectionPool:
         self._pools: dict[asyncio.AbstractEventLoop, LoopPool] = {}
         self._pid = os.getpid()
 
-    def exchange(self, packet: bytes, replies: int, end: float) -> Awaitable[list[Any]]:
+    def exchange(
+        self, packet: bytes, replies: int, end: float, *, once: bool = False
+    ) -> Awaitable[list[Any]]:
         """As :meth:`LoopPool.exchange`."""
         pool = self._pools.get(asyncio.get_running_loop())
         if pool is None or self._pid != os.getpid():
             pool = self._begin()
-        return pool.exchange(packet, replies, end)
+        return pool.exchange(packet, replies, end, once=once)
 
     def _begin(self) -> LoopPool:
         if self._pid != os.getpid():

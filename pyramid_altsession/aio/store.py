@@ -9,7 +9,7 @@ import redis
 
 from ..config.table import RedisSettings, Settings
 from ..interfaces import SealingCodec, Store
-from ..protocol.messages import Operation, Reply
+from ..protocol.messages import Operation, Read, Reply
 from ..protocol.steps import run_async
 from ..stores.embedded import EmbeddedServer
 from ..stores.memory import MemoryStore
@@ -123,7 +123,8 @@ class AwaitingStore(SteppedStore[AsyncConnectionPool]):
         pool, trouble = self.servers[address]
         end, outcome = time.monotonic() + self._wait, None
         try:
-            outcome = await pool.exchange(packet, count, end)
+            once = operation.__class__ is not Read and not operation.repeatable
+            outcome = await pool.exchange(packet, count, end, once=once)
             reply = unpack(operation, outcome)
         except redis.RedisError as error:
             call = self._call(end, trouble)

@@ -11,6 +11,7 @@ import pytest
 import redis
 from pyramid.response import Response
 from servers import Server
+from topologies import until
 
 from pyramid_altsession import SessionGone, StoreUnavailable
 from pyramid_altsession.aio import AsyncSessionAPI
@@ -197,6 +198,39 @@ def test_idle_connections_that_the_server_closed(server: Server) -> None:
             assert await made.get("a", fresh=True) == 1
 
     asyncio.run(closed())
+
+
+def test_idle_connections_that_the_server_closed_meanwhile(server: Server) -> None:
+    """The event loop was too busy to notice. A call that may not be sent twice does not fail."""
+
+    async def closed() -> None:
+        async with api_at(server.url) as api:
+            made = await api.create({"n": 1})
+            for number in (2, 3):
+                server.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                assert await made.increment("n") == number
+
+    asyncio.run(closed())
+
+
+def test_calls_under_way_when_the_connections_are_closed(own_server: Server) -> None:
+    """They come to their end, and leave no connection open; a later call opens one."""
+
+    async def close() -> None:
+        async with api_at(own_server.url) as api:
+            made = [await api.create({"n": 1}) for _ in range(3)]
+            own_server.pause()
+            calls = [asyncio.ensure_future(session.increment("n")) for session in made]
+            await asyncio.sleep(0.01)
+        own_server.resume()
+        assert await asyncio.gather(*calls) == [2, 2, 2]
+        await asyncio.sleep(0.01)
+        until(lambda: len(own_server.client.client_list()) == 1)
+        assert await made[0].increment("n") == 3
+        assert len(own_server.client.client_list()) == 2
+        await api.close()
+
+    asyncio.run(close())
 
 
 @pytest.mark.parametrize("forgotten", [False, True])

@@ -153,6 +153,18 @@ def test_a_connection_that_ends_at_once() -> None:
     asyncio.run(ended())
 
 
+def test_a_connection_that_has_ended() -> None:
+    """It sends nothing any more, and says why at once."""
+
+    async def ended() -> None:
+        connection = connected()
+        connection.close()
+        with pytest.raises(redis.ConnectionError, match="the connection was closed"):
+            await connection.exchange(b"", 1, later())
+
+    asyncio.run(ended())
+
+
 def test_connections_that_are_not_made(server: Server) -> None:
     """Each reason is told as an error of redis-py."""
 
