@@ -33,9 +33,10 @@ class AltSessionMiddleware:
 
     The cookie, ``Cache-Control`` and ``Vary`` are those that Pyramid's side sends, and so are the
     pages of :exc:`SessionGone` (409) and :exc:`StoreUnavailable` (503) that the application does
-    not handle. A websocket's cookie is sent with its handshake, so a session has to begin before
-    that. An error afterwards closes the socket: with code 1008 when the session is gone, with 1013
-    when the server is away.
+    not handle. A websocket's cookie is sent with its handshake. After that, and once the headers of
+    an answer are sent, a call that would need a new cookie (a first write, ``login``, ``renew``)
+    raises RuntimeError. An error after the handshake closes the socket: with code 1008 when the
+    session is gone, with 1013 when the server is away.
 
     ``api``: an :class:`AsyncSessionAPI`, which is closed when the ASGI server shuts down.
     ``optional``: a function that gets the scope and returns whether the request can do without its
@@ -70,6 +71,7 @@ class AltSessionMiddleware:
             await Answer(self._api, session, scope, send, self._warn).of(self._app, receive)
         finally:
             serving.reset(before)
+            session.answered()
             if session.begun is not None:
                 session.begun.state.abandon()
 
@@ -123,9 +125,13 @@ class Answer:
         """Pass on what the application sends, and add the session's headers."""
         if message["type"] in HEADERS:
             self._begun = True
-            if self._session.begun is not None:
+            if self._session.begun is None:
+                self._session.answered()
+            else:
                 headers = [*message.get("headers", ())]
                 message = {**message, "headers": await self._finished(headers)}
+        elif message["type"] == "websocket.close":
+            self._session.answered()
         await self._send(message)
 
     async def _finished(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
