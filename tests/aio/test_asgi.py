@@ -19,7 +19,19 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from pyramid_altsession import SessionFull, SessionGone, StoreUnavailable
+from pyramid_altsession import (
+    AltSessionError,
+    CorruptValue,
+    FreshLoginRequired,
+    InvalidKey,
+    NotDurable,
+    SessionFull,
+    SessionGone,
+    StoreFull,
+    StoreUnavailable,
+    TooManySessions,
+    ValueTooLarge,
+)
 from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.aio.api import AsyncRequestSession
 from pyramid_altsession.aio.asgi import AltSessionMiddleware
@@ -405,3 +417,72 @@ def test_calls_under_way_when_the_answer_begins(renews: bool) -> None:
     opened = api.open(cookie)
     assert asyncio.run(opened.userid()) == ("bob" if renews else None)
     assert opened.id == kept[0]
+
+
+# -- errors of a websocket after the handshake
+
+
+ACCEPT = {"type": "websocket.accept"}
+CLOSE = {"type": "websocket.close", "code": 4000}
+REFUSE = {"type": "websocket.http.response.start", "status": 403}
+
+
+def socket_that(*messages: dict[str, Any], error: Exception) -> Any:
+    """The application sends these, and then fails."""
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+        raise error
+
+    return AltSessionMiddleware(failing, AsyncSessionAPI.from_settings(IN_MEMORY))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SessionGone(), 1008),
+        (SessionFull("full"), 1008),
+        (StoreUnavailable("away"), 1013),
+        (StoreFull("out of memory"), 1013),
+        (NotDurable("unconfirmed"), 1013),
+    ],
+)
+def test_errors_that_close_a_websocket(error: AltSessionError, code: int) -> None:
+    """1008: it does not help to try again; 1013: it may."""
+    sent = ask(socket_that(ACCEPT, error=error), "/", type="websocket")
+    assert sent == [ACCEPT, {"type": "websocket.close", "code": code}]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidKey("@x"),
+        ValueTooLarge("too large"),
+        CorruptValue("corrupt"),
+        TooManySessions("too many"),
+        FreshLoginRequired("an old login"),
+    ],
+)
+def test_errors_that_a_websocket_does_not_hide(error: AltSessionError) -> None:
+    """The application's own errors reach the ASGI server, which logs them and closes the socket."""
+    with pytest.raises(type(error)):
+        ask(socket_that(ACCEPT, error=error), "/", type="websocket")
+
+
+@pytest.mark.parametrize("messages", [[ACCEPT, CLOSE], [CLOSE], [REFUSE]])
+@pytest.mark.parametrize("error", [SessionGone(), StoreUnavailable("away")])
+def test_a_websocket_is_closed_once(error: AltSessionError, messages: list[Any]) -> None:
+    """An error after the application has closed the socket, or refused it, sends nothing more."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async def receive() -> Any:
+        raise NotImplementedError
+
+    scope = {"type": "websocket", "headers": [], "scheme": "wss"}
+    with pytest.raises(type(error)):
+        asyncio.run(socket_that(*messages, error=error)(scope, receive, send))
+    assert sent == [message["type"] for message in messages]
