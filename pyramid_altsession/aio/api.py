@@ -278,7 +278,7 @@ class AsyncSessionAPI(APIBase):
     def observe(self, observer: Observer) -> None:
         if not isinstance(self.store, AsyncObservedStore):
             self.store = AsyncObservedStore(self.store)
-        self.store.observers += (observer,)
+        self.store.observe(observer)
 
     async def check(self) -> None:
         await self._run(every_need(self._timing))

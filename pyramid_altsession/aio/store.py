@@ -10,6 +10,7 @@ import redis
 from ..config.table import RedisSettings, Settings
 from ..interfaces import SealingCodec, Store
 from ..protocol.messages import Operation, Read, Reply
+from ..stores import warn_of_no_server
 from ..stores.embedded import EmbeddedServer
 from ..stores.memory import MemoryStore
 from ..stores.observed import Observing
@@ -209,6 +210,7 @@ class AsyncClusterStore(AwaitingStore):
 
 def open_store(settings: Settings) -> AsyncStore:
     """The store that ``redis.url`` names. No network I/O."""
+    warn_of_no_server(settings)
     if settings.redis.scheme == "memory":
         return DirectStore(MemoryStore())
     if settings.redis.cluster:
