@@ -4,7 +4,7 @@ It holds nothing that gives access to a session: no cookie, no verifier, no CSRF
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..protocol.envelope import split
@@ -32,6 +32,12 @@ OWN = {USER: "userid", LOGIN: "login", CREATED: "created"}
 LIVES: dict[type, str] = {Touch: "touched", Renew: "renewed", Rotate: "renewed", Login: "signed in"}
 SHOWN = 200
 """Characters of a value that are shown."""
+
+
+class Handle(str):
+    """A session's handle, shortened for a narrow table."""
+
+    __slots__ = ()
 
 
 @dataclass
@@ -95,6 +101,12 @@ class Step:
         """The other fields that were asked for, by the names of the calls."""
         return [OWN.get(name, name) for name in self.fields if not is_key(name)]
 
+    @property
+    def shape(self) -> str:
+        """The step in words that are the same whatever sessions it concerns: ids are random."""
+        unnamed = tuple("…" if isinstance(name, Handle) else name for name in self.fields)
+        return str(replace(self, fields=unnamed))
+
     def __str__(self) -> str:
         parts = [self.kind, *self.verbs, *map(repr, self.keys), *self.own]
         if self.became:
@@ -149,9 +161,8 @@ def of_users(
             return ("scan",), ()
 
 
-def short(id: str) -> str:
-    """A session's handle, shortened for a narrow table."""
-    return f"{id[:8]}…"
+def short(id: str) -> Handle:
+    return Handle(f"{id[:8]}…")
 
 
 ALIVE = (State.LIVE, State.REFUSED, State.FULL, State.SESSION_LIMIT)
