@@ -7,6 +7,7 @@ import msgspec
 
 from ..codecs.plain import plain_value
 from ..errors import CorruptValue, InvalidKey
+from .verbs import SAFE_INTEGER
 
 MAX_KEY_BYTES = 512
 LONGEST = 400 * 86400.0
@@ -121,6 +122,19 @@ class SessionKey(Generic[T, D]):
             return self._convert(_builtins(self.migrate(plain, version)))
         except Exception as error:  # any error of the application's function
             raise CorruptValue(f"{message}; migrate failed") from error
+
+    def check_increment(self) -> None:
+        """TypeError unless the type takes every whole number: the server, which adds, does not know
+        the type and cannot check the sum.
+        """
+        try:
+            for number in (-SAFE_INTEGER, -1, 0, 1, SAFE_INTEGER):
+                self._convert(number)
+        except msgspec.ValidationError:
+            raise TypeError(
+                f"increment({self.name!r}): the server does not check whether the sum is"
+                f" {self._wanted}; use modify(), which does"
+            ) from None
 
     def _convert(self, plain: Any) -> T:
         return msgspec.convert(plain, self.type, str_keys=True)

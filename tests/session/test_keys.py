@@ -396,6 +396,48 @@ def test_increment_of_no_number(
         session.increment(key)
 
 
+BOUNDED = [
+    Annotated[int, msgspec.Meta(ge=0)],
+    Annotated[int, msgspec.Meta(le=10)],
+    Annotated[int, msgspec.Meta(multiple_of=2)],
+    Annotated[float, msgspec.Meta(ge=0)],
+    Literal[1, 2],
+    Level,
+]
+
+
+@pytest.mark.parametrize("by", [1, -1])
+@pytest.mark.parametrize("kind", BOUNDED, ids=str)
+def test_increment_of_a_type_with_bounds(
+    kind: Any, by: int, session: OpenSession, watched: Watched
+) -> None:
+    """The server, which adds, does not check them: whatever the step, it is TypeError, which names
+    the call that does."""
+    key = SessionKey("count", kind)
+    with watched.costs(0), pytest.raises(TypeError, match=r"modify\(\)"):
+        session.increment(key, by)
+    with watched.costs(0), pytest.raises(TypeError, match=r"modify\(\)"), session.batch() as batch:
+        batch.increment(key, by)
+
+
+def test_modify_of_a_type_with_bounds(session: OpenSession) -> None:
+    """modify keeps them."""
+    key = SessionKey("credits", Annotated[int, msgspec.Meta(ge=0)], default=int)
+    assert session.modify(key, lambda credits: credits + 5) == 5
+    assert session.modify(key, lambda credits: credits - 5) == 0
+    with pytest.raises(TypeError, match="credits"):
+        session.modify(key, lambda credits: credits - 1)
+    assert session.get(key, fresh=True) == 0
+
+
+@pytest.mark.parametrize("kind", [int | None, float, Any, NewType("Number", int)], ids=str)
+def test_increment_of_types_that_take_any_number(kind: Any, session: OpenSession) -> None:
+    """Where every whole number fits, increment may go up and down."""
+    key = SessionKey("count", kind)
+    assert [session.increment(key, by) for by in (2, -5)] == [2, -3]
+    assert session.get(key) == -3
+
+
 def test_compare_and_set(session: OpenSession) -> None:
     """Typed values are compared and stored."""
     assert session.compare_and_set(CART, None, Cart([ITEM]))
