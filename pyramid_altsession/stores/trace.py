@@ -58,6 +58,8 @@ class Step:
     sent: int = 0
     received: int = 0
     microseconds: int = 0
+    session: str = "altsession"
+    """The attribute of the request, if the step was recorded for one."""
     values: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -124,8 +126,8 @@ class Trace:
     of: int = 0
     steps: list[Step] = field(default_factory=list)
 
-    def note(self, seen: Observation) -> None:
-        self.steps.append(Step.seen(seen, self.values))
+    def note(self, seen: Observation, session: str = "altsession") -> None:
+        self.steps.append(replace(Step.seen(seen, self.values), session=session))
 
     @property
     def round_trips(self) -> int:

@@ -95,6 +95,12 @@ def both_sold(browser: TestApp, *answers: TestResponse) -> None:
     assert session_of(browser).get("sold") == len(answers)
 
 
+def all_counted(browser: TestApp, *answers: TestResponse) -> None:
+    """Of the further session: two requests, and one of setup."""
+    api = browser.app.registry.getUtility(ISessionAPI, "admin")
+    assert api.open(browser.cookies["sid_admin"]).get("sold") == 3
+
+
 def test_lost_update_is_found() -> None:
     """A view that gets, then sets, loses an update; the message has the interleaving, and its
     schedule runs it again."""
@@ -209,6 +215,25 @@ def test_more_sessions_than_in_the_run_before() -> None:
             setup=lambda: [ann(app), ann(app)],
             check=lambda *_: None,
         )
+
+
+def test_a_further_session() -> None:
+    """Its operations are interleaved as well."""
+
+    def count(request: Request) -> dict[str, Any]:
+        session = request.altsession_admin
+        session.set("sold", session.get("sold", 0) + 1)
+        return {}
+
+    app = site("memory://", {"count": count}, settings={"altsession.sessions": "admin"}).app
+
+    def setup() -> TestApp:
+        browser = make_browser(app)
+        browser.get("/count")
+        return browser
+
+    with pytest.raises(RaceFound, match=r"(?s)assert 2 == 3.*schedule=\"ABAB\""):
+        race(get("/count"), get("/count"), setup=setup, check=all_counted)
 
 
 def test_a_request_that_fails() -> None:
