@@ -230,8 +230,7 @@ class SessionAPI(APIBase):
         """
         if not isinstance(self.store, ObservedStore):
             self.store = ObservedStore(self.store)
-        if observer not in self.store.observers:
-            self.store.observers += (observer,)
+        self.store.observe(observer)
 
     def check(self) -> None:
         """Raise :exc:`StoreUnavailable` unless the server answers and allows everything that

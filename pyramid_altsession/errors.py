@@ -83,8 +83,8 @@ class NotDurable(StoreUnavailable):
     """
 
     explanation = (
-        "What you asked for was done, but it is not yet certain that it lasts. Please sign out"
-        " again in a moment."
+        "What you asked for was done, but a fault of the server could still undo it. To be sure,"
+        " please do it again in a moment."
     )
 
 

@@ -240,7 +240,9 @@ class AltSession(SessionView[Driver]):
     def increment(self, key: Key, by: int = 1) -> int:
         """Add to a whole number (0 when there is none) and return the sum; nothing is lost
         between concurrent callers. TypeError when something else is stored, or the sum is
-        beyond ±(2⁵³ − 1), the whole numbers that JSON carries everywhere."""
+        beyond ±(2⁵³ − 1), the whole numbers that JSON carries everywhere. TypeError, too, for a
+        SessionKey whose type has bounds, because the server does not check them: use ``modify``.
+        """
         return self._do(self.commands.increment(key, by))
 
     def compare_and_set(self, key: Key, expected: Any, value: Any) -> bool:

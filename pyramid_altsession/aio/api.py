@@ -17,6 +17,7 @@ from ..errors import AltSessionError
 from ..interfaces import Codec, SealingCodec
 from ..protocol.administration import every_need, some_sessions
 from ..protocol.commands import UNSET, Unset
+from ..protocol.dialogue import Dialogue
 from ..protocol.fields import Description
 from ..protocol.keys import Values, encodable
 from ..protocol.notices import Change, Watched
@@ -44,7 +45,7 @@ class AsyncOpenSession(OpenedView[AsyncDriver], AsyncAltSession):
 class AsyncRequestSession(AsyncAltSession):
     """The session of a request. It reads the cookie when it is first used."""
 
-    __slots__ = ("_api", "_begin", "_begun")
+    __slots__ = ("_answered", "_api", "_begin", "_begun")
 
     def __init__(self, api: "AsyncSessionAPI", begin: Callable[[], SessionState]) -> None:
         self.commands = api.commands
@@ -52,11 +53,14 @@ class AsyncRequestSession(AsyncAltSession):
         self._api = api
         self._begin = begin
         self._begun: AsyncDriver | None = None
+        self._answered = False
 
     @property
     def driver(self) -> AsyncDriver:  # type: ignore[override]
         if self._begun is None:
-            self._begun = self._api.driver(self._begin())
+            state = self._begin()
+            state.answered = self._answered
+            self._begun = self._api.driver(state)
         return self._begun
 
     @property
@@ -64,8 +68,24 @@ class AsyncRequestSession(AsyncAltSession):
         """The driver; None if the session was not used."""
         return self._begun
 
+    def answered(self) -> None:
+        """For middleware: the answer has begun, so no cookie can be sent any more. From now on a
+        call that would need to send one raises RuntimeError.
+        """
+        self._answered = True
+        if self._begun is not None:
+            self._begun.state.answered = True
+
     def belongs_to(self, api: "AsyncSessionAPI") -> bool:
         return self._api is api
+
+
+def last_steps(dialogue: Dialogue) -> Steps[None]:
+    """The periodic renewal, if it is due when no other call is under way."""
+    state = dialogue.state
+    state.abandon()
+    if state.renewal_due:
+        yield from dialogue.follow(state.renewal())
 
 
 serving: ContextVar[AsyncRequestSession | None] = ContextVar("pyramid_altsession.aio", default=None)
@@ -188,20 +208,19 @@ class AsyncSessionAPI(APIBase):
         return AsyncRequestSession(self, begin)
 
     async def finish(self, session: AsyncRequestSession, response: Response) -> None:
-        """Call this last, before the answer is sent: it renews the session if that is due, and puts
-        the cookie into the headers.
+        """Call this last, before the answer is sent: it waits for calls that other tasks have
+        begun, renews the session if that is due, and puts the cookie into the headers. From then on
+        a call that would need to send a cookie raises RuntimeError.
         """
         driver = session.begun
-        if driver is None:
-            return
-        state = driver.state
-        state.abandon()
-        if state.renewal_due:
+        if driver is not None:
+            state = driver.state
             try:
-                await driver.execute(state.renewal())
+                await driver.run(last_steps(driver.dialogue))
             except AltSessionError:
                 state.cookie = None  # the page is made: it goes out, and a later request renews
-        send_off(response, state, self._cookie)
+            send_off(response, state, self._cookie)
+        session.answered()
 
     # -- sessions of users
 
@@ -258,7 +277,7 @@ class AsyncSessionAPI(APIBase):
     def observe(self, observer: Observer) -> None:
         if not isinstance(self.store, AsyncObservedStore):
             self.store = AsyncObservedStore(self.store)
-        self.store.observers += (observer,)
+        self.store.observe(observer)
 
     async def check(self) -> None:
         await self._run(every_need(self._timing))

@@ -6,7 +6,7 @@ from typing import Any
 from pyramid.httpexceptions import HTTPException
 from pyramid.response import Response
 
-from ..errors import AltSessionError, SessionFull, SessionGone
+from ..errors import AltSessionError, SessionFull, SessionGone, StoreUnavailable
 from ..web.ending import warn_of_plain_http
 from .api import AsyncRequestSession, AsyncSessionAPI, serving
 
@@ -16,7 +16,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-HEADERS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+ACCEPT, CLOSE = "websocket.accept", "websocket.close"
+HEADERS = ("http.response.start", ACCEPT, "websocket.http.response.start")
 """Messages that carry the headers of an answer."""
 POLICY, TRY_LATER = 1008, 1013
 """Codes that close a websocket (RFC 6455, 7.4.1, and the registry of IANA)."""
@@ -33,9 +34,10 @@ class AltSessionMiddleware:
 
     The cookie, ``Cache-Control`` and ``Vary`` are those that Pyramid's side sends, and so are the
     pages of :exc:`SessionGone` (409) and :exc:`StoreUnavailable` (503) that the application does
-    not handle. A websocket's cookie is sent with its handshake, so a session has to begin before
-    that. An error afterwards closes the socket: with code 1008 when the session is gone, with 1013
-    when the server is away.
+    not handle. A websocket's cookie is sent with its handshake. After that, and once the headers of
+    an answer are sent, a call that would need a new cookie (a first write, ``login``, ``renew``)
+    raises RuntimeError. After the handshake, SessionGone and :exc:`SessionFull` close the socket
+    with code 1008, StoreUnavailable with 1013; the ASGI server gets any other error.
 
     ``api``: an :class:`AsyncSessionAPI`, which is closed when the ASGI server shuts down.
     ``optional``: a function that gets the scope and returns whether the request can do without its
@@ -70,6 +72,7 @@ class AltSessionMiddleware:
             await Answer(self._api, session, scope, send, self._warn).of(self._app, receive)
         finally:
             serving.reset(before)
+            session.answered()
             if session.begun is not None:
                 session.begun.state.abandon()
 
@@ -105,27 +108,33 @@ class Answer:
         self._scope = scope
         self._send = send
         self._warn = warn
-        self._begun = False
+        self._stage: str | None = None  # the last message that began the answer, or closed it
 
     async def of(self, app: App, receive: Receive) -> None:
         try:
             await app(self._scope, receive, self.send)
         except AltSessionError as error:
-            if self._begun and self._scope["type"] == "websocket":
-                code = POLICY if isinstance(error, SessionFull | SessionGone) else TRY_LATER
-                await self._send({"type": "websocket.close", "code": code})
-            elif self._begun or not isinstance(error, HTTPException):
-                raise
-            else:
+            code = code_of(error)
+            if self._stage is None and isinstance(error, HTTPException):
                 await self._show(error)
+            elif self._stage == ACCEPT and code is not None:
+                await self._send({"type": CLOSE, "code": code})
+            else:
+                raise
 
     async def send(self, message: Message) -> None:
         """Pass on what the application sends, and add the session's headers."""
-        if message["type"] in HEADERS:
-            self._begun = True
-            if self._session.begun is not None:
+        kind = message["type"]
+        if kind in HEADERS:
+            self._stage = kind
+            if self._session.begun is None:
+                self._session.answered()
+            else:
                 headers = [*message.get("headers", ())]
                 message = {**message, "headers": await self._finished(headers)}
+        elif kind == CLOSE:
+            self._stage = kind
+            self._session.answered()
         await self._send(message)
 
     async def _finished(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -144,13 +153,20 @@ class Answer:
         if scope["type"] == "websocket":
             kind = "websocket.http.response"
             if kind not in (scope.get("extensions") or {}):
-                await self._send({"type": "websocket.close", "code": POLICY})
+                await self._send({"type": CLOSE, "code": POLICY})
                 return
         error.prepare(environ_of(scope))
         body = b"" if scope.get("method") == "HEAD" else b"".join(error.app_iter)
         start = {"type": f"{kind}.start", "status": error.status_int}
         await self.send({**start, "headers": encoded(error.headerlist)})
         await self.send({"type": f"{kind}.body", "body": body})
+
+
+def code_of(error: AltSessionError) -> int | None:
+    """The code that closes a websocket; None for an error of the application's own."""
+    if isinstance(error, SessionFull | SessionGone):
+        return POLICY
+    return TRY_LATER if isinstance(error, StoreUnavailable) else None
 
 
 def environ_of(scope: Scope) -> Mapping[str, str]:

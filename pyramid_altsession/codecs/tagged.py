@@ -75,9 +75,9 @@ class RichCodec(JSONCodec):
             return {"$translation": self._translation(value, key, path)}
         for kind, tag, write in _SCALARS:
             if isinstance(value, kind):
-                return {tag: write(value)}
+                return _with_fold(value, {tag: write(value)})
         if isinstance(value, time):
-            return {"$time": _time(value, key, path)}
+            return _with_fold(value, {"$time": _time(value, key, path)})
         if not isinstance(value, dict | list | tuple | set | frozenset):
             check_part(value, key, path)
             return value
@@ -123,6 +123,8 @@ class RichCodec(JSONCodec):
             return {name: self._restored(held)}
         if name == "$dict":
             return {inner: self._restored(item) for inner, item in {**held}.items()}
+        if name == "$fold":
+            return _second(self._restored(held))
         if name == "$enum":
             kind, member = held
             return self._enums[kind][member]
@@ -140,6 +142,17 @@ def _time(value: time, key: str, path: Path) -> str:
             f"{where_in(key, path)}: a time whose zone has no fixed offset would lose its zone"
         )
     return value.isoformat()
+
+
+def _with_fold(value: object, tagged: dict[str, Any]) -> dict[str, Any]:
+    """ISO 8601 does not tell the second of two equal times, when clocks are set back."""
+    return {"$fold": tagged} if getattr(value, "fold", 0) else tagged
+
+
+def _second(value: object) -> datetime | time:
+    if not isinstance(value, datetime | time):
+        raise ValueError
+    return value.replace(fold=1)
 
 
 def _bytes(text: str) -> bytes:

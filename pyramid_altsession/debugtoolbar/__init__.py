@@ -1,4 +1,4 @@
-"""A panel of pyramid_debugtoolbar: what a request asked of its session, and what that cost.
+"""A panel of pyramid_debugtoolbar: what a request asked of its sessions, and what that cost.
 
 ``debugtoolbar.includes = pyramid_altsession.debugtoolbar`` adds it.
 """
@@ -49,16 +49,22 @@ class AltSessionPanel(DebugPanel):
 
 
 def advice(steps: Sequence[Step]) -> list[str]:
-    """Advice on how to get the same in fewer round trips."""
+    """Advice on how to get the same in fewer round trips, for each session."""
+    sessions = dict.fromkeys([step.session for step in steps])
+    return [line for name in sessions for line in advice_for(name, steps)]
+
+
+def advice_for(session: str, steps: Sequence[Step]) -> list[str]:
     found = []
-    single = dict.fromkeys([step.keys[0] for step in steps if is_single(step)])
+    asked = [step.keys[0] for step in steps if step.session == session and is_single(step)]
+    single = dict.fromkeys(asked)
     queues = [key for key in single if key.startswith(QUEUE)]
     keys = [key for key in single if not key.startswith(QUEUE)]
     if len(keys) >= MANY:
         listed = ", ".join(map(repr, keys))
         found.append(
             f"{len(keys)} keys were read one by one; one round trip fetches them all:"
-            f" request.altsession.mget([{listed}])"
+            f" request.{session}.mget([{listed}])"
         )
     if len(queues) > 1:
         found.append(

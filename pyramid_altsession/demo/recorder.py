@@ -14,9 +14,8 @@ from pyramid.events import NewRequest
 from pyramid.httpexceptions import HTTPSeeOther
 from pyramid.request import Request
 
-from ..interfaces import ISessionAPI
 from ..stores.trace import Step, Trace
-from ..web.recording import note, record
+from ..web.recording import observe, record
 
 KEPT = "pyramid_altsession.demo.traces"
 """registry: traces of requests that were answered with a redirect, newest last."""
@@ -69,7 +68,7 @@ def includeme(config: Configurator) -> None:
     # session in hand before NewRequest: so the store is observed from the start.
     config.action(
         "altsession-recorder",
-        lambda: registry.getUtility(ISessionAPI).observe(note),
+        lambda: observe(registry),
         order=PHASE1_CONFIG,
     )
     registry[KEPT] = deque(maxlen=100)

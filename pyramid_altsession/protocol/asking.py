@@ -315,6 +315,8 @@ class Asking:
     def _refuse_lost_cookie(self) -> None:
         if self.answered:
             raise RuntimeError(
-                "the session's cookie cannot be sent any more: the response callbacks of this"
-                " request have run; use the session earlier than in app_iter or NewResponse"
+                "the session's cookie cannot be sent any more, because the answer has begun (in"
+                " Pyramid: the response callbacks have run): make this call earlier, not in"
+                " app_iter, NewResponse, a streamed body or a background task, nor after a"
+                " websocket's accept"
             )

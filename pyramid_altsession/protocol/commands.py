@@ -183,7 +183,7 @@ class Commands:
             raise TypeError(f"increment({name!r}): by must be a whole number, not {by!r}")
         zero = framed(b"0")
         if isinstance(key, SessionKey):
-            key.plain(by)  # what to store if there is no value yet
+            key.check_increment()
             zero = framed(b"0", key.version)
         return Command(
             (Increment(name, by, zero, _ttl(key)),),

@@ -1,16 +1,21 @@
 """Keys: a ``str``, or a :class:`SessionKey` where a key has a type."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime, time, timedelta
 from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
 from ..codecs.plain import plain_value
 from ..errors import CorruptValue, InvalidKey
+from .verbs import SAFE_INTEGER
 
 MAX_KEY_BYTES = 512
 LONGEST = 400 * 86400.0
 """Seconds: as long as browsers keep a cookie."""
+
+_TIMES = (datetime, time)
+_MINUTE = timedelta(minutes=1)
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -25,7 +30,8 @@ class SessionKey(Generic[T, D]):
     anything that msgspec knows: ``msgspec.Struct``, dataclasses, ``TypedDict``, ``datetime``,
     ``Decimal``, ``UUID``, enums, sets, tuples, and containers of them. They are stored as plain
     JSON: ``session.get("cart")`` shows the same data. Storing a value that does not fit the type
-    raises TypeError.
+    raises TypeError. A ``datetime`` or ``time`` keeps its offset from UTC, which has to be whole
+    minutes, and loses its zone's name and its ``fold``.
 
     ``default`` makes the value if none is stored; without it the value is None. ``ttl``: seconds
     that a stored value lasts; calls that change a value in place keep its end.
@@ -101,6 +107,8 @@ class SessionKey(Generic[T, D]):
         try:
             plain = _builtins(value)
             self._convert(plain)
+        except _Inexact as error:
+            raise TypeError(f"{self.name!r}: {error}") from None
         except (TypeError, msgspec.ValidationError, RecursionError) as error:
             raise TypeError(f"{self.name!r}: the value is no {self._wanted}: {error}") from None
         return plain
@@ -122,6 +130,19 @@ class SessionKey(Generic[T, D]):
         except Exception as error:  # any error of the application's function
             raise CorruptValue(f"{message}; migrate failed") from error
 
+    def check_increment(self) -> None:
+        """TypeError unless the type takes every whole number: the server, which adds, does not know
+        the type and cannot check the sum.
+        """
+        try:
+            for number in (-SAFE_INTEGER, -1, 0, 1, SAFE_INTEGER):
+                self._convert(number)
+        except msgspec.ValidationError:
+            raise TypeError(
+                f"increment({self.name!r}): the server does not check whether the sum is"
+                f" {self._wanted}; use modify(), which does"
+            ) from None
+
     def _convert(self, plain: Any) -> T:
         return msgspec.convert(plain, self.type, str_keys=True)
 
@@ -130,8 +151,34 @@ class SessionKey(Generic[T, D]):
         return self.type.__name__ if isinstance(self.type, type) else str(self.type)
 
 
+class _Inexact(TypeError):
+    """A time that would be stored as another one."""
+
+
 def _builtins(value: object) -> Any:
-    return msgspec.to_builtins(value, str_keys=True, enc_hook=plain_value)
+    plain = msgspec.to_builtins(value, str_keys=True, enc_hook=plain_value)
+    # msgspec writes offsets in minutes, and a time of day without a zone that needs a date.
+    precise = msgspec.to_builtins(value, builtin_types=_TIMES, enc_hook=plain_value)
+    if precise != plain:  # it holds times, or a dict whose keys are no str
+        _check_times(precise)
+    return plain
+
+
+def _check_times(value: object) -> None:
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            parts += (*part.keys(), *part.values())
+        elif isinstance(part, list | tuple):
+            parts += part
+        elif isinstance(part, _TIMES) and part.tzinfo is not None:
+            offset = part.utcoffset()
+            if offset is None or offset % _MINUTE:
+                raise _Inexact(
+                    f"{part!r}: the offset from UTC would not be stored exactly; convert it, for"
+                    " example to UTC"
+                )
 
 
 Key = str | SessionKey[Any, Any]

@@ -11,14 +11,19 @@ from .redis.store import RedisStore
 log = logging.getLogger("pyramid_altsession")
 
 
-def open_store(settings: Settings) -> Store:
-    """The store that ``redis.url`` names. No network I/O."""
+def warn_of_no_server(settings: Settings) -> None:
+    """Warn if no setting says where the server is."""
     if not settings.redis.configured:
         log.warning(
             "sessions: no server is configured, so they go to localhost:6379; set"
             " altsession.redis.url (a misspelt name or section is overlooked), for development to"
             " embedded://"
         )
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that ``redis.url`` names. No network I/O."""
+    warn_of_no_server(settings)
     if settings.redis.scheme == "memory":
         return MemoryStore()
     if settings.redis.cluster:

@@ -51,6 +51,11 @@ class Observing:
 
     observers: tuple[Observer, ...] = ()
 
+    def observe(self, observer: Observer) -> None:
+        """Report to this observer as well. The same function given again is called once."""
+        if observer not in self.observers:
+            self.observers += (observer,)
+
     @contextmanager
     def watching(self, operation: Operation, used: Traffic) -> Iterator[Watched]:
         """The block carries out the operation. At its end every observer is called."""

@@ -4,7 +4,7 @@ It holds nothing that gives access to a session: no cookie, no verifier, no CSRF
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..protocol.envelope import split
@@ -34,6 +34,12 @@ SHOWN = 200
 """Characters of a value that are shown."""
 
 
+class Handle(str):
+    """A session's handle, shortened for a narrow table."""
+
+    __slots__ = ()
+
+
 @dataclass
 class Step:
     """One operation on the store. ``answer``: the state of the session in the reply, or the name
@@ -52,6 +58,8 @@ class Step:
     sent: int = 0
     received: int = 0
     microseconds: int = 0
+    session: str = "altsession"
+    """The attribute of the request, if the step was recorded for one."""
     values: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -95,6 +103,12 @@ class Step:
         """The other fields that were asked for, by the names of the calls."""
         return [OWN.get(name, name) for name in self.fields if not is_key(name)]
 
+    @property
+    def shape(self) -> str:
+        """The step in words that are the same whatever sessions it concerns: ids are random."""
+        unnamed = tuple("…" if isinstance(name, Handle) else name for name in self.fields)
+        return str(replace(self, fields=unnamed))
+
     def __str__(self) -> str:
         parts = [self.kind, *self.verbs, *map(repr, self.keys), *self.own]
         if self.became:
@@ -112,8 +126,8 @@ class Trace:
     of: int = 0
     steps: list[Step] = field(default_factory=list)
 
-    def note(self, seen: Observation) -> None:
-        self.steps.append(Step.seen(seen, self.values))
+    def note(self, seen: Observation, session: str = "altsession") -> None:
+        self.steps.append(replace(Step.seen(seen, self.values), session=session))
 
     @property
     def round_trips(self) -> int:
@@ -149,9 +163,8 @@ def of_users(
             return ("scan",), ()
 
 
-def short(id: str) -> str:
-    """A session's handle, shortened for a narrow table."""
-    return f"{id[:8]}…"
+def short(id: str) -> Handle:
+    return Handle(f"{id[:8]}…")
 
 
 ALIVE = (State.LIVE, State.REFUSED, State.FULL, State.SESSION_LIMIT)

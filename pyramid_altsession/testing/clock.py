@@ -1,7 +1,7 @@
 """A server's clock that a test sets."""
 
 from ..stores.memory import MemoryStore
-from .steering import steer
+from .steering import steered
 
 
 class Clock:
@@ -24,11 +24,16 @@ def settable_clock(app: object) -> Clock:
 
     TypeError unless the sessions are in memory: the clock of a server cannot be set.
     """
-    store = steer(app).store
-    if not isinstance(store, MemoryStore):
-        raise TypeError(
-            f"a clock that can be set needs altsession.redis.url = memory://, got {store!r}"
-        )
-    if not isinstance(store.clock, Clock):
-        store.clock = Clock(store.clock())
-    return store.clock
+    stores = []
+    for steering in steered(app):
+        store = steering.store
+        if not isinstance(store, MemoryStore):
+            raise TypeError(
+                f"a clock that can be set needs altsession.redis.url = memory://, got {store!r}"
+            )
+        stores.append(store)
+    known = stores[0].clock
+    clock = known if isinstance(known, Clock) else Clock(known())
+    for store in stores:
+        store.clock = clock
+    return clock

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from ..errors import StoreUnavailable
 from ..protocol.messages import Operation
 from ..stores.trace import Step, Trace
-from .steering import steer
+from .steering import watched
 
 KINDS = ("any", "read", "write", "users")
 VERBS = (
@@ -58,9 +58,9 @@ def _planned(app: object, fault: Fault, strike: Callable[[], None]) -> Iterator[
     """Apply the fault inside the block. AssertionError if no operation was affected, because such a
     test proves nothing.
     """
-    store, trace = steer(app), Trace()
+    trace = Trace()
     fault.strike = strike
-    with store.watched(trace.note), store.planned(fault):
+    with watched(app, trace.note, fault):
         yield
     if not fault.struck:
         asked = str(trace) or "  nothing"
@@ -98,7 +98,9 @@ def fail(
 def lose_reply(
     app: object, what: str = "any", *, after: int = 0, times: int | None = None
 ) -> Iterator[None]:
-    """The same, but the server carries out the operation, and only its reply is lost."""
+    """``with lose_reply(app, "write"):`` inside, the server carries out each write, and its reply
+    is lost. The arguments are those of :func:`fail`.
+    """
 
     def strike() -> None:
         raise StoreUnavailable("a test's plan: the reply was lost")
@@ -111,8 +113,9 @@ def lose_reply(
 def delay(
     app: object, what: str = "any", *, seconds: float, after: int = 0, times: int | None = None
 ) -> Iterator[None]:
-    """The same, but nothing fails; the operation takes so many seconds longer. ``redis.timeout``
-    does not apply here; to test an exceeded timeout, use :func:`fail`.
+    """``with delay(app, "read", seconds=2):`` inside, each read takes so many seconds longer, and
+    nothing fails. The other arguments are those of :func:`fail`. ``redis.timeout`` does not apply
+    here; to test an exceeded timeout, use :func:`fail`.
     """
     with _planned(app, Fault(what, after, times, early=True), lambda: time.sleep(seconds)):
         yield

@@ -95,12 +95,14 @@ class _Run(Generic[S]):
         self.racers = {letter: _Racer(letter, request, state) for letter, request in pairs}
         self.schedule = ""
         self.steps: list[str] = []
+        self.shapes: list[str] = []
+        """The same steps, to be compared with those of other runs."""
         self.others: list[tuple[str, list[str]]] = []
         """How other interleavings begin that differ from this one at some point: the schedule, and
-        the steps before its last letter.
+        the shapes before its last letter.
         """
 
-    def play(self, beginning: str, steps: list[str]) -> None:
+    def play(self, beginning: str, shapes: list[str]) -> None:
         begun = []
         try:
             for racer in self.racers.values():
@@ -115,10 +117,18 @@ class _Run(Generic[S]):
                 if len(self.schedule) < len(beginning):
                     self._step(beginning[len(self.schedule)], alive)
                 else:
-                    self.others += [(self.schedule + o, self.steps.copy()) for o in alive[1:]]
+                    self.others += [(self.schedule + o, self.shapes.copy()) for o in alive[1:]]
                     self._step(alive[0], alive)
-                if self.steps[: len(steps)] != steps[: len(self.steps)]:
+                if self.shapes[: len(shapes)] != shapes[: len(self.shapes)]:
                     raise self._differs(self.steps[-1])
+            left = beginning[len(self.schedule) :]
+            if left and shapes:
+                raise self._differs(f"no operation of {left}")
+            if left:
+                raise RuntimeError(
+                    f"race: schedule={beginning!r} names more operations than there were: all"
+                    f" requests were over after {self.schedule!r}"
+                )
         finally:
             for racer in begun:
                 racer.abandon()
@@ -127,8 +137,10 @@ class _Run(Generic[S]):
         if letter not in alive:
             raise self._differs(f"no operation of {letter}")
         racer = self.racers[letter]
+        assert racer.next is not None
         self.schedule += letter
         self.steps.append(f"{letter}: {racer.next}")
+        self.shapes.append(f"{letter}: {racer.next.shape}")
         racer.step()
 
     def _differs(self, found: str) -> RuntimeError:

@@ -1,9 +1,9 @@
 """A store that a test watches and steers, in place of an application's own."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..api import SessionAPI
 from ..interfaces import ISessionAPI
@@ -85,22 +85,23 @@ class SteeredStore(ObservedStore):
             plan.after(operation)
 
 
-def api_of(app: object) -> SessionAPI:
-    """The ``SessionAPI`` of an application, found by its registry. It looks through WebTest's
-    ``TestApp``, and through WSGI middleware that keeps the wrapped application as ``app`` or
-    ``application``.
+def apis_of(app: object) -> list[SessionAPI]:
+    """The ``SessionAPI`` of an application, found by its registry, and after it those of further
+    sessions. It looks through WebTest's ``TestApp``, and through WSGI middleware that keeps the
+    wrapped application as ``app`` or ``application``.
 
     TypeError if it finds none.
     """
     found: object = app
     while found is not None:
         if isinstance(found, SessionAPI):
-            return found
-        registry = getattr(found, "registry", found)
+            return [found]
+        registry: Any = getattr(found, "registry", found)
         if hasattr(registry, "queryUtility"):
-            api = registry.queryUtility(ISessionAPI)
-            if api is not None:
-                return api
+            first = registry.queryUtility(ISessionAPI)
+            if first is not None:
+                further = [api for name, api in registry.getUtilitiesFor(ISessionAPI) if name]
+                return [first, *further]
         found = getattr(found, "app", None) or getattr(found, "application", None)
     raise TypeError(
         "wanted an application that includes pyramid_altsession: what make_wsgi_app() returns, its"
@@ -108,20 +109,47 @@ def api_of(app: object) -> SessionAPI:
     )
 
 
+def api_of(app: object) -> SessionAPI:
+    """The first of them, that of ``request.altsession``."""
+    return apis_of(app)[0]
+
+
+def steered(app: object) -> list[SteeredStore]:
+    """Steer all sessions of an application; see :func:`steer`."""
+    stores = []
+    for api in apis_of(app):
+        holder: SessionAPI | ObservedStore | SealedStore = api
+        while not isinstance(holder.store, SteeredStore):
+            if isinstance(holder.store, ObservedStore | SealedStore):
+                holder = holder.store
+            else:
+                holder.store = SteeredStore(holder.store)
+        stores.append(holder.store)
+    return stores
+
+
 def steer(app: object) -> SteeredStore:
     """Put a store that tests can watch and steer around the application's own, if that was not done
-    before. It applies to sessions that are opened from then on, so to all later requests.
+    before. It applies to sessions that are opened from then on, so to all later requests. Where an
+    application has further sessions, it does so for each of them; it returns the store of the
+    first.
 
     ``app``: what ``make_wsgi_app()`` returns, its registry, the Configurator, a ``TestApp`` around
-    it, or its SessionAPI. All functions here that take an ``app`` call this by themselves.
+    it, or one SessionAPI, for its sessions only. All functions here that take an ``app`` call this
+    by themselves.
     """
-    holder: SessionAPI | ObservedStore | SealedStore = api_of(app)
-    while not isinstance(holder.store, SteeredStore):
-        if isinstance(holder.store, ObservedStore | SealedStore):
-            holder = holder.store
-        else:
-            holder.store = SteeredStore(holder.store)
-    return holder.store
+    return steered(app)[0]
+
+
+@contextmanager
+def watched(app: object, observer: Observer, plan: Plan | None = None) -> Iterator[None]:
+    """Inside the block, call the observer for operations of all sessions, and apply the plan."""
+    with ExitStack() as ends:
+        for store in steered(app):
+            ends.enter_context(store.watched(observer))
+            if plan is not None:
+                ends.enter_context(store.planned(plan))
+        yield
 
 
 @contextmanager
@@ -133,7 +161,7 @@ def round_trips(app: object, *, max: int = 1) -> Iterator[list[Step]]:
     memory too. Connecting does not count, nor does sending a script to a server for the first time.
     """
     trace = Trace()
-    with steer(app).watched(trace.note):
+    with watched(app, trace.note):
         yield trace.steps
     if len(trace.steps) > max:
         raise AssertionError(f"{len(trace.steps)} round trips, at most {max} wanted:\n{trace}")

@@ -1,21 +1,36 @@
-"""Records what one request asks of its session, for the panel and the header."""
+"""Records what one request asks of its sessions, for the panel and the header."""
 
 from contextvars import ContextVar
+from functools import cache
 
+from pyramid.registry import Registry
 from pyramid.request import Request
 
 from ..interfaces import ISessionAPI
-from ..stores.observed import Observation
+from ..stores.observed import Observation, Observer
 from ..stores.trace import Trace
 
 _current: ContextVar[Trace | None] = ContextVar("pyramid_altsession.trace", default=None)
 
 
-def note(seen: Observation) -> None:
-    """The observer: write an operation into the trace of the request that asked for it."""
-    trace = _current.get()
-    if trace is not None:
-        trace.note(seen)
+@cache
+def observer_of(session: str) -> Observer:
+    """The observer of the sessions that requests have under this name. It writes an operation into
+    the trace of the request that asked for it.
+    """
+
+    def note(seen: Observation) -> None:
+        trace = _current.get()
+        if trace is not None:
+            trace.note(seen, session)
+
+    return note
+
+
+def observe(registry: Registry) -> None:
+    """Have the operations of all sessions of an application noted."""
+    for _, api in registry.getUtilitiesFor(ISessionAPI):
+        api.observe(observer_of(api.requests.attribute))
 
 
 def is_recorded(request: Request) -> bool:
@@ -25,12 +40,13 @@ def is_recorded(request: Request) -> bool:
 
 
 def record(request: Request, *, values: bool = False) -> Trace:
-    """The trace of this request, which grows until the request is finished. Operations in between,
-    those of subrequests too, belong to the outermost request that is recorded.
+    """The trace of this request, which grows until the request is finished: operations of all its
+    sessions. Operations in between, those of subrequests too, belong to the outermost request that
+    is recorded.
 
     ``values``: keep stored values in the steps.
     """
-    request.registry.getUtility(ISessionAPI).observe(note)
+    observe(request.registry)
     around = _current.get()
     if around is not None:
         around.values |= values

@@ -1,4 +1,4 @@
-"""The header ``Server-Timing``, for development: the session's part of a request's time. Browsers
+"""The header ``Server-Timing``, for development: the sessions' part of a request's time. Browsers
 show it beside the request's own times (https://www.w3.org/TR/server-timing/).
 """
 

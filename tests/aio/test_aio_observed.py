@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from servers import Server
 
-from pyramid_altsession import Observation, StoreUnavailable
+from pyramid_altsession import Observation, SessionAPI, StoreUnavailable
 from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.protocol.messages import Listing, Read, Write
 
@@ -62,3 +62,18 @@ def test_what_fails_and_what_is_cancelled(server: Server) -> None:
     failed, cancelled = seen
     assert isinstance(failed.error, StoreUnavailable)
     assert (failed.reply, cancelled.reply, cancelled.error) == (None, None, None)
+
+
+def test_the_same_function_given_again() -> None:
+    """It is called once for each operation, as with the plain utility."""
+    seen: list[Observation] = []
+    observer = seen.append
+    plain = SessionAPI.from_settings({"redis.url": "memory://"})
+    awaited = AsyncSessionAPI.from_settings({"redis.url": "memory://"})
+    for api in (plain, awaited):
+        api.observe(observer)
+        api.observe(observer)
+    plain.create()
+    assert len(seen) == 1
+    asyncio.run(awaited.create())
+    assert len(seen) == 2

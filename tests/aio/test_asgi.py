@@ -2,11 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from apps import Site, site
+from inside import store_in
 from pyramid.request import Request
 from pyramid.response import Response
 from servers import Server
@@ -17,9 +19,24 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from pyramid_altsession import SessionFull, SessionGone, StoreUnavailable
+from pyramid_altsession import (
+    AltSessionError,
+    CorruptValue,
+    FreshLoginRequired,
+    InvalidKey,
+    NotDurable,
+    SessionFull,
+    SessionGone,
+    StoreFull,
+    StoreUnavailable,
+    TooManySessions,
+    ValueTooLarge,
+)
 from pyramid_altsession.aio import AsyncSessionAPI
+from pyramid_altsession.aio.api import AsyncRequestSession
 from pyramid_altsession.aio.asgi import AltSessionMiddleware
+from pyramid_altsession.aio.store import AsyncStore
+from pyramid_altsession.protocol.messages import Operation, Reply
 
 SETTINGS = {"altsession.session.renew_after": 1, "altsession.session.renew_grace": 60}
 HEADERS = ("set-cookie", "cache-control", "vary", "retry-after", "content-type")
@@ -256,3 +273,216 @@ def test_requests_that_do_without() -> None:
     assert "set-cookie" not in dict(of_asgi(start))
     assert ask(app, "/write", cookie)[0]["status"] == 503
     assert (ask(app, "/needed", cookie)[0]["status"], len(found)) == (503, 2)
+
+
+# -- a first use after the answer began
+
+
+IN_MEMORY = {"redis.url": "memory://"}
+BEGINNINGS = {
+    "http": {"type": "http.response.start", "status": 200},
+    "websocket": {"type": "websocket.accept"},
+}
+Late = Callable[[AsyncRequestSession], Awaitable[Any]]
+
+
+def set_cart(session: AsyncRequestSession) -> Awaitable[Any]:
+    return session.set("cart", 1)
+
+
+def sign_in(session: AsyncRequestSession) -> Awaitable[Any]:
+    return session.login("ann")
+
+
+def renew(session: AsyncRequestSession) -> Awaitable[Any]:
+    return session.renew()
+
+
+@pytest.mark.parametrize("kind", BEGINNINGS)
+@pytest.mark.parametrize(("call", "alive"), [(set_cart, 0), (sign_in, 0), (sign_in, 1), (renew, 1)])
+def test_first_use_after_the_answer(call: Late, alive: int, kind: str) -> None:
+    """A call that needs a new cookie is a RuntimeError, makes no session, and leaves the visitor's
+    cookie as it is."""
+    api = AsyncSessionAPI.from_settings(IN_MEMORY)
+    token = asyncio.run(api.create({"cart": 0})).token if alive else None
+    found: list[Any] = []
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await send(BEGINNINGS[kind])
+        with pytest.raises(RuntimeError, match="because the answer has begun"):
+            await call(scope["altsession"])
+        found.append(await scope["altsession"].get("cart"))
+
+    ask(AltSessionMiddleware(late, api), "/", token, type=kind)
+    assert found == ([0] if alive else [None])
+    assert len(store_in(store_in(api)).hashes) == alive
+
+
+def test_writes_after_the_answer() -> None:
+    """They reach a session that is there."""
+    api = AsyncSessionAPI.from_settings(IN_MEMORY)
+    token = asyncio.run(api.create({"cart": 0})).token
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await send(BEGINNINGS["http"])
+        await scope["altsession"].set("cart", 1)
+
+    ask(AltSessionMiddleware(late, api), "/", token)
+    assert asyncio.run(api.open(str(token)).get("cart")) == 1
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_finish_of_other_middleware(begun: bool) -> None:
+    """``finish`` ends the time for cookies, whether the session was used before or not."""
+
+    async def act() -> None:
+        api = AsyncSessionAPI.from_settings(IN_MEMORY)
+        session, response = api.session(""), Response()
+        if begun:
+            await session.get("cart")
+        await api.finish(session, response)
+        with pytest.raises(RuntimeError, match="because the answer has begun"):
+            await session.set("cart", 1)
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_use_after_the_end(closes: bool) -> None:
+    """Nor can a cookie be sent after a handshake was refused, or when the application has ended
+    without an answer."""
+    api, kept = AsyncSessionAPI.from_settings(IN_MEMORY), []
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        kept.append(scope["altsession"])
+        if closes:
+            await send({"type": "websocket.close"})
+            with pytest.raises(RuntimeError):
+                await scope["altsession"].set("cart", 1)
+
+    ask(AltSessionMiddleware(plain, api), "/", type="websocket")
+    with pytest.raises(RuntimeError):
+        asyncio.run(kept[0].set("cart", 1))
+
+
+class Gate:
+    """A store whose operations wait until the gate is opened."""
+
+    def __init__(self, store: AsyncStore) -> None:
+        self.store = store
+        self.opened = asyncio.Event()
+
+    async def execute(self, operation: Operation) -> Reply:
+        await self.opened.wait()
+        return await self.store.execute(operation)
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+@pytest.mark.parametrize("renews", [False, True])
+def test_calls_under_way_when_the_answer_begins(renews: bool) -> None:
+    """The answer waits for a call of another task, and carries the cookie that it needs: of the
+    session that it makes, or of a login, which the periodic renewal does not replace."""
+    api = AsyncSessionAPI.from_settings(
+        {**IN_MEMORY, "session.renew_after": 1, "session.renew_grace": 60}
+    )
+    memory = store_in(store_in(api))
+    now = time.time()
+    memory.clock = lambda: now
+    token = None
+    if renews:
+        made = asyncio.run(api.create())
+        asyncio.run(made.login("ann"))
+        token = str(made.token)
+        now += 10
+    kept: list[Any] = []
+
+    async def busy(scope: Any, receive: Any, send: Any) -> None:
+        session = scope["altsession"]
+        gate = Gate(store_in(api))
+        if renews:
+            await session.userid()  # by that it knows that a renewal is due
+        session.driver.store = gate
+        call = session.login("bob") if renews else session.set("cart", 1)
+        task = asyncio.create_task(call)
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(gate.opened.set)
+        await send(BEGINNINGS["http"])
+        await task
+        kept.append(session.id)
+
+    (start,) = ask(AltSessionMiddleware(busy, api), "/", token)
+    cookie = dict(of_asgi(start))["set-cookie"].partition(";")[0].removeprefix("sid=")
+    opened = api.open(cookie)
+    assert asyncio.run(opened.userid()) == ("bob" if renews else None)
+    assert opened.id == kept[0]
+
+
+# -- errors of a websocket after the handshake
+
+
+ACCEPT = {"type": "websocket.accept"}
+CLOSE = {"type": "websocket.close", "code": 4000}
+REFUSE = {"type": "websocket.http.response.start", "status": 403}
+
+
+def socket_that(*messages: dict[str, Any], error: Exception) -> Any:
+    """The application sends these, and then fails."""
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+        raise error
+
+    return AltSessionMiddleware(failing, AsyncSessionAPI.from_settings(IN_MEMORY))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SessionGone(), 1008),
+        (SessionFull("full"), 1008),
+        (StoreUnavailable("away"), 1013),
+        (StoreFull("out of memory"), 1013),
+        (NotDurable("unconfirmed"), 1013),
+    ],
+)
+def test_errors_that_close_a_websocket(error: AltSessionError, code: int) -> None:
+    """1008: it does not help to try again; 1013: it may."""
+    sent = ask(socket_that(ACCEPT, error=error), "/", type="websocket")
+    assert sent == [ACCEPT, {"type": "websocket.close", "code": code}]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidKey("@x"),
+        ValueTooLarge("too large"),
+        CorruptValue("corrupt"),
+        TooManySessions("too many"),
+        FreshLoginRequired("an old login"),
+    ],
+)
+def test_errors_that_a_websocket_does_not_hide(error: AltSessionError) -> None:
+    """The application's own errors reach the ASGI server, which logs them and closes the socket."""
+    with pytest.raises(type(error)):
+        ask(socket_that(ACCEPT, error=error), "/", type="websocket")
+
+
+@pytest.mark.parametrize("messages", [[ACCEPT, CLOSE], [CLOSE], [REFUSE]])
+@pytest.mark.parametrize("error", [SessionGone(), StoreUnavailable("away")])
+def test_a_websocket_is_closed_once(error: AltSessionError, messages: list[Any]) -> None:
+    """An error after the application has closed the socket, or refused it, sends nothing more."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async def receive() -> Any:
+        raise NotImplementedError
+
+    scope = {"type": "websocket", "headers": [], "scheme": "wss"}
+    with pytest.raises(type(error)):
+        asyncio.run(socket_that(*messages, error=error)(scope, receive, send))
+    assert sent == [message["type"] for message in messages]

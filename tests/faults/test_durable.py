@@ -269,6 +269,19 @@ def test_on_a_cluster(cluster_server: Cluster) -> None:
     api.close()
 
 
+def test_the_page_of_an_unconfirmed_call() -> None:
+    """It is true of every call that can be durable, so it says nothing of signing in or out."""
+
+    def act(request: Request) -> None:
+        raise NotDurable(UNCONFIRMED)
+
+    page = site("memory://", {"act": act}).get("/act", status=503).text
+    assert "was done" in page
+    assert "do it again" in page
+    assert "sign" not in page.lower()
+    assert UNCONFIRMED not in page
+
+
 def test_awaited_calls(pair: Pair) -> None:
     """The same, awaited."""
 

@@ -19,6 +19,7 @@ from webtest import TestApp
 from workers import FORK
 
 from pyramid_altsession import ISessionAPI, SessionAPI
+from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import RedisSettings
 from pyramid_altsession.stores.memory import MemoryStore
@@ -85,11 +86,12 @@ def test_some_server(where: dict[str, str], caplog: pytest.LogCaptureFixture) ->
     assert read_settings({"redis": where}).redis.configured
 
 
-def test_no_server_without_pyramid(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [SessionAPI, AsyncSessionAPI])
+def test_no_server_without_pyramid(kind: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A script's own object warns as well; one with a store of its own has nothing to warn of."""
-    SessionAPI.from_settings({"session.tti": 60})
+    kind.from_settings({"session.tti": 60})
     assert len(warnings(caplog, "no server is configured")) == 1
-    SessionAPI(read_settings({}), store=MemoryStore())
+    kind(read_settings({}), store=MemoryStore())
     assert len(warnings(caplog, "no server is configured")) == 1
 
 

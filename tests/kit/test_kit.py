@@ -53,12 +53,16 @@ def main(**settings: object) -> Any:
         request.altsession.prefetch("cart")
         return Response(str(request.altsession.get("cart")))
 
+    def both(request: Request) -> dict[str, Any]:
+        request.altsession_admin.increment("visits")
+        return {"user": request.altsession.userid()}
+
     given = {"altsession.redis.url": "memory://", **settings}
     config = Configurator(settings=given)
     config.include("pyramid_altsession")
     config.set_csrf_storage_policy(AltSessionCSRFStoragePolicy())
     config.set_default_csrf_options(require_csrf=True)
-    for view in (cart, token, save, ahead):
+    for view in (cart, token, save, ahead, both):
         config.add_route(view.__name__, f"/{view.__name__}")
         config.add_view(view, route_name=view.__name__, renderer="json")
     return config.make_wsgi_app()
@@ -320,6 +324,49 @@ def test_clock_of_a_server(server: Server) -> None:
     api = SessionAPI.from_settings({"redis.url": server.url})
     with pytest.raises(TypeError, match=r"needs altsession.redis.url = memory://, got <RedisStore"):
         settable_clock(api)
+
+
+# -- further sessions
+
+
+@pytest.fixture
+def two() -> Any:
+    """An application with two sessions."""
+    return main(**{"altsession.sessions": "admin"})
+
+
+def test_round_trips_of_further_sessions(two: Any) -> None:
+    """They count, unless the test names the utility of one."""
+    browser = make_browser(two)
+    sign_in(browser, "ann")
+    first = two.registry.getUtility(ISessionAPI)
+    admin = two.registry.getUtility(ISessionAPI, "admin")
+    with round_trips(two, max=2) as sent, round_trips(first), round_trips(admin):
+        browser.get("/both")
+    assert [str(step) for step in sent] == ["create increment 'visits'", "read get userid"]
+    with pytest.raises(AssertionError, match="2 round trips, at most 1 wanted"), round_trips(two):
+        browser.get("/both")
+
+
+@pytest.mark.parametrize("fault", [fail, lose_reply])
+def test_faults_of_further_sessions(fault: Any, two: Any) -> None:
+    """Faults count the operations of all sessions together."""
+    browser = make_browser(two)
+    sign_in(browser, "ann")
+    browser.get("/both")
+    with fault(two, "write"):
+        assert browser.get("/both", status=503).status_int == 503
+    with fault(two, "any", after=1):
+        assert browser.get("/both", status=503).status_int == 503
+
+
+def test_clock_of_further_sessions(two: Any) -> None:
+    browser, clock = make_browser(two), settable_clock(two)
+    browser.get("/both")
+    clock.advance(1320)
+    assert browser.get("/both").headers.getall("Set-Cookie")
+    stores = [steer(api).store for _, api in two.registry.getUtilitiesFor(ISessionAPI)]
+    assert [getattr(store, "clock", None) for store in stores] == [clock, clock]
 
 
 # -- DummyRequest

@@ -202,6 +202,28 @@ def test_second_flash_queue(toolbar: Callable[..., Toolbar]) -> None:
     assert better.visit().advice == []
 
 
+def test_further_sessions(toolbar: Callable[..., Toolbar]) -> None:
+    """What is asked of another session than the first is in the list, with its name; advice is for
+    each session."""
+
+    def view(request: Request) -> None:
+        for key in ("a", "b", "c"):
+            request.altsession_admin.get(key)
+            request.altsession.get(key)
+
+    shop = toolbar(view, sessions="admin")
+    shop.come_back()
+    admin = shop.registry.getUtility(ISessionAPI, "admin")
+    shop.browser.set_cookie("sid_admin", str(admin.create().token))
+    page = shop.visit()
+    admin.close()
+    assert [row[1] for row in page.rows] == ["read: get altsession_admin", "read: get"] * 3
+    assert [line.partition(": request")[2] for line in page.advice] == [
+        ".altsession_admin.mget(['a', 'b', 'c'])",
+        ".altsession.mget(['a', 'b', 'c'])",
+    ]
+
+
 def test_unused(toolbar: Callable[..., Toolbar]) -> None:
     page = toolbar(lambda request: None).visit()
     assert page.text.endswith("This request did not use its session.")

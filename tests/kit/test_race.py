@@ -12,6 +12,7 @@ from pyramid.request import Request
 from servers import Server
 from webtest import TestApp, TestResponse
 
+from pyramid_altsession import ISessionAPI
 from pyramid_altsession.testing import (
     RaceFound,
     make_browser,
@@ -50,15 +51,34 @@ def untouched(request: Request) -> dict[str, Any]:
     return {}
 
 
+def look(request: Request) -> dict[str, Any]:
+    return {"sold": request.altsession.get("sold")}
+
+
 def erring(request: Request) -> dict[str, Any]:
     raise ZeroDivisionError(request.altsession.get("sold"))
 
 
-VIEWS = (get_then_set, by_increment, by_modify, log_out, untouched, erring)
+def end_by_id(request: Request) -> dict[str, Any]:
+    """End the user's other sessions, one by one."""
+    api = request.registry.getUtility(ISessionAPI)
+    found = [each.id for each in api.sessions_of("ann") if not each.current]
+    return {"ended": [api.invalidate_id(id, "ann") for id in found]}
 
 
-def shop(url: str = "memory://") -> Any:
-    return site(url, {view.__name__: view for view in VIEWS}).app
+def log_in(request: Request) -> dict[str, Any]:
+    request.altsession.login("ann")
+    return {}
+
+
+VIEWS = (
+    *(get_then_set, by_increment, by_modify, log_out, untouched, look, erring, end_by_id, log_in),
+)
+
+
+def shop(url: str = "memory://", **settings: str) -> Any:
+    named = {f"altsession.session.{name}": value for name, value in settings.items()}
+    return site(url, {view.__name__: view for view in VIEWS}, settings=named).app
 
 
 def ann(app: Any) -> TestApp:
@@ -73,6 +93,12 @@ def get(path: str) -> Callable[[TestApp], TestResponse]:
 
 def both_sold(browser: TestApp, *answers: TestResponse) -> None:
     assert session_of(browser).get("sold") == len(answers)
+
+
+def all_counted(browser: TestApp, *answers: TestResponse) -> None:
+    """Of the further session: two requests, and one of setup."""
+    api = browser.app.registry.getUtility(ISessionAPI, "admin")
+    assert api.open(browser.cookies["sid_admin"]).get("sold") == 3
 
 
 def test_lost_update_is_found() -> None:
@@ -142,6 +168,72 @@ def test_two_browsers_and_a_logout() -> None:
         check=check,
     )
     assert len(tried) == 2
+
+
+def test_views_that_end_sessions_by_id() -> None:
+    """Each run has other ids, and explores the same."""
+
+    def check(browsers: list[TestApp], left: TestResponse, bought: TestResponse) -> None:
+        assert left.json == {"ended": [True]}
+
+    def setup() -> list[TestApp]:
+        app = shop()
+        return [ann(app), ann(app)]
+
+    tried = race(
+        lambda browsers: browsers[0].get("/end_by_id"),
+        lambda browsers: browsers[1].get("/by_increment", status="*"),
+        setup=setup,
+        check=check,
+    )
+    assert tried == ["AAABB", "AABA", "ABAA", "BAAA"]
+
+
+def test_a_login_that_ends_the_oldest_session() -> None:
+    """Among those that a login may end it draws some at random."""
+    app = shop(max_sessions_per_user="1")
+
+    def check(browsers: list[TestApp], *answers: TestResponse) -> None:
+        assert [each.userid for each in api_of(app).sessions_of("ann")] == ["ann"]
+
+    tried = race(
+        lambda browsers: browsers[0].get("/log_in"),
+        lambda browsers: browsers[1].get("/by_increment", status="*"),
+        setup=lambda: [make_browser(app), ann(app)],
+        check=check,
+    )
+    assert len(tried) > 2
+
+
+def test_more_sessions_than_in_the_run_before() -> None:
+    """A user's sessions that setup leaves behind make runs differ."""
+    app = shop()
+    with pytest.raises(RuntimeError, match=r"race: A: users describe .* in 'AA', and another one"):
+        race(
+            lambda browsers: browsers[0].get("/end_by_id"),
+            lambda browsers: browsers[1].get("/by_increment", status="*"),
+            setup=lambda: [ann(app), ann(app)],
+            check=lambda *_: None,
+        )
+
+
+def test_a_further_session() -> None:
+    """Its operations are interleaved as well."""
+
+    def count(request: Request) -> dict[str, Any]:
+        session = request.altsession_admin
+        session.set("sold", session.get("sold", 0) + 1)
+        return {}
+
+    app = site("memory://", {"count": count}, settings={"altsession.sessions": "admin"}).app
+
+    def setup() -> TestApp:
+        browser = make_browser(app)
+        browser.get("/count")
+        return browser
+
+    with pytest.raises(RaceFound, match=r"(?s)assert 2 == 3.*schedule=\"ABAB\""):
+        race(get("/count"), get("/count"), setup=setup, check=all_counted)
 
 
 def test_a_request_that_fails() -> None:
@@ -275,3 +367,24 @@ def test_schedule_of_another_race() -> None:
     buy = get("/by_increment")
     with pytest.raises(RuntimeError, match="race: no operation of A in 'A'"):
         race(buy, buy, setup=lambda: ann(app), check=both_sold, schedule="AAB")
+
+
+def test_schedule_with_letters_left_over() -> None:
+    """A schedule that names more operations than there were is an error: it ran another order."""
+    app = shop()
+    buy = get("/by_increment")
+    with pytest.raises(RuntimeError, match=r"schedule='ABAB'.* over after 'AB'"):
+        race(buy, buy, setup=lambda: ann(app), check=both_sold, schedule="ABAB")
+
+
+def test_fewer_operations_than_in_the_run_before() -> None:
+    """Requests that ask less than before are noticed, even if the rest is the same."""
+    app = shop()
+    paths = ["/get_then_set"] * 4 + ["/look"] * 2
+
+    def buy_or_look(browser: TestApp) -> TestResponse:
+        return browser.get(paths.pop(0))
+
+    with pytest.raises(RuntimeError, match=r"race: no operation of B in 'AB', and another one"):
+        race(buy_or_look, buy_or_look, setup=lambda: ann(app), check=lambda *_: None)
+    assert paths == []

@@ -8,6 +8,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from servers import Server
 
+from pyramid_altsession import ISessionAPI
 from pyramid_altsession.stores.observed import ObservedStore
 from pyramid_altsession.stores.traffic import Traffic
 
@@ -65,6 +66,23 @@ def test_round_trips_and_time(timed: Site) -> None:
     assert trips == 2
     assert took > 0
     assert timed.get("/used").headers.getall("Server-Timing")[0] == "db;dur=2"
+
+
+def test_further_sessions(server: Server) -> None:
+    """The header counts what is asked of all of them."""
+
+    def two(request: Request) -> Response:
+        request.altsession.set("a", 1)
+        request.altsession_admin.set("b", 2)
+        return Response()
+
+    settings = {"altsession.server_timing": "true", "altsession.sessions": "admin"}
+    made = site(server.url, {"two": two}, settings=settings)
+    made.api.check()
+    admin = made.registry.getUtility(ISessionAPI, "admin")
+    admin.check()
+    assert [trips for trips, _ in timings(made, "/two")] == [2]
+    admin.close()
 
 
 def test_unused(timed: Site) -> None:

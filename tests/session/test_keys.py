@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, NewType, TypedDict
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -249,6 +250,58 @@ def test_a_value_that_does_not_fit(
     assert session.all(fresh=True) == {}
 
 
+LOCAL = timezone(timedelta(minutes=53, seconds=28))  # Berlin's until 1893
+NOON = datetime(2024, 1, 1, 12, tzinfo=LOCAL)
+
+
+class Visit(msgspec.Struct):
+    at: datetime
+    notes: dict[str, list[time]] = {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (datetime, NOON),
+        (datetime, NOON.replace(tzinfo=timezone(-timedelta(microseconds=1)))),
+        (datetime, datetime(1850, 1, 1, tzinfo=ZoneInfo("Europe/Berlin"))),
+        (time, NOON.timetz()),
+        (time, time(12, tzinfo=ZoneInfo("Europe/Berlin"))),
+        (Visit, Visit(NOON)),
+        (Visit, Visit(datetime(2024, 1, 1), {"a": [time(1), NOON.timetz()]})),
+        (dict[datetime, int], {NOON: 1}),
+        (set[datetime], {NOON}),
+        (tuple[str, datetime], ("a", NOON)),
+        (Any, [{"a": NOON}]),
+    ],
+    ids=str,
+)
+def test_an_offset_that_would_change(
+    kind: Any, value: object, session: OpenSession, watched: Watched
+) -> None:
+    """A stored time has an offset of whole minutes; another one is refused, as it would move."""
+    key: SessionKey[Any, None] = SessionKey("k", kind)
+    with watched.costs(0), pytest.raises(TypeError, match=r"'k': .* the offset from UTC"):
+        session.set(key, value)
+
+
+def test_a_migration_whose_offset_would_change(api: SessionAPI, session: OpenSession) -> None:
+    session.set("k", 1)
+    key = SessionKey("k", datetime, version=2, migrate=lambda value, version: NOON)
+    with pytest.raises(CorruptValue, match="migrate failed"):
+        later(api, session).get(key)
+
+
+def test_the_offset_of_a_zone(api: SessionAPI, session: OpenSession) -> None:
+    """A time in a zone keeps its instant and its offset; keys of dicts as well."""
+    noon = datetime(2024, 7, 1, 12, tzinfo=ZoneInfo("Europe/Berlin"))
+    key = SessionKey("k", dict[datetime, datetime])
+    session.set(key, {noon: noon})
+    assert (found := later(api, session).get(key)) == {noon: noon}
+    assert found is not None
+    assert [at.utcoffset() for at in found] == [timedelta(hours=2)]
+
+
 def test_a_value_within_itself(session: OpenSession, watched: Watched) -> None:
     """A value that holds itself is TypeError too."""
     endless: list[Any] = []
@@ -394,6 +447,48 @@ def test_increment_of_no_number(
     """increment of a key whose type is no number is TypeError, and nothing is sent."""
     with watched.costs(0), pytest.raises(TypeError, match=key.name):
         session.increment(key)
+
+
+BOUNDED = [
+    Annotated[int, msgspec.Meta(ge=0)],
+    Annotated[int, msgspec.Meta(le=10)],
+    Annotated[int, msgspec.Meta(multiple_of=2)],
+    Annotated[float, msgspec.Meta(ge=0)],
+    Literal[1, 2],
+    Level,
+]
+
+
+@pytest.mark.parametrize("by", [1, -1])
+@pytest.mark.parametrize("kind", BOUNDED, ids=str)
+def test_increment_of_a_type_with_bounds(
+    kind: Any, by: int, session: OpenSession, watched: Watched
+) -> None:
+    """The server, which adds, does not check them: whatever the step, it is TypeError, which names
+    the call that does."""
+    key = SessionKey("count", kind)
+    with watched.costs(0), pytest.raises(TypeError, match=r"modify\(\)"):
+        session.increment(key, by)
+    with watched.costs(0), pytest.raises(TypeError, match=r"modify\(\)"), session.batch() as batch:
+        batch.increment(key, by)
+
+
+def test_modify_of_a_type_with_bounds(session: OpenSession) -> None:
+    """modify keeps them."""
+    key = SessionKey("credits", Annotated[int, msgspec.Meta(ge=0)], default=int)
+    assert session.modify(key, lambda credits: credits + 5) == 5
+    assert session.modify(key, lambda credits: credits - 5) == 0
+    with pytest.raises(TypeError, match="credits"):
+        session.modify(key, lambda credits: credits - 1)
+    assert session.get(key, fresh=True) == 0
+
+
+@pytest.mark.parametrize("kind", [int | None, float, Any, NewType("Number", int)], ids=str)
+def test_increment_of_types_that_take_any_number(kind: Any, session: OpenSession) -> None:
+    """Where every whole number fits, increment may go up and down."""
+    key = SessionKey("count", kind)
+    assert [session.increment(key, by) for by in (2, -5)] == [2, -3]
+    assert session.get(key) == -3
 
 
 def test_compare_and_set(session: OpenSession) -> None:

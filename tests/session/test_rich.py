@@ -80,7 +80,7 @@ def same(one: Any, other: Any) -> bool:
         return str(one) == str(other) and all(
             getattr(one, part) == getattr(other, part) for part in parts
         )
-    return bool(one == other)
+    return bool(one == other) and getattr(one, "fold", 0) == getattr(other, "fold", 0)
 
 
 # -- values
@@ -163,6 +163,9 @@ def test_plain_json_stays_plain(value: object) -> None:
     assert same(there_and_back(value), value)
 
 
+SECOND_TIME = datetime.datetime(2024, 10, 27, 2, 30, fold=1)
+"""Half past two comes twice in this night."""
+
 TAGGED: list[tuple[object, dict[str, object]]] = [
     (b"\xff\x00", {"$bytes": "/wA="}),
     (datetime.date(2024, 2, 29), {"$date": "2024-02-29"}),
@@ -171,6 +174,8 @@ TAGGED: list[tuple[object, dict[str, object]]] = [
     (datetime.timedelta(days=-1, seconds=3), {"$timedelta": "-1 3 0"}),
     (Decimal("1.50"), {"$decimal": "1.50"}),
     (uuid.UUID(int=1), {"$uuid": "00000000-0000-0000-0000-000000000001"}),
+    (SECOND_TIME, {"$fold": {"$datetime": "2024-10-27T02:30:00"}}),
+    (SECOND_TIME.time(), {"$fold": {"$time": "02:30:00"}}),
     ((1, "a"), {"$tuple": [1, "a"]}),
     ({"b", "a"}, {"$set": ["a", "b"]}),
     (frozenset({2, 1}), {"$frozenset": [1, 2]}),
@@ -193,6 +198,9 @@ def test_a_zone_keeps_its_offset() -> None:
     noon = datetime.datetime(2024, 7, 1, 12, tzinfo=ZoneInfo("Europe/Berlin"))
     assert there_and_back(noon) == noon
     assert there_and_back(noon).utcoffset() == datetime.timedelta(hours=2)
+    second = SECOND_TIME.replace(tzinfo=ZoneInfo("Europe/Berlin"))
+    assert there_and_back(second).utcoffset() == datetime.timedelta(hours=1)
+    assert there_and_back(second).fold == 1
     with pytest.raises(TypeError, match=r"'k'\['at'\]: a time whose zone has no fixed offset"):
         codec.encode("k", {"at": noon.timetz()})
 
@@ -245,6 +253,8 @@ def test_refused(value: object, message: str) -> None:
         b'{"$tuple":"ab"}',
         b'{"$set":[[1]]}',
         b'{"$dict":1}',
+        b'{"$fold":1}',
+        b'{"$fold":{"$date":"2024-02-29"}}',
         b'{"$enum":["os:system","RED"]}',
         b'{"$enum":["test_rich:Color","GREEN"]}',
         b'{"$translation":["a"]}',
