@@ -148,9 +148,9 @@ def test_a_node_without_a_name_is_where_it_was_asked(name: Callable[[str], objec
     assert found.primaries == (("seed", 1),)
 
 
-@pytest.mark.parametrize(("host", "there"), [("b:2", "b"), (":2", "a")])
+@pytest.mark.parametrize(("host", "there"), [("b:2", "b"), (":2", "a"), ("?:2", "a")])
 def test_moved(known: SlotMap, host: str, there: str) -> None:
-    """It is said again there, and the map is asked for. Without a host it is the one asked."""
+    """It is said again there, and the map is asked for. Without a known host, at the one asked."""
     answers: dict[str, Any] = {"a": [([MovedError(f"{SLOT} {host}")],)], "b": [([1],)]}
     answers[there].append(([1],))
     nodes = Nodes(**answers)
@@ -192,6 +192,19 @@ def test_ask(known: SlotMap) -> None:
     assert (seen[1].address, seen[1].replies) == (B, 4)
     assert [command[0] for command in commands(seen[1].packet)] == [b"ASKING", b"GET"] * 2
     assert Nodes().run(known.address(SLOT)) == A
+
+
+@pytest.mark.parametrize("host", ["", "?"])
+def test_ask_without_a_known_host(known: SlotMap, host: str) -> None:
+    """The host is that of the node that was asked, as it is for MOVED."""
+    seen: list[Ask] = []
+
+    def exchange(ask: Ask) -> list[Any]:
+        seen.append(ask)
+        return [AskError(f"{SLOT} {host}:2")] if ask.address == A else [b"OK", 1]
+
+    assert carry_out(known.say(KEY, GET, 1, True), exchange) == [1]
+    assert [ask.address for ask in seen] == [A, ("a", 2)]
 
 
 def test_a_lost_reply_is_asked_for_once_more(known: SlotMap) -> None:

@@ -46,6 +46,11 @@ def _table() -> Table:
     return array("H", bytes(2 * REDIS_CLUSTER_HASH_SLOTS)), [None]
 
 
+def _host(name: str, asked: Address) -> str:
+    """The host that a node names: an empty or unknown name means the node that was asked."""
+    return asked[0] if name in ("", "?") else name
+
+
 def _place(owners: list[Address | None], address: Address) -> int:
     """The index of the server in the list, to which it is added if it is new."""
     if address not in owners:
@@ -127,7 +132,7 @@ class SlotMap:
             sent_on = next((answer for answer in answers if isinstance(answer, AskError)), None)
             if sent_on is None:
                 break
-            address = sent_on.host or address[0], sent_on.port
+            address = _host(sent_on.host, address), sent_on.port
             asked = not isinstance(sent_on, MovedError)
             if not asked:
                 slots, owners = self._table
@@ -168,8 +173,7 @@ class SlotMap:
     def _take(self, asked: Address, ranges: Sequence[Any]) -> None:
         slots, owners = table = _table()
         for first, last, (name, port, *_), *_ in sorted(ranges, key=itemgetter(0)):
-            # An empty or unknown name means the node that was asked.
-            host = asked[0] if name in (None, b"", b"?") else name.decode()
+            host = _host((name or b"").decode(), asked)
             place = array("H", [_place(owners, (host, port))])
             slots[first : last + 1] = place * (last - first + 1)
         self._table = table
