@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from accounts import Books, index_key
-from inside import idle_in, store_in
+from inside import confirm_within, idle_in, store_in
 from msgspec.structs import replace
 from proxy import Proxy
 from servers import Server
@@ -18,7 +18,7 @@ from workers import eventually, token_of
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.config.sources import read_settings
-from pyramid_altsession.errors import SessionGone, StoreUnavailable, TooManySessions
+from pyramid_altsession.errors import NotDurable, SessionGone, StoreUnavailable, TooManySessions
 from pyramid_altsession.protocol.administration import survey
 from pyramid_altsession.protocol.contract import PendingRead
 from pyramid_altsession.protocol.fields import State, Timing
@@ -617,6 +617,45 @@ def test_an_end_while_the_slot_moves(api: SessionAPI, cluster: Cluster) -> None:
     cluster.end_move(key, target)
     with pytest.raises(SessionGone):
         api.open(token).set("cart", [])
+
+
+def test_durable_calls_while_the_slot_moves(api: SessionAPI, cluster: Cluster) -> None:
+    """They are carried out where the session is, and say so. The old node cannot ask its replicas;
+    the new one can."""
+    confirm_within(api, 10_000)
+    session = api.create({"a": 1})
+    old, key = token_of(session), f"sess:{session.id}"
+    target = next(node for node in cluster.primaries if node is not cluster.primary_of(key))
+    cluster.begin_move(key, target)
+    with pytest.raises(NotDurable):
+        session.renew(durable=True)
+    assert session.token not in (None, old)
+    assert session.get("a", fresh=True) == 1
+    cluster.move_keys(key, target)
+    assert session.renew(durable=True)
+    assert session.invalidate(durable=True)
+    cluster.end_move(key, target)
+    with pytest.raises(SessionGone):
+        api.open(old).get("a")
+
+
+@pytest.mark.parametrize("moves", ["the list", "a session"])
+def test_a_durable_end_of_all_while_a_slot_moves(
+    api: SessionAPI, cluster: Cluster, moves: str
+) -> None:
+    """The session is ended, though no replica could be asked. Afterwards a repeat is confirmed."""
+    confirm_within(api, 10_000)
+    session = api.create({"a": 1})
+    session.login("ann")
+    key = index_key("ann") if moves == "the list" else f"sess:{session.id}"
+    target = next(node for node in cluster.primaries if node is not cluster.primary_of(key))
+    cluster.begin_move(key, target)
+    with pytest.raises(NotDurable):
+        api.invalidate_user("ann", durable=True)
+    assert api.describe(str(session.id)) is None
+    cluster.move_keys(key, target)
+    cluster.end_move(key, target)
+    assert api.invalidate_user("ann", durable=True) == 0
 
 
 def test_slots_that_move(api: SessionAPI, cluster: Cluster) -> None:

@@ -148,7 +148,8 @@ class ClusterSteps:
         return replace(reply, confirmed=say.done)
 
     def _durably(self, key: bytes) -> steps.Durably:
-        return steps.Durably(self._say_at(key), key, self._prefix, self.wait)
+        say = partial(self.map.say, key, tail=steps.Durably.REPLIES)
+        return steps.Durably(say, key, self._prefix, self.wait)
 
     # -- the index of a user
 

@@ -98,10 +98,11 @@ class SlotMap:
 
     def say(
         self, key: bytes, packet: bytes, replies: int, repeatable: bool,
-        address: Address | None = None,
+        address: Address | None = None, tail: int = 0,
     ) -> Steps[list[Any]]:  # fmt: skip
         """Send one packet about one key to the node that serves it, or first to this address. Error
-        replies are returned.
+        replies are returned. ``tail``: so many commands at the packet's end only make sense on the
+        node that has carried out the others, so they are not sent on by themselves.
         """
         slot = key_slot(key)
         if address is None:
@@ -128,8 +129,9 @@ class SlotMap:
                     raise
                 address, asked = now_at, False
                 continue
-            # All commands are about one key: if one was redirected, all of them are sent again.
-            sent_on = next((answer for answer in answers if isinstance(answer, AskError)), None)
+            # The commands are about one key: if one was redirected, all of them are sent again.
+            told = answers[: replies - tail]
+            sent_on = next((answer for answer in told if isinstance(answer, AskError)), None)
             if sent_on is None:
                 break
             address = _host(sent_on.host, address), sent_on.port
