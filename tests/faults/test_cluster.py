@@ -1,6 +1,7 @@
 """Sessions on a cluster: the index of a user is on another node, slots move, nodes go away."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,7 +14,7 @@ from inside import confirm_within, idle_in, store_in
 from msgspec.structs import replace
 from proxy import Proxy
 from servers import Server
-from topologies import Cluster, until
+from topologies import Cluster, role, until
 from workers import eventually, token_of
 
 from pyramid_altsession.api import SessionAPI
@@ -42,7 +43,7 @@ from pyramid_altsession.stores.redis import cluster as cluster_module
 from pyramid_altsession.stores.redis import leftovers
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
 from pyramid_altsession.stores.redis.failures import NotConnected
-from pyramid_altsession.stores.redis.steps import Ask, Steps
+from pyramid_altsession.stores.redis.steps import Address, Ask, Steps
 from pyramid_altsession.stores.redis.waiting import advance, carry_out
 
 TIMING = Timing(60_000, 6_000, 0, 10_000)
@@ -62,13 +63,27 @@ class OneForAll:
         self.steps = ClusterSteps([NODE], b"sess:")
         self.books = Books(store, server.client)
         self.lost: Callable[[Ask], bool] = lambda ask: False
+        self.nodes: list[Address] = [NODE]
+        self.confirms: Callable[[Address | None], int] = lambda address: 0
 
     def exchange(self, ask: Ask) -> list[Any]:
         if ask.lookup:
-            return [[[0, 16383, [NODE[0].encode(), NODE[1], b"id"]]]]
+            each = 16384 // len(self.nodes) + 1
+            return [
+                [
+                    [
+                        place * each,
+                        min(place * each + each, 16384) - 1,
+                        [host.encode(), port, b"id"],
+                    ]
+                    for place, (host, port) in enumerate(self.nodes)
+                ]
+            ]
         if self.lost(ask):
             raise NotConnected("away")
         found: list[Any] = self.pool.exchange(ask.packet, ask.replies)
+        if b"WAIT" in ask.packet:
+            found[-1] = self.confirms(ask.address)
         return found
 
     def run(self, operation: Any) -> Reply:
@@ -510,6 +525,39 @@ def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
     assert set(nodes.books.index("ann")) == {one.claim.id, other.claim.id}
 
 
+@pytest.mark.parametrize(
+    ("unsure", "waits"), [(None, [300, 200, 100]), (1, [300, 200]), (0, [300])]
+)
+def test_a_durable_end_of_many(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch, unsure: int | None, waits: list[int]
+) -> None:
+    """One packet to each node ends its sessions. The replicas of all nodes share one time, so that
+    every session is ended before the call's time is over, and nobody waits when one has not
+    confirmed."""
+    nodes.nodes = [("127.0.0.1", port) for port in range(3)]
+    nodes.steps = ClusterSteps(nodes.nodes, b"sess:", 300)
+    tokens = [nodes.session("ann") for _ in range(24)]
+    now, asked = [0.0], []
+    monkeypatch.setattr(cluster_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def confirms(address: Address | None) -> int:
+        now[0] += 0.1
+        return int(len(asked) - 1 != unsure)
+
+    nodes.lost = lambda ask: bool(asked.append(ask))
+    nodes.confirms = confirms
+    reply = nodes.run(End("ann", tuple([each.id for each in tokens]), b"e" * 16, TIMING, True))
+    assert (reply.values, reply.confirmed) == ([True] * 24, unsure is None)
+    ends = asked[: len(nodes.nodes)]
+    assert sorted([ask.address for ask in ends if ask.address]) == nodes.nodes
+    assert all(b"invalidate" in ask.packet for ask in ends)
+    assert [int(wait) for ask in asked for wait in WAIT.findall(ask.packet)] == waits
+    assert len(nodes.books.index("ann")) == (0 if unsure is None else 24)
+
+
+WAIT = re.compile(rb"WAIT\r\n\$1\r\n1\r\n\$\d\r\n(\d+)")
+
+
 @pytest.mark.parametrize("call", [ending, ending_many])
 def test_the_entry_of_an_unconfirmed_end_goes_later(
     nodes: OneForAll, monkeypatch: pytest.MonkeyPatch, call: Any
@@ -542,6 +590,15 @@ def test_many_sessions_where_a_packet_fails(nodes: OneForAll) -> None:
     assert packets.count(True) == 2
     assert nodes.run(End("ann", (Token.new().id,), b"f" * 16, TIMING)).values == [False]
     assert nodes.run(Listing("ann")).values == []
+
+
+def test_a_durable_end_of_many_where_a_packet_fails(nodes: OneForAll) -> None:
+    """Each session is ended, and confirmed, by itself."""
+    ids = tuple([nodes.session("ann").id for _ in range(3)])
+    nodes.lost = lambda ask: ask.packet.count(b"invalidate") == 3
+    nodes.confirms = lambda address: 1
+    reply = nodes.run(End("ann", ids, b"e" * 16, TIMING, durable=True))
+    assert (reply.values, reply.confirmed) == ([True] * 3, True)
 
 
 def test_a_node_with_many_keys_is_walked_in_parts(nodes: OneForAll) -> None:
@@ -656,6 +713,24 @@ def test_a_durable_end_of_all_while_a_slot_moves(
     cluster.move_keys(key, target)
     cluster.end_move(key, target)
     assert api.invalidate_user("ann", durable=True) == 0
+
+
+def test_a_durable_end_of_all_without_replicas(api: SessionAPI, cluster: Cluster) -> None:
+    """No session stays signed in, as on one server."""
+    sessions = [api.create({"n": n}) for n in range(8)]
+    for each in sessions:
+        each.login("ann")
+    confirm_within(api, 400)  # eight times that is more than a call may take
+    replicas = [node for node in cluster.nodes if role(node) == "slave"]
+    for node in replicas:
+        node.pause()
+    try:
+        with pytest.raises(NotDurable):
+            api.invalidate_user("ann", durable=True)
+    finally:
+        for node in replicas:
+            node.resume()
+    assert [api.describe(str(each.id)) for each in sessions] == [None] * 8
 
 
 def test_slots_that_move(api: SessionAPI, cluster: Cluster) -> None:

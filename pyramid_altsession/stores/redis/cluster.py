@@ -1,7 +1,7 @@
 """Sessions on a cluster, in steps. Each key has its own node: a session's, and its user's index."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -301,41 +301,27 @@ class ClusterSteps:
 
     def _end(self, operation: End) -> Steps[Reply]:
         """One packet to each node; if a packet was redirected or failed, one session after the
-        other.
+        other. Unconfirmed ones stay in the index, so that another call finds them.
         """
-        if operation.durable:
-            return (yield from self._end_durably(operation))
+        end = _Ending(self._prefix, self.wait if operation.durable else 0)
         writes = {write.claim.id: replace(write, user=None) for write in operation.writes()}
         ended: dict[str, bool] = {}
         for address, ids in (yield from self._by_node(operation.ids)).items():
             part = [writes[id] for id in ids]
             try:
-                done = yield from steps.end(part, self._prefix, partial(_say_to, address))
+                done = yield from end(part, partial(_say_to, address))
             except redis.RedisError:
                 done = []
                 for write in part:
-                    done += yield from steps.end(
-                        [write], self._prefix, self._say_at(self._key(write.claim.id))
+                    done += yield from end(
+                        [write], partial(self.map.say, self._key(write.claim.id))
                     )
             ended |= zip(ids, done, strict=True)
         over = [id for id, done in ended.items() if done]
         if over and operation.user is not None:  # otherwise the next logins prune the entries
-            yield from self._leave(operation.user, over)
-        return Reply(State.LIVE, [ended[id] for id in operation.ids])
-
-    def _end_durably(self, operation: End) -> Steps[Reply]:
-        """One session after the other. Unconfirmed ones stay in the index, so that another call
-        finds them.
-        """
-        done, confirmed = [], True
-        for write in operation.writes():
-            reply = yield from self._write(replace(write, durable=True))
-            done.append(reply.state is State.LIVE and reply.done == 1)
-            confirmed = confirmed and reply.confirmed
-        over = [id for id, ended in zip(operation.ids, done, strict=True) if ended]
-        if over and operation.user is not None:
-            yield from self._leave(operation.user, over, confirmed)
-        return Reply(State.LIVE, done, confirmed=confirmed)
+            yield from self._leave(operation.user, over, end.confirmed)
+        values = [ended[id] for id in operation.ids]
+        return Reply(State.LIVE, values, confirmed=end.confirmed)
 
     def _described(self, operation: Describe | Inspect) -> Steps[Reply]:
         """The same for the descriptions of sessions."""
@@ -373,5 +359,34 @@ def _alone(operation: Write) -> Write:
     return operation if operation.user is None else replace(operation, user=None)
 
 
-def _say_to(address: Address, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
-    return list(no_errors((yield Ask(address, packet, replies))))
+def _say_to(
+    address: Address, packet: bytes, replies: int, repeatable: bool, tail: int = 0
+) -> Steps[list[Any]]:
+    answers = yield Ask(address, packet, replies)
+    no_errors(answers[: replies - tail])
+    return answers
+
+
+class _Ending:
+    """Ends sessions in several packets. ``wait``: how long replicas have to confirm all of them
+    together, or the call would be over before the last one is sent; 0: they are not asked. Once one
+    packet is not confirmed, the result is known, and no other replica is waited for.
+    """
+
+    def __init__(self, prefix: bytes, wait: steps.Milliseconds) -> None:
+        self._prefix = prefix
+        self._until = time.monotonic() + wait / 1000 if wait else None
+        self.confirmed = True
+
+    def __call__(
+        self, writes: Sequence[Write], say: Callable[..., Steps[list[Any]]]
+    ) -> Steps[list[bool]]:
+        if self._until is None or not self.confirmed:
+            return (yield from steps.end(writes, self._prefix, say))
+        say = partial(say, tail=steps.Durably.REPLIES)
+        left = max(round(1000 * (self._until - time.monotonic())), 1)
+        key = self._prefix + writes[0].claim.id.encode()
+        durably = steps.Durably(say, key, self._prefix, left)
+        done = yield from steps.end(writes, self._prefix, durably)
+        self.confirmed = durably.done
+        return done
