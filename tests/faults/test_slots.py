@@ -12,7 +12,9 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError
 
+from pyramid_altsession.protocol.messages import Scan
 from pyramid_altsession.stores.redis import slots as slots_module
+from pyramid_altsession.stores.redis.cluster import ClusterSteps
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.slots import HOPS, REFRESH, SlotMap
 from pyramid_altsession.stores.redis.steps import Address, Ask, Steps
@@ -280,6 +282,93 @@ def test_nodes_that_send_each_other_on(known: SlotMap, monkeypatch: pytest.Monke
     (answer,) = nodes.say(known)
     assert isinstance(answer, MovedError)
     assert [host for host, _ in nodes.asked] == ["a", "b"] * (HOPS // 2)
+
+
+# -- a walk over all nodes
+
+
+class Pages:
+    """Nodes with sessions on several pages, whose map changes while they are walked."""
+
+    def __init__(self, *owners: Address) -> None:
+        self.owners = owners
+        self.pages: dict[Address, list[list[str]]] = {
+            each: [[f"{each[0]}{page}"] for page in range(3)] for each in (A, B, C, D)
+        }
+        self.steps = ClusterSteps([SEED], b"sess:")
+
+    def exchange(self, ask: Ask) -> list[Any]:
+        if ask.lookup:
+            return [ranges(*self.owners)]
+        assert ask.address is not None
+        pages, page = self.pages[ask.address], int(commands(ask.packet)[0][1])
+        keys = [f"sess:{id}".encode() for id in pages[page]]
+        return [[b"%d" % ((page + 1) % len(pages)), keys]]
+
+    def walk(self, **changes: tuple[Address, ...]) -> list[str]:
+        """Ids in their order. After those that are named the map changes, and a call notices."""
+        found, cursor = [], 0
+        while not found or cursor:
+            cursor, ids = carry_out(self.steps.execute(Scan(cursor)), self.exchange).values
+            found += ids
+            if found[-1] in changes:
+                self.owners = changes[found[-1]]
+                carry_out(self.steps.map.refresh(), self.exchange)
+        return found
+
+
+D = ("d", 4)
+ALL = [f"{name}{page}" for name in "abc" for page in range(3)]
+
+
+@pytest.fixture
+def always_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots_module, "REFRESH", 0.0)
+
+
+@pytest.mark.usefixtures("always_looks")
+@pytest.mark.parametrize(
+    ("changes", "joined"),
+    [
+        ({}, []),
+        ({"b0": (C, A, B)}, []),  # a slot moved, and with it the order
+        ({"b0": (C, B, A)}, []),
+        ({"b2": (B, C, A)}, []),
+        ({"b0": (D, A, B, C)}, ["d0", "d1", "d2"]),  # a node joined
+        ({"b0": (B, C)}, []),  # a node left that was through
+        ({"b0": (D, B, C)}, ["d0", "d1", "d2"]),  # a node was replaced that was through
+        ({"a2": (B, C), "b0": (A, B, C)}, []),
+    ],
+)
+def test_a_walk_while_the_map_changes(changes: dict[str, Any], joined: list[str]) -> None:
+    """Each session that stays where it is comes, and once: no node is left out or begun again,
+    whatever the order of the nodes is, and whoever joins."""
+    assert sorted(Pages(A, B, C).walk(**changes)) == ALL + joined
+
+
+@pytest.mark.usefixtures("always_looks")
+def test_a_walk_whose_last_node_leaves() -> None:
+    """It is over."""
+    assert Pages(A, B, C).walk(c1=(A, B)) == ALL[:-1]
+
+
+@pytest.mark.usefixtures("always_looks")
+def test_a_walk_while_a_node_is_replaced() -> None:
+    """Its successor is walked from the beginning: a cursor is good for one server only."""
+    pages = Pages(A, B, C)
+    pages.pages[D] = pages.pages[B][::-1]
+    found = pages.walk(b0=(A, D, C))
+    assert set(found) == set(ALL)
+    assert len(found) == len(ALL) + 1
+
+
+def test_a_walk_begins_with_a_new_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that joined long ago may be new to this process."""
+    pages = Pages(A)
+    carry_out(pages.steps.map.address(0), pages.exchange)
+    pages.owners = (B, A)
+    monkeypatch.setattr(slots_module, "REFRESH", 0.0)
+    assert sorted(pages.walk()) == ALL[:6]
 
 
 def test_lookups_share_the_time() -> None:

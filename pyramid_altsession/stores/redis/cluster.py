@@ -30,7 +30,7 @@ from . import steps
 from .failures import NotConnected
 from .leftovers import Leftovers
 from .scripts import ENTER_SCRIPT
-from .slots import SlotMap
+from .slots import SlotMap, Walk
 from .steps import Address, Ask, First, Say, Steps
 from .wire import (
     index_key,
@@ -69,6 +69,7 @@ class ClusterSteps:
         self, seeds: Iterable[Address], prefix: bytes, wait: steps.Milliseconds = 500
     ) -> None:
         self.map = SlotMap(tuple(seeds))
+        self._walk = Walk(self.map)
         self._prefix = prefix
         self.wait = wait
         self._checked: dict[str, Seconds] = {}
@@ -340,17 +341,18 @@ class ClusterSteps:
         return Reply(State.LIVE, [found[id] for id in operation.ids])
 
     def _scan(self, operation: Scan) -> Steps[Reply]:
-        """One node after the other, in the order of their slots. The cursor is the node's own,
-        times their number, plus the node's place."""
-        yield from self.map.address(0)
-        nodes = self.map.primaries
-        cursor, place = divmod(operation.cursor, len(nodes))
-        packet, count = pack_many(Scan(cursor), self._prefix)
-        replies = yield Ask(nodes[place], packet, count)
-        cursor, ids = unpack_many(Scan(cursor), self._prefix, no_errors(replies)).values
-        if cursor == 0:
-            place += 1
-        following = 0 if place == len(nodes) else cursor * len(nodes) + place
+        """One node after the other. Sessions come twice if their node was replaced, or if their
+        slot moves to a node that is yet to come. If it moves to one that is through, they may be
+        missing; all others come.
+        """
+        place = yield from self._walk.place(operation.cursor)
+        if place is None:
+            return Reply(State.LIVE, (0, []))
+        node, own = place
+        packet, count = pack_many(Scan(own), self._prefix)
+        replies = yield Ask(node, packet, count)
+        own, ids = unpack_many(Scan(own), self._prefix, no_errors(replies)).values
+        following = yield from self._walk.following(operation.cursor, node, own)
         return Reply(State.LIVE, (following, ids))
 
 
