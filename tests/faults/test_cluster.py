@@ -40,6 +40,7 @@ from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Set
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.redis import cluster as cluster_module
+from pyramid_altsession.stores.redis import ending as ending_module
 from pyramid_altsession.stores.redis import leftovers
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
 from pyramid_altsession.stores.redis.failures import NotConnected
@@ -287,6 +288,32 @@ def test_a_login_under_way_counts_as_a_session(
     nodes.books.put_entry("ann", token.id, entered - cluster_module.ENTERING)
     api.create().login("ann")
     assert len(api.sessions_of("ann")) == 1
+
+
+def test_a_logout_makes_room_whoever_asks(nodes: OneForAll) -> None:
+    """Also if it is a request's first call, which does not know the user yet: the user can sign in
+    again at once."""
+    api = SessionAPI(LIMITED, store=Plain(nodes))
+    for _ in range(2):
+        session = api.create()
+        session.login("ann")
+        assert api.open(token_of(session)).logout()
+        assert nodes.books.index("ann") == {}
+    assert api.create().invalidate()
+
+
+def test_a_logout_of_which_only_the_entry_is_left(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the node of the user's index is away: it goes with a later login."""
+    token = nodes.session("ann")
+    nodes.lost = lambda ask: b"sess:user:" in ask.packet
+    assert nodes.run(replace(ending(token), user=None)).done == 1
+    nodes.lost = lambda ask: False
+    nodes.books.put_entry("ann", token.id, 1)
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    nodes.session("bob")
+    assert nodes.books.index("ann") == {}
 
 
 LIMITED = read_settings({"session": {"max_sessions_per_user": 1, "on_max_sessions": "deny"}})
@@ -538,7 +565,7 @@ def test_a_durable_end_of_many(
     nodes.steps = ClusterSteps(nodes.nodes, b"sess:", 300)
     tokens = [nodes.session("ann") for _ in range(24)]
     now, asked = [0.0], []
-    monkeypatch.setattr(cluster_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(ending_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def confirms(address: Address | None) -> int:
         now[0] += 0.1

@@ -1,7 +1,7 @@
 """Sessions on a cluster, in steps. Each key has its own node: a session's, and its user's index."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from ...protocol.messages import (
 )
 from ...protocol.steps import Prefetch
 from . import steps
+from .ending import Ending
 from .failures import NotConnected
 from .leftovers import Leftovers
 from .scripts import ENTER_SCRIPT
@@ -82,6 +83,8 @@ class ClusterSteps:
             case Read(claims=(claim,)):
                 address = self.map.known(self._key(claim.id))
                 return address and (address, *pack_read(operation, self._prefix))
+            case Write(life=Invalidate()):
+                return None  # the index of the session's user may follow
             case Write(user=None) | Write(life=None) if not operation.durable:
                 address = self.map.known(self._key(operation.claim.id))
                 if address and (operation.user is None or not self._unlisted(operation)):
@@ -97,8 +100,8 @@ class ClusterSteps:
                 return (yield from self._write(operation, address))
             case Write(user=str(user), life=Login() as life):
                 return (yield from self._noting(user, self._login(operation, life, user)))
-            case Write(user=str(user), life=Invalidate()):
-                return (yield from self._noting(user, self._invalidate(operation, user)))
+            case Write(life=Invalidate()):
+                return (yield from self._invalidate(operation))
             case Write(user=str(user)):
                 return (yield from self._listed(operation, user))
             case Write():
@@ -171,12 +174,16 @@ class ClusterSteps:
         self._leftovers.signed_in(user)
         return replace(reply, done=entries)
 
-    def _invalidate(self, operation: Write, user: str) -> Steps[Reply]:
-        id = operation.claim.id
-        reply = yield from self._write(operation)
+    def _invalidate(self, operation: Write) -> Steps[Reply]:
+        """If the caller does not know the session's user, the reply does."""
+        id, user, write = operation.claim.id, operation.user, self._write(operation)
+        reply = yield from (write if user is None else self._noting(user, write))
         if reply.state is State.LIVE and reply.done:
             self._checked.pop(id, None)
-            yield from self._leave(user, [id], reply.confirmed)
+            if user is None and reply.user is not None:
+                user = reply.user.decode()
+            if user is not None:
+                yield from self._leave(user, [id], reply.confirmed)
         return reply
 
     def _listed(self, operation: Write, user: str) -> Steps[Reply]:
@@ -304,7 +311,7 @@ class ClusterSteps:
         """One packet to each node; if a packet was redirected or failed, one session after the
         other. Unconfirmed ones stay in the index, so that another call finds them.
         """
-        end = _Ending(self._prefix, self.wait if operation.durable else 0)
+        end = Ending(self._prefix, self.wait if operation.durable else 0)
         writes = {write.claim.id: replace(write, user=None) for write in operation.writes()}
         ended: dict[str, bool] = {}
         for address, ids in (yield from self._by_node(operation.ids)).items():
@@ -367,28 +374,3 @@ def _say_to(
     answers = yield Ask(address, packet, replies)
     no_errors(answers[: replies - tail])
     return answers
-
-
-class _Ending:
-    """Ends sessions in several packets. ``wait``: how long replicas have to confirm all of them
-    together, or the call would be over before the last one is sent; 0: they are not asked. Once one
-    packet is not confirmed, the result is known, and no other replica is waited for.
-    """
-
-    def __init__(self, prefix: bytes, wait: steps.Milliseconds) -> None:
-        self._prefix = prefix
-        self._until = time.monotonic() + wait / 1000 if wait else None
-        self.confirmed = True
-
-    def __call__(
-        self, writes: Sequence[Write], say: Callable[..., Steps[list[Any]]]
-    ) -> Steps[list[bool]]:
-        if self._until is None or not self.confirmed:
-            return (yield from steps.end(writes, self._prefix, say))
-        say = partial(say, tail=steps.Durably.REPLIES)
-        left = max(round(1000 * (self._until - time.monotonic())), 1)
-        key = self._prefix + writes[0].claim.id.encode()
-        durably = steps.Durably(say, key, self._prefix, left)
-        done = yield from steps.end(writes, self._prefix, durably)
-        self.confirmed = durably.done
-        return done
