@@ -528,10 +528,26 @@ def test_what_a_failover_may_have_lost(
     nodes.books.put_entry("ann", token.id, 1)
     nodes.session("bob")
     assert len(nodes.books.index("ann")) == 1
-    nodes.steps.map.primaries += (NODE,)
+    nodes.steps.map.primaries = (("127.0.0.1", 2),)
     nodes.session("bob")
     nodes.session("bob")
     assert len(nodes.books.index("ann")) == left
+
+
+def test_nodes_that_join_or_change_their_order_are_no_failover(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No sign-in was lost, so later logins look at no index of others."""
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    nodes.session("ann")
+    asked: list[Ask] = []
+    nodes.lost = lambda ask: bool(asked.append(ask))
+    other = ("127.0.0.1", 2)
+    for primaries in ((NODE, other), (other, NODE)):
+        nodes.steps.map.primaries = primaries
+        asked.clear()
+        nodes.session("bob")
+        assert len(asked) == 3
 
 
 def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:

@@ -270,8 +270,10 @@ class ClusterSteps:
         ago. The login that does this has succeeded, even if this fails.
         """
         if self._primaries != self.map.primaries:
+            gone = set(self._primaries).difference(self.map.primaries)
             self._primaries = self.map.primaries
-            self._leftovers.failed_over()
+            if gone:  # otherwise a node joined, or slots moved, and nothing is lost
+                self._leftovers.failed_over()
         user = self._leftovers.due()
         if user is None:
             return
