@@ -50,6 +50,8 @@ from pyramid_altsession.stores.redis.waiting import advance, carry_out
 TIMING = Timing(60_000, 6_000, 0, 10_000)
 LIFETIME = 3_600_000
 NODE = ("127.0.0.1", 1)
+MANY = 60
+"""Sessions: so many that each of three nodes has some."""
 
 # -- steps, one after the other, on one server that stands for all nodes
 
@@ -579,7 +581,7 @@ def test_a_durable_end_of_many(
     confirmed."""
     nodes.nodes = [("127.0.0.1", port) for port in range(3)]
     nodes.steps = ClusterSteps(nodes.nodes, b"sess:", 300)
-    tokens = [nodes.session("ann") for _ in range(24)]
+    tokens = [nodes.session("ann") for _ in range(MANY)]
     now, asked = [0.0], []
     monkeypatch.setattr(ending_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -590,12 +592,12 @@ def test_a_durable_end_of_many(
     nodes.lost = lambda ask: bool(asked.append(ask))
     nodes.confirms = confirms
     reply = nodes.run(End("ann", tuple([each.id for each in tokens]), b"e" * 16, TIMING, True))
-    assert (reply.values, reply.confirmed) == ([True] * 24, unsure is None)
+    assert (reply.values, reply.confirmed) == ([True] * MANY, unsure is None)
     ends = asked[: len(nodes.nodes)]
     assert sorted([ask.address for ask in ends if ask.address]) == nodes.nodes
     assert all(b"invalidate" in ask.packet for ask in ends)
     assert [int(wait) for ask in asked for wait in WAIT.findall(ask.packet)] == waits
-    assert len(nodes.books.index("ann")) == (0 if unsure is None else 24)
+    assert len(nodes.books.index("ann")) == (0 if unsure is None else MANY)
 
 
 WAIT = re.compile(rb"WAIT\r\n\$1\r\n1\r\n\$\d\r\n(\d+)")
@@ -633,6 +635,28 @@ def test_many_sessions_where_a_packet_fails(nodes: OneForAll) -> None:
     assert packets.count(True) == 2
     assert nodes.run(End("ann", (Token.new().id,), b"f" * 16, TIMING)).values == [False]
     assert nodes.run(Listing("ann")).values == []
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("away", range(3))
+def test_an_end_of_many_while_a_node_is_away(nodes: OneForAll, away: int, durable: bool) -> None:
+    """The sessions of the other nodes are ended. The call fails, and the node that was asked last,
+    which messages name, is the one that is away."""
+    nodes.nodes = [("127.0.0.1", port) for port in range(3)]
+    nodes.steps = ClusterSteps(nodes.nodes, b"sess:", 1)
+    ids = tuple([nodes.session("ann").id for _ in range(MANY)])
+    asked: list[Address | None] = []
+
+    def lost(ask: Ask) -> bool:
+        asked.append(ask.address)
+        return ask.address == nodes.nodes[away]
+
+    nodes.lost = lost
+    with pytest.raises(NotConnected):
+        nodes.run(End("ann", ids, b"e" * 16, TIMING, durable))
+    assert asked[-1] == nodes.nodes[away]
+    left = [nodes.steps.map.known(b"sess:" + id.encode()) for id in nodes.books.signed_in()]
+    assert set(left) == {nodes.nodes[away]}
 
 
 def test_a_durable_end_of_many_where_a_packet_fails(nodes: OneForAll) -> None:

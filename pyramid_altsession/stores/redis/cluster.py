@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -310,23 +311,20 @@ class ClusterSteps:
         return nodes
 
     def _end(self, operation: End) -> Steps[Reply]:
-        """One packet to each node; if a packet was redirected or failed, one session after the
-        other. Unconfirmed ones stay in the index, so that another call finds them.
+        """One packet to each node. Then, if a packet was redirected or failed, its sessions one
+        after the other: those of the other nodes are ended whatever becomes of these. Unconfirmed
+        ones stay in the index, so that another call finds them.
         """
         end = Ending(self._prefix, self.wait if operation.durable else 0)
         writes = {write.claim.id: replace(write, user=None) for write in operation.writes()}
         ended: dict[str, bool] = {}
         for address, ids in (yield from self._by_node(operation.ids)).items():
             part = [writes[id] for id in ids]
-            try:
+            with suppress(redis.RedisError):
                 done = yield from end(part, partial(_say_to, address))
-            except redis.RedisError:
-                done = []
-                for write in part:
-                    done += yield from end(
-                        [write], partial(self.map.say, self._key(write.claim.id))
-                    )
-            ended |= zip(ids, done, strict=True)
+                ended |= zip(ids, done, strict=True)
+        for id in [id for id in writes if id not in ended]:
+            (ended[id],) = yield from end([writes[id]], partial(self.map.say, self._key(id)))
         over = [id for id, done in ended.items() if done]
         if over and operation.user is not None:  # otherwise the next logins prune the entries
             yield from self._leave(operation.user, over, end.confirmed)
