@@ -571,10 +571,20 @@ def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unsure", "waits"), [(None, [300, 200, 100]), (1, [300, 200]), (0, [300])]
+    ("takes", "unsure", "waits"),
+    [
+        (0.1, None, [300, 200, 100]),
+        (0.2, None, [300, 100, 1]),  # never 0: WAIT takes that for ever
+        (0.1, 1, [300, 200]),
+        (0.1, 0, [300]),
+    ],
 )
 def test_a_durable_end_of_many(
-    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch, unsure: int | None, waits: list[int]
+    nodes: OneForAll,
+    monkeypatch: pytest.MonkeyPatch,
+    takes: float,
+    unsure: int | None,
+    waits: list[int],
 ) -> None:
     """One packet to each node ends its sessions. The replicas of all nodes share one time, so that
     every session is ended before the call's time is over, and nobody waits when one has not
@@ -586,7 +596,7 @@ def test_a_durable_end_of_many(
     monkeypatch.setattr(ending_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def confirms(address: Address | None) -> int:
-        now[0] += 0.1
+        now[0] += takes
         return int(len(asked) - 1 != unsure)
 
     nodes.lost = lambda ask: bool(asked.append(ask))
