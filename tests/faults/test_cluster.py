@@ -1,6 +1,7 @@
 """Sessions on a cluster: the index of a user is on another node, slots move, nodes go away."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -9,16 +10,16 @@ from typing import Any
 
 import pytest
 from accounts import Books, index_key
-from inside import idle_in, state_in, store_in
+from inside import confirm_within, idle_in, state_in, store_in
 from msgspec.structs import replace
 from proxy import Proxy
 from servers import Server, free_port
-from topologies import Cluster, until
+from topologies import Cluster, role, until
 from workers import eventually, token_of
 
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.config.sources import read_settings
-from pyramid_altsession.errors import SessionGone, StoreUnavailable, TooManySessions
+from pyramid_altsession.errors import NotDurable, SessionGone, StoreUnavailable, TooManySessions
 from pyramid_altsession.protocol.administration import survey
 from pyramid_altsession.protocol.contract import PendingRead
 from pyramid_altsession.protocol.fields import State, Timing
@@ -39,15 +40,18 @@ from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Set
 from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.redis import cluster as cluster_module
+from pyramid_altsession.stores.redis import ending as ending_module
 from pyramid_altsession.stores.redis import leftovers
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
-from pyramid_altsession.stores.redis.exchanges import Ask, Steps
+from pyramid_altsession.stores.redis.exchanges import Address, Ask, Steps
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.waiting import Sent
 
 TIMING = Timing(60_000, 6_000, 0, 10_000)
 LIFETIME = 3_600_000
 NODE = ("127.0.0.1", 1)
+MANY = 60
+"""Sessions: so many that each of three nodes has some."""
 
 # -- steps, one after the other, on one server that stands for all nodes
 
@@ -62,13 +66,27 @@ class OneForAll:
         self.steps = ClusterSteps([NODE], b"sess:")
         self.books = Books(store, server.client)
         self.lost: Callable[[Ask], bool] = lambda ask: False
+        self.nodes: list[Address] = [NODE]
+        self.confirms: Callable[[Address | None], int] = lambda address: 0
 
     def exchange(self, ask: Ask) -> list[Any]:
         if ask.lookup:
-            return [[[0, 16383, [NODE[0].encode(), NODE[1], b"id"]]]]
+            each = 16384 // len(self.nodes) + 1
+            return [
+                [
+                    [
+                        place * each,
+                        min(place * each + each, 16384) - 1,
+                        [host.encode(), port, b"id"],
+                    ]
+                    for place, (host, port) in enumerate(self.nodes)
+                ]
+            ]
         if self.lost(ask):
             raise NotConnected("away")
         found: list[Any] = self.pool.exchange(ask.packet, ask.replies)
+        if b"WAIT" in ask.packet:
+            found[-1] = self.confirms(ask.address)
         return found
 
     def run(self, operation: Any) -> Reply:
@@ -272,6 +290,32 @@ def test_a_login_under_way_counts_as_a_session(
     nodes.books.put_entry("ann", token.id, entered - cluster_module.ENTERING)
     api.create().login("ann")
     assert len(api.sessions_of("ann")) == 1
+
+
+def test_a_logout_makes_room_whoever_asks(nodes: OneForAll) -> None:
+    """Also if it is a request's first call, which does not know the user yet: the user can sign in
+    again at once."""
+    api = SessionAPI(LIMITED, store=Plain(nodes))
+    for _ in range(2):
+        session = api.create()
+        session.login("ann")
+        assert api.open(token_of(session)).logout()
+        assert nodes.books.index("ann") == {}
+    assert api.create().invalidate()
+
+
+def test_a_logout_of_which_only_the_entry_is_left(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the node of the user's index is away: it goes with a later login."""
+    token = nodes.session("ann")
+    nodes.lost = lambda ask: b"sess:user:" in ask.packet
+    assert nodes.run(replace(ending(token), user=None)).done == 1
+    nodes.lost = lambda ask: False
+    nodes.books.put_entry("ann", token.id, 1)
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    nodes.session("bob")
+    assert nodes.books.index("ann") == {}
 
 
 LIMITED = read_settings({"session": {"max_sessions_per_user": 1, "on_max_sessions": "deny"}})
@@ -486,10 +530,26 @@ def test_what_a_failover_may_have_lost(
     nodes.books.put_entry("ann", token.id, 1)
     nodes.session("bob")
     assert len(nodes.books.index("ann")) == 1
-    nodes.steps.map.primaries += (NODE,)
+    nodes.steps.map.primaries = (("127.0.0.1", 2),)
     nodes.session("bob")
     nodes.session("bob")
     assert len(nodes.books.index("ann")) == left
+
+
+def test_nodes_that_join_or_change_their_order_are_no_failover(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No sign-in was lost, so later logins look at no index of others."""
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    nodes.session("ann")
+    asked: list[Ask] = []
+    nodes.lost = lambda ask: bool(asked.append(ask))
+    other = ("127.0.0.1", 2)
+    for primaries in ((NODE, other), (other, NODE)):
+        nodes.steps.map.primaries = primaries
+        asked.clear()
+        nodes.session("bob")
+        assert len(asked) == 3
 
 
 def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
@@ -508,6 +568,49 @@ def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
         reply = nodes.run(End("ann", ids, b"e%d" % done[0] * 8, TIMING, durable=True))
         assert (reply.values, reply.confirmed) == (done, False)
     assert set(nodes.books.index("ann")) == {one.claim.id, other.claim.id}
+
+
+@pytest.mark.parametrize(
+    ("takes", "unsure", "waits"),
+    [
+        (0.1, None, [300, 200, 100]),
+        (0.2, None, [300, 100, 1]),  # never 0: WAIT takes that for ever
+        (0.1, 1, [300, 200]),
+        (0.1, 0, [300]),
+    ],
+)
+def test_a_durable_end_of_many(
+    nodes: OneForAll,
+    monkeypatch: pytest.MonkeyPatch,
+    takes: float,
+    unsure: int | None,
+    waits: list[int],
+) -> None:
+    """One packet to each node ends its sessions. The replicas of all nodes share one time, so that
+    every session is ended before the call's time is over, and nobody waits when one has not
+    confirmed."""
+    nodes.nodes = [("127.0.0.1", port) for port in range(3)]
+    nodes.steps = ClusterSteps(nodes.nodes, b"sess:", 300)
+    tokens = [nodes.session("ann") for _ in range(MANY)]
+    now, asked = [0.0], []
+    monkeypatch.setattr(ending_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def confirms(address: Address | None) -> int:
+        now[0] += takes
+        return int(len(asked) - 1 != unsure)
+
+    nodes.lost = lambda ask: bool(asked.append(ask))
+    nodes.confirms = confirms
+    reply = nodes.run(End("ann", tuple([each.id for each in tokens]), b"e" * 16, TIMING, True))
+    assert (reply.values, reply.confirmed) == ([True] * MANY, unsure is None)
+    ends = asked[: len(nodes.nodes)]
+    assert sorted([ask.address for ask in ends if ask.address]) == nodes.nodes
+    assert all(b"invalidate" in ask.packet for ask in ends)
+    assert [int(wait) for ask in asked for wait in WAIT.findall(ask.packet)] == waits
+    assert len(nodes.books.index("ann")) == (0 if unsure is None else MANY)
+
+
+WAIT = re.compile(rb"WAIT\r\n\$1\r\n1\r\n\$\d\r\n(\d+)")
 
 
 @pytest.mark.parametrize("call", [ending, ending_many])
@@ -542,6 +645,37 @@ def test_many_sessions_where_a_packet_fails(nodes: OneForAll) -> None:
     assert packets.count(True) == 2
     assert nodes.run(End("ann", (Token.new().id,), b"f" * 16, TIMING)).values == [False]
     assert nodes.run(Listing("ann")).values == []
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("away", range(3))
+def test_an_end_of_many_while_a_node_is_away(nodes: OneForAll, away: int, durable: bool) -> None:
+    """The sessions of the other nodes are ended. The call fails, and the node that was asked last,
+    which messages name, is the one that is away."""
+    nodes.nodes = [("127.0.0.1", port) for port in range(3)]
+    nodes.steps = ClusterSteps(nodes.nodes, b"sess:", 1)
+    ids = tuple([nodes.session("ann").id for _ in range(MANY)])
+    asked: list[Address | None] = []
+
+    def lost(ask: Ask) -> bool:
+        asked.append(ask.address)
+        return ask.address == nodes.nodes[away]
+
+    nodes.lost = lost
+    with pytest.raises(NotConnected):
+        nodes.run(End("ann", ids, b"e" * 16, TIMING, durable))
+    assert asked[-1] == nodes.nodes[away]
+    left = [nodes.steps.map.known(b"sess:" + id.encode()) for id in nodes.books.signed_in()]
+    assert set(left) == {nodes.nodes[away]}
+
+
+def test_a_durable_end_of_many_where_a_packet_fails(nodes: OneForAll) -> None:
+    """Each session is ended, and confirmed, by itself."""
+    ids = tuple([nodes.session("ann").id for _ in range(3)])
+    nodes.lost = lambda ask: ask.packet.count(b"invalidate") == 3
+    nodes.confirms = lambda address: 1
+    reply = nodes.run(End("ann", ids, b"e" * 16, TIMING, durable=True))
+    assert (reply.values, reply.confirmed) == ([True] * 3, True)
 
 
 def test_a_node_with_many_keys_is_walked_in_parts(nodes: OneForAll) -> None:
@@ -617,6 +751,63 @@ def test_an_end_while_the_slot_moves(api: SessionAPI, cluster: Cluster) -> None:
     cluster.end_move(key, target)
     with pytest.raises(SessionGone):
         api.open(token).set("cart", [])
+
+
+def test_durable_calls_while_the_slot_moves(api: SessionAPI, cluster: Cluster) -> None:
+    """They are carried out where the session is, and say so. The old node cannot ask its replicas;
+    the new one can."""
+    confirm_within(api, 10_000)
+    session = api.create({"a": 1})
+    old, key = token_of(session), f"sess:{session.id}"
+    target = next(node for node in cluster.primaries if node is not cluster.primary_of(key))
+    cluster.begin_move(key, target)
+    with pytest.raises(NotDurable):
+        session.renew(durable=True)
+    assert session.token not in (None, old)
+    assert session.get("a", fresh=True) == 1
+    cluster.move_keys(key, target)
+    assert session.renew(durable=True)
+    assert session.invalidate(durable=True)
+    cluster.end_move(key, target)
+    with pytest.raises(SessionGone):
+        api.open(old).get("a")
+
+
+@pytest.mark.parametrize("moves", ["the list", "a session"])
+def test_a_durable_end_of_all_while_a_slot_moves(
+    api: SessionAPI, cluster: Cluster, moves: str
+) -> None:
+    """The session is ended, though no replica could be asked. Afterwards a repeat is confirmed."""
+    confirm_within(api, 10_000)
+    session = api.create({"a": 1})
+    session.login("ann")
+    key = index_key("ann") if moves == "the list" else f"sess:{session.id}"
+    target = next(node for node in cluster.primaries if node is not cluster.primary_of(key))
+    cluster.begin_move(key, target)
+    with pytest.raises(NotDurable):
+        api.invalidate_user("ann", durable=True)
+    assert api.describe(str(session.id)) is None
+    cluster.move_keys(key, target)
+    cluster.end_move(key, target)
+    assert api.invalidate_user("ann", durable=True) == 0
+
+
+def test_a_durable_end_of_all_without_replicas(api: SessionAPI, cluster: Cluster) -> None:
+    """No session stays signed in, as on one server."""
+    sessions = [api.create({"n": n}) for n in range(8)]
+    for each in sessions:
+        each.login("ann")
+    confirm_within(api, 400)  # eight times that is more than a call may take
+    replicas = [node for node in cluster.nodes if role(node) == "slave"]
+    for node in replicas:
+        node.pause()
+    try:
+        with pytest.raises(NotDurable):
+            api.invalidate_user("ann", durable=True)
+    finally:
+        for node in replicas:
+            node.resume()
+    assert [api.describe(str(each.id)) for each in sessions] == [None] * 8
 
 
 def test_slots_that_move(api: SessionAPI, cluster: Cluster) -> None:

@@ -12,8 +12,10 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError
 
+from pyramid_altsession.protocol.messages import Scan
 from pyramid_altsession.protocol.steps import run
 from pyramid_altsession.stores.redis import slots as slots_module
+from pyramid_altsession.stores.redis.cluster import ClusterSteps
 from pyramid_altsession.stores.redis.exchanges import Address, Ask, Steps
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.slots import HOPS, REFRESH, SlotMap
@@ -148,9 +150,9 @@ def test_a_node_without_a_name_is_where_it_was_asked(name: Callable[[str], objec
     assert found.primaries == (("seed", 1),)
 
 
-@pytest.mark.parametrize(("host", "there"), [("b:2", "b"), (":2", "a")])
+@pytest.mark.parametrize(("host", "there"), [("b:2", "b"), (":2", "a"), ("?:2", "a")])
 def test_moved(known: SlotMap, host: str, there: str) -> None:
-    """It is said again there, and the map is asked for. Without a host it is the one asked."""
+    """It is said again there, and the map is asked for. Without a known host, at the one asked."""
     answers: dict[str, Any] = {"a": [([MovedError(f"{SLOT} {host}")],)], "b": [([1],)]}
     answers[there].append(([1],))
     nodes = Nodes(**answers)
@@ -192,6 +194,19 @@ def test_ask(known: SlotMap) -> None:
     assert (seen[1].address, seen[1].replies) == (B, 4)
     assert [command[0] for command in commands(seen[1].packet)] == [b"ASKING", b"GET"] * 2
     assert Nodes().run(known.address(SLOT)) == A
+
+
+@pytest.mark.parametrize("host", ["", "?"])
+def test_ask_without_a_known_host(known: SlotMap, host: str) -> None:
+    """The host is that of the node that was asked, as it is for MOVED."""
+    seen: list[Ask] = []
+
+    def exchange(ask: Ask) -> list[Any]:
+        seen.append(ask)
+        return [AskError(f"{SLOT} {host}:2")] if ask.address == A else [b"OK", 1]
+
+    assert run(exchange, known.say(KEY, GET, 1, True)) == [1]
+    assert [ask.address for ask in seen] == [A, ("a", 2)]
 
 
 def test_a_lost_reply_is_asked_for_once_more(known: SlotMap) -> None:
@@ -267,6 +282,93 @@ def test_nodes_that_send_each_other_on(known: SlotMap, monkeypatch: pytest.Monke
     (answer,) = nodes.say(known)
     assert isinstance(answer, MovedError)
     assert [host for host, _ in nodes.asked] == ["a", "b"] * (HOPS // 2)
+
+
+# -- a walk over all nodes
+
+
+class Pages:
+    """Nodes with sessions on several pages, whose map changes while they are walked."""
+
+    def __init__(self, *owners: Address) -> None:
+        self.owners = owners
+        self.pages: dict[Address, list[list[str]]] = {
+            each: [[f"{each[0]}{page}"] for page in range(3)] for each in (A, B, C, D)
+        }
+        self.steps = ClusterSteps([SEED], b"sess:")
+
+    def exchange(self, ask: Ask) -> list[Any]:
+        if ask.lookup:
+            return [ranges(*self.owners)]
+        assert ask.address is not None
+        pages, page = self.pages[ask.address], int(commands(ask.packet)[0][1])
+        keys = [f"sess:{id}".encode() for id in pages[page]]
+        return [[b"%d" % ((page + 1) % len(pages)), keys]]
+
+    def walk(self, **changes: tuple[Address, ...]) -> list[str]:
+        """Ids in their order. After those that are named the map changes, and a call notices."""
+        found, cursor = [], 0
+        while not found or cursor:
+            cursor, ids = run(self.exchange, self.steps.execute(Scan(cursor))).values
+            found += ids
+            if found[-1] in changes:
+                self.owners = changes[found[-1]]
+                run(self.exchange, self.steps.map.refresh())
+        return found
+
+
+D = ("d", 4)
+ALL = [f"{name}{page}" for name in "abc" for page in range(3)]
+
+
+@pytest.fixture
+def always_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots_module, "REFRESH", 0.0)
+
+
+@pytest.mark.usefixtures("always_looks")
+@pytest.mark.parametrize(
+    ("changes", "joined"),
+    [
+        ({}, []),
+        ({"b0": (C, A, B)}, []),  # a slot moved, and with it the order
+        ({"b0": (C, B, A)}, []),
+        ({"b2": (B, C, A)}, []),
+        ({"b0": (D, A, B, C)}, ["d0", "d1", "d2"]),  # a node joined
+        ({"b0": (B, C)}, []),  # a node left that was through
+        ({"b0": (D, B, C)}, ["d0", "d1", "d2"]),  # a node was replaced that was through
+        ({"a2": (B, C), "b0": (A, B, C)}, []),
+    ],
+)
+def test_a_walk_while_the_map_changes(changes: dict[str, Any], joined: list[str]) -> None:
+    """Each session that stays where it is comes, and once: no node is left out or begun again,
+    whatever the order of the nodes is, and whoever joins."""
+    assert sorted(Pages(A, B, C).walk(**changes)) == ALL + joined
+
+
+@pytest.mark.usefixtures("always_looks")
+def test_a_walk_whose_last_node_leaves() -> None:
+    """It is over."""
+    assert Pages(A, B, C).walk(c1=(A, B)) == ALL[:-1]
+
+
+@pytest.mark.usefixtures("always_looks")
+def test_a_walk_while_a_node_is_replaced() -> None:
+    """Its successor is walked from the beginning: a cursor is good for one server only."""
+    pages = Pages(A, B, C)
+    pages.pages[D] = pages.pages[B][::-1]
+    found = pages.walk(b0=(A, D, C))
+    assert set(found) == set(ALL)
+    assert len(found) == len(ALL) + 1
+
+
+def test_a_walk_begins_with_a_new_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that joined long ago may be new to this process."""
+    pages = Pages(A)
+    run(pages.exchange, pages.steps.map.address(0))
+    pages.owners = (B, A)
+    monkeypatch.setattr(slots_module, "REFRESH", 0.0)
+    assert sorted(pages.walk()) == ALL[:6]
 
 
 def test_lookups_share_the_time() -> None:

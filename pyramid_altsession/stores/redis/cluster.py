@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -27,11 +28,12 @@ from ...protocol.messages import (
 )
 from ...protocol.steps import Prefetch, advance
 from . import exchanges
+from .ending import Ending
 from .exchanges import Address, Ask, First, Say, Steps
 from .failures import NotConnected
 from .leftovers import Leftovers
 from .scripts import ENTER_SCRIPT
-from .slots import SlotMap
+from .slots import SlotMap, Walk
 from .wire import (
     index_key,
     milliseconds,
@@ -70,6 +72,7 @@ class ClusterSteps:
         self, seeds: Iterable[Address], prefix: bytes, wait: exchanges.Milliseconds = 500
     ) -> None:
         self.map = SlotMap(tuple(seeds))
+        self._walk = Walk(self.map)
         self._prefix = prefix
         self.wait = wait
         self._checked: dict[str, Seconds] = {}
@@ -82,6 +85,8 @@ class ClusterSteps:
             case Read(claims=(claim,)):
                 address = self.map.known(self._key(claim.id))
                 return address and (address, *pack_read(operation, self._prefix), unpack_read)
+            case Write(life=Invalidate()):
+                return None  # the index of the session's user may follow
             case Write(user=None) | Write(life=None) if not operation.durable:
                 address = self.map.known(self._key(operation.claim.id))
                 if address and (operation.user is None or not self._unlisted(operation)):
@@ -97,8 +102,8 @@ class ClusterSteps:
                 return (yield from self._write(operation, address))
             case Write(user=str(user), life=Login() as life):
                 return (yield from self._noting(user, self._login(operation, life, user)))
-            case Write(user=str(user), life=Invalidate()):
-                return (yield from self._noting(user, self._invalidate(operation, user)))
+            case Write(life=Invalidate()):
+                return (yield from self._invalidate(operation))
             case Write(user=str(user)):
                 return (yield from self._listed(operation, user))
             case Write():
@@ -149,7 +154,8 @@ class ClusterSteps:
         return replace(reply, confirmed=say.done)
 
     def _durably(self, key: bytes) -> exchanges.Durably:
-        return exchanges.Durably(self._say_at(key), key, self._prefix, self.wait)
+        say = partial(self.map.say, key, tail=exchanges.Durably.REPLIES)
+        return exchanges.Durably(say, key, self._prefix, self.wait)
 
     # -- the index of a user
 
@@ -170,12 +176,16 @@ class ClusterSteps:
         self._leftovers.signed_in(user)
         return replace(reply, done=entries)
 
-    def _invalidate(self, operation: Write, user: str) -> Steps[Reply]:
-        id = operation.claim.id
-        reply = yield from self._write(operation)
+    def _invalidate(self, operation: Write) -> Steps[Reply]:
+        """If the caller does not know the session's user, the reply does."""
+        id, user, write = operation.claim.id, operation.user, self._write(operation)
+        reply = yield from (write if user is None else self._noting(user, write))
         if reply.ended:
             self._checked.pop(id, None)
-            yield from self._leave(user, [id], reply.confirmed)
+            if user is None and reply.user is not None:
+                user = reply.user.decode()
+            if user is not None:
+                yield from self._leave(user, [id], reply.confirmed)
         return reply
 
     def _listed(self, operation: Write, user: str) -> Steps[Reply]:
@@ -262,8 +272,10 @@ class ClusterSteps:
         ago. The login that does this has succeeded, even if this fails.
         """
         if self._primaries != self.map.primaries:
+            gone = set(self._primaries).difference(self.map.primaries)
             self._primaries = self.map.primaries
-            self._leftovers.failed_over()
+            if gone:  # otherwise a node joined, or slots moved, and nothing is lost
+                self._leftovers.failed_over()
         user = self._leftovers.due()
         if user is None:
             return
@@ -300,42 +312,25 @@ class ClusterSteps:
         return nodes
 
     def _end(self, operation: End) -> Steps[Reply]:
-        """One packet to each node; if a packet was redirected or failed, one session after the
-        other.
+        """One packet to each node. Then, if a packet was redirected or failed, its sessions one
+        after the other: those of the other nodes are ended whatever becomes of these. Unconfirmed
+        ones stay in the index, so that another call finds them.
         """
-        if operation.durable:
-            return (yield from self._end_durably(operation))
+        end = Ending(self._prefix, self.wait if operation.durable else 0)
         writes = {write.claim.id: replace(write, user=None) for write in operation.writes()}
         ended: dict[str, bool] = {}
         for address, ids in (yield from self._by_node(operation.ids)).items():
             part = [writes[id] for id in ids]
-            try:
-                done = yield from exchanges.end(part, self._prefix, partial(_say_to, address))
-            except redis.RedisError:
-                done = []
-                for write in part:
-                    done += yield from exchanges.end(
-                        [write], self._prefix, self._say_at(self._key(write.claim.id))
-                    )
-            ended |= zip(ids, done, strict=True)
+            with suppress(redis.RedisError):
+                done = yield from end(part, partial(_say_to, address))
+                ended |= zip(ids, done, strict=True)
+        for id in [id for id in writes if id not in ended]:
+            (ended[id],) = yield from end([writes[id]], partial(self.map.say, self._key(id)))
         over = [id for id, done in ended.items() if done]
         if over and operation.user is not None:  # otherwise the next logins prune the entries
-            yield from self._leave(operation.user, over)
-        return Reply(State.LIVE, [ended[id] for id in operation.ids])
-
-    def _end_durably(self, operation: End) -> Steps[Reply]:
-        """One session after the other. Unconfirmed ones stay in the index, so that another call
-        finds them.
-        """
-        done, confirmed = [], True
-        for write in operation.writes():
-            reply = yield from self._write(replace(write, durable=True))
-            done.append(reply.ended)
-            confirmed = confirmed and reply.confirmed
-        over = [id for id, ended in zip(operation.ids, done, strict=True) if ended]
-        if over and operation.user is not None:
-            yield from self._leave(operation.user, over, confirmed)
-        return Reply(State.LIVE, done, confirmed=confirmed)
+            yield from self._leave(operation.user, over, end.confirmed)
+        values = [ended[id] for id in operation.ids]
+        return Reply(State.LIVE, values, confirmed=end.confirmed)
 
     def _described(self, operation: Describe | Inspect) -> Steps[Reply]:
         """The same for the descriptions of sessions."""
@@ -354,17 +349,18 @@ class ClusterSteps:
         return Reply(State.LIVE, [found[id] for id in operation.ids])
 
     def _scan(self, operation: Scan) -> Steps[Reply]:
-        """One node after the other, in the order of their slots. The cursor is the node's own,
-        times their number, plus the node's place."""
-        yield from self.map.address(0)
-        nodes = self.map.primaries
-        cursor, place = divmod(operation.cursor, len(nodes))
-        packet, count = pack_many(Scan(cursor), self._prefix)
-        replies = yield Ask(nodes[place], packet, count)
-        cursor, ids = unpack_many(Scan(cursor), self._prefix, no_errors(replies)).values
-        if cursor == 0:
-            place += 1
-        following = 0 if place == len(nodes) else cursor * len(nodes) + place
+        """One node after the other. Sessions come twice if their node was replaced, or if their
+        slot moves to a node that is yet to come. If it moves to one that is through, they may be
+        missing; all others come.
+        """
+        place = yield from self._walk.place(operation.cursor)
+        if place is None:
+            return Reply(State.LIVE, (0, []))
+        node, own = place
+        packet, count = pack_many(Scan(own), self._prefix)
+        replies = yield Ask(node, packet, count)
+        own, ids = unpack_many(Scan(own), self._prefix, no_errors(replies)).values
+        following = yield from self._walk.following(operation.cursor, node, own)
         return Reply(State.LIVE, (following, ids))
 
 
@@ -373,5 +369,9 @@ def _alone(operation: Write) -> Write:
     return operation if operation.user is None else replace(operation, user=None)
 
 
-def _say_to(address: Address, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
-    return list(no_errors((yield Ask(address, packet, replies))))
+def _say_to(
+    address: Address, packet: bytes, replies: int, repeatable: bool, tail: int = 0
+) -> Steps[list[Any]]:
+    answers = yield Ask(address, packet, replies)
+    no_errors(answers[: replies - tail])
+    return answers

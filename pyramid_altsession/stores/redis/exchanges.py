@@ -8,7 +8,7 @@ drivers that await share the decisions that steps make: what is repeated, and wh
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import AskError, NoScriptError
 
 from ...config.table import RedisSettings
 from ...protocol.messages import Operation, Reply, Write
@@ -89,7 +89,13 @@ def confirmation(settings: RedisSettings) -> Milliseconds:
 class Durably:
     """Sends a packet about a key, and asks in the same packet, so on the same server, whether a
     replica has confirmed it. ``done``: whether one has.
+
+    While a slot of a cluster moves, its old node has only the keys that it had before, so it cannot
+    be asked; then nothing is confirmed.
     """
+
+    REPLIES = 2
+    """Of the question, after those of the packet."""
 
     def __init__(self, say: Say, key: bytes, prefix: bytes, wait: Milliseconds) -> None:
         self._say = say
@@ -98,8 +104,9 @@ class Durably:
 
     def __call__(self, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
         *answers, written, replicas = yield from self._say(
-            packet + self._packet, replies + 2, repeatable
+            packet + self._packet, replies + self.REPLIES, repeatable
         )
-        if not any(isinstance(answer, Exception) for answer in answers):
+        failed = any(isinstance(answer, Exception) for answer in answers)
+        if not failed and not isinstance(written, AskError):
             self.done = no_errors((written, replicas))[1] > 0
         return answers
