@@ -21,7 +21,7 @@ from servers import Server
 
 from pyramid_altsession import SessionAPI
 from pyramid_altsession.cli import configuration, output, tables
-from pyramid_altsession.cli.parser import EXAMPLES
+from pyramid_altsession.cli.parser import EXAMPLES, parse
 from pyramid_altsession.cli.stats import Distribution
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.messages import Operation, Scan
@@ -216,6 +216,33 @@ def test_id_that_looks_like_an_option(server: Server, command: Command) -> None:
     for arguments in (["show", id], ["show", "--json", id], ["end", id]):
         ran = command(server.url, *arguments)
         assert ran.error == f"altsession: {id}: no live session has this id\n"
+
+
+@pytest.mark.parametrize("user", ["-q2x7wRzJrUuFfQmZ0c5Hg", "--2x7wRzJrUuFfQmZ0c5Hg"])
+def test_user_id_that_looks_like_an_option(
+    user: str, server: Server, api: SessionAPI, command: Command
+) -> None:
+    """So may a user id, and each command means this user and no other."""
+    other = session(api, f" {user}")
+    for arguments in (["--user", user], [f"--user={user}"]):
+        id = session(api, user)
+        (row,) = command(server.url, "list", "--json", *arguments).objects
+        assert (row["id"], row["user"]) == (id, user)
+        for separator in ([], ["--"]):
+            assert parse(["a.ini", "watch", *arguments]).user == user
+            session(api, user)
+            (ended,) = command(server.url, "end-user", "--json", *separator, user).objects
+            assert ended["ended"] > 0
+            assert [info.id for info in api.scan()] == [other]
+
+
+def test_other_arguments_that_look_like_ids(server: Server, command: Command) -> None:
+    """They are shown as they were typed."""
+    word = "-" + "x" * 21
+    assert command(server.url, "stats", word).error == (
+        f"altsession: '{word}': settings are given as key=value\n"
+    )
+    assert parse([word, "stats"]).config_uri == word
 
 
 # -- stats and load
