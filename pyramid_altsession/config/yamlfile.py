@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_NAME = "[A-Za-z_][A-Za-z0-9_]*"
+_VARIABLE = re.compile(rf"\$\{{({_NAME})(?::-((?:(?!\$\{{)[^}}])*))?\}}")
+_UNREPLACED = re.compile(rf"\$\{{\s*({_NAME})[^}}]*\}}")
+"""A variable in whatever spelling, such as a shell's."""
 
 
 class Source(NamedTuple):
@@ -97,7 +100,7 @@ class _Loader(yaml.SafeLoader):
 def variable_in(value: object) -> str | None:
     """The first variable, such as ``${NAME}``, in a text or a list of texts."""
     texts = value if isinstance(value, list | tuple) else [value]
-    found = [m[1] for t in texts if isinstance(t, str) and (m := _VARIABLE.search(t))]
+    found = [m[1] for t in texts if isinstance(t, str) and (m := _UNREPLACED.search(t))]
     return f"${{{found[0]}}}" if found else None
 
 
@@ -131,7 +134,7 @@ class _Reader:
                 except (ValueError, yaml.YAMLError):  # it looks like a date or number, but is none
                     self.faults.append(f"{place}altsession.{name}: not a value of YAML")
                 else:
-                    values[name] = self.expand(value, place)
+                    values[name] = self.expand(value, place, name)
         elif root is not None:
             self.faults.append(
                 f"{self.place(root)}: must be a mapping with sections such as redis: and session:"
@@ -162,17 +165,31 @@ class _Reader:
     def place(self, node: yaml.Node) -> str:
         return f"{self.path}:{node.start_mark.line + 1}"
 
-    def expand(self, value: Any, place: str) -> Any:
+    def expand(self, value: Any, place: str, name: str) -> Any:
         if isinstance(value, list):
-            return [self.expand(item, place) for item in value]
+            return [self.expand(item, place, name) for item in value]
         if not isinstance(value, str):
             return value
+        if "${" in _VARIABLE.sub("", value):
+            self.faults.append(f"{place}altsession.{name}: {_WELL_FORMED}")
+            return ""
 
         def variable(match: re.Match[str]) -> str:
-            name, default = match.groups()
-            found = self.environ.get(name, default)
+            variable_name, default = match.groups()
+            found = self.environ.get(variable_name, default)
             if found is None:
-                self.faults.append(f"{place}the environment has no variable {name}")
+                self.faults.append(f"{place}the environment has no variable {variable_name}")
             return found or ""
 
-        return _VARIABLE.sub(variable, value)
+        expanded = _VARIABLE.sub(variable, value)
+        left = variable_in(expanded)
+        if left:
+            self.faults.append(
+                f"{place}altsession.{name}: {left} stands in the value of a variable, where nothing"
+                " is replaced"
+            )
+            return ""
+        return expanded
+
+
+_WELL_FORMED = "a variable is ${NAME} or ${NAME:-default}, and no variable stands in a default"

@@ -797,6 +797,8 @@ def test_variable_that_nobody_replaced() -> None:
         "redis": {"password": "${PASSWORD}", "url": "redis://:${P:-canary}@db"},
         "session.secret": [SECRET, "canary-${B}-and-${C}"],
         "config": "${HERE}/altsession.yaml",
+        "session.codec_secret": "canary-${D:-${E}}",
+        "redis.username": "${F?canary}",
         "session.prefix": "$sess{a}",
     }
     assert faults(given) == [
@@ -804,6 +806,8 @@ def test_variable_that_nobody_replaced() -> None:
         f"altsession.redis.url: ${{P}} {told}",
         f"altsession.session.secret: ${{B}} {told}",
         f"altsession.config: ${{HERE}} {told}",
+        f"altsession.session.codec_secret: ${{D}} {told}",
+        f"altsession.redis.username: ${{F}} {told}",
         f"altsession.{WISH_PREFIX}'$sess{{a}}'",
     ]
 
