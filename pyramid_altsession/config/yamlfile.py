@@ -5,7 +5,7 @@ Every value keeps its line number, for messages; no message shows a value of the
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import yaml
@@ -95,6 +95,25 @@ class _Loader(yaml.SafeLoader):
             return yaml.ScalarNode(_NULL, "", event.start_mark, event.end_mark)
         event.anchor = event.tag = None
         return super().compose_node(parent, index)
+
+
+def _number(kind: type[int] | type[float]) -> Callable[[_Loader, yaml.ScalarNode], object]:
+    """Reads a number to the base 10. YAML 1.1 also has the bases 2, 8, 16 and 60, where 0120 is 80
+    and 20:00 is 1200; such a text stays a text, for the setting to refuse.
+    """
+
+    def read(loader: _Loader, node: yaml.ScalarNode) -> object:
+        text = loader.construct_scalar(node)
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+
+    return read
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _number(int))
+_Loader.add_constructor("tag:yaml.org,2002:float", _number(float))
 
 
 def variable_in(value: object) -> str | None:

@@ -41,6 +41,24 @@ def path(tmp_path: Path) -> Path:
         ("redis:\n  password: ${NONE:-$a{b$}$\n", {"redis.password": "$a{b$$"}),
         ("redis:\n  password: ${BRACES}\n", {"redis.password": "a${b"}),
         ("session:\n", {"session": None}),
+        *(
+            (f"session:\n  tti: {text}\n", {"session.tti": value})
+            for text, value in (
+                ("01200", 1200),
+                ("-07", -7),
+                ("1_200", 1200),
+                ("0_1", 1),
+                ("1.5", 1.5),
+                (".5", 0.5),
+                ("1_0.5", 10.5),
+                ("20:00", "20:00"),
+                ("1:30.5", "1:30.5"),
+                ("0x10", "0x10"),
+                ("0b11", "0b11"),
+                ("1__0", "1__0"),
+                (".inf", ".inf"),
+            )
+        ),
     ],
 )
 def test_values(path: Path, text: str, values: dict[str, object]) -> None:
@@ -100,6 +118,19 @@ def test_faults(path: Path, text: str, fault: str) -> None:
     assert "canary" not in found.replace(str(path), "")
 
 
+@pytest.mark.parametrize("text", ["20:00", "0x10", "1:30.5"])
+def test_numbers_of_other_bases(path: Path, text: str) -> None:
+    """What YAML takes for a number to the base 60 or 16 is refused as it is written, not used as
+    the number that nobody meant."""
+    path.write_text(f"session:\n  lifetime: {text}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings({"config": str(path)})
+    assert str(caught.value).endswith(
+        f"{path}:2: altsession.session.lifetime: must be a number of seconds from 0 to 9999999999,"
+        f" not '{text}'"
+    )
+
+
 @pytest.mark.parametrize(
     ("value", "fault"),
     [
@@ -118,7 +149,10 @@ def test_faults(path: Path, text: str, fault: str) -> None:
             )
         ),
         ("${NESTED}", "${INNER} stands in the value of a variable, where nothing is replaced"),
-        ("${NESTED}${NONE:-1}", "${INNER} stands in the value of a variable, where nothing is replaced"),
+        (
+            "${NESTED}${NONE:-1}",
+            "${INNER} stands in the value of a variable, where nothing is replaced",
+        ),
     ],
 )
 @pytest.mark.parametrize("text", ["redis:\n  password: '{}'\n", "redis:\n  password: ['{}']\n"])
