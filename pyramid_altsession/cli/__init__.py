@@ -17,7 +17,7 @@ from .configuration import Configured, read, shown
 from .doctor import doctor
 from .errors import CommandError
 from .load import load
-from .output import Lines, Output
+from .output import Lines, Output, printable
 from .parser import parse
 from .sessions import end, end_all, end_user, listed, show
 from .stats import stats
@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     except (CommandError, ConfigurationError, AltSessionError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        print(f"altsession: {' '.join(lines)}", file=sys.stderr)
+        lines = [line.strip() for line in str(error).split("\n")]
+        print(printable(f"altsession: {' '.join(lines)}"), file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of the pipe has closed it, as `head` does
         with open(os.devnull, "w") as nowhere:

@@ -142,6 +142,33 @@ def test_show_for_people(server: Server, api: SessionAPI, command: Command) -> N
     assert "user  –" in lines
 
 
+HOSTILE = "\x1b]0;a\x07\x9b2J\x7f\u202e\r\nFirefox ö☃"
+"""Sets a terminal's title, clears it, turns the line round, and feigns a line of its own."""
+PRINTED = r"\x1b]0;a\x07\x9b2J\x7f\u202e\r\nFirefox ö☃"
+
+
+def test_what_visitors_wrote_is_no_command_for_the_terminal(
+    server: Server, api: SessionAPI, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control characters in a user id, a key, a value or what a login noted are printed as the
+    escapes that Python has for them."""
+    monkeypatch.setenv("COLUMNS", "300")
+    made = api.create({HOSTILE: HOSTILE})
+    made.login(HOSTILE, info={HOSTILE: HOSTILE})
+    out = command(server.url, "show", str(made.id), "--values").out
+    lines = dict(line.split("  ", 1) for line in out.splitlines())
+    assert lines["user"] == PRINTED
+    assert lines["info"] == lines["values"] == f"{PRINTED}: {PRINTED}"
+    assert lines["keys"].startswith(f"{PRINTED}: ")
+    for arguments in (["list"], ["list", "--user", HOSTILE]):
+        out = command(server.url, *arguments).out
+        assert r"\x1b]0;a" in out
+        assert set(re.findall(r"[^ -~ö☃]", out)) == {"\n"}
+    error = command(server.url, "show", HOSTILE.replace("\r\n", "")).error
+    told = PRINTED.replace(r"\r\n", "")
+    assert error == f"altsession: {told}: no live session has this id\n"
+
+
 # -- end
 
 

@@ -17,6 +17,7 @@ from pyramid_altsession.cli.findings import ERROR, OK, WARNING, Finding
 from pyramid_altsession.cli.of_server import of_server
 from pyramid_altsession.cli.of_settings import of_settings
 from pyramid_altsession.cli.rights import ARGUMENTS, LISTING, OTHERS
+from pyramid_altsession.cli.tables import Tables
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import Settings
 from pyramid_altsession.stores.redis.connections import connections
@@ -91,6 +92,18 @@ def test_for_people(fit: Server, command: Command) -> None:
     at = lines.index("error    eviction: allkeys-lru")
     assert lines[at + 1].strip().startswith("a full server ends sessions")
     assert "ok       cookie: __Host-sid; Secure; SameSite=Lax" in lines
+
+
+def test_what_a_server_wrote_is_no_command_for_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its words are printed, and not obeyed."""
+    row = Finding("requests", ERROR, "an \x1b[8merror", "see \x9b2J", "a\nb")._asdict()
+    Tables().finding(row)
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        r"error    requests (a\nb): an \x1b[8merror",
+        r"see \x9b2J",
+    ]
 
 
 def test_eviction(fit: Server, command: Command) -> None:

@@ -284,7 +284,11 @@ def test_for_people_and_of_one_user(
     at = datetime(2026, 5, 4, 12, 30, 1).astimezone()
     rows = [
         {"time": at, "event": event, "id": id, "user": user}
-        for event, id, user in [CONNECTED, ("sign-in", "x" * 22, "ann"), ("ended", "y" * 22, "bob")]
+        for event, id, user in [
+            CONNECTED,
+            ("sign-in", "x" * 22, "ann"),
+            ("ended", "y" * 22, "\x1b[8mbob"),
+        ]
     ]
     monkeypatch.setattr(module, "session_events", lambda *given: iter(rows))
     ran = command(server.url, "watch", "--user", "ann", session=LIFE)
@@ -293,6 +297,8 @@ def test_for_people_and_of_one_user(
         ["12:30:01", "connected", "–", "–"],
         ["12:30:01", "sign-in", "x" * 22, "ann"],
     ]
+    out = command(server.url, "watch", session=LIFE).out
+    assert out.splitlines()[-1].split() == ["12:30:01", "ended", "y" * 22, r"\x1b[8mbob"]
     assert len(command(server.url, "watch", "--json", session=LIFE).objects) == 3
 
 
