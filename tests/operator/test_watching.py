@@ -107,6 +107,19 @@ def test_what_is_told(watch: Watch) -> None:
     assert told == wanted
 
 
+def test_a_check_is_no_session(watch: Watch) -> None:
+    """What ``check()`` does to try the server is told to nobody: it is no sign-in of a user."""
+    assert watch.next() == CONNECTED
+    watch.api.check()
+    made = watch.api.create()
+    made.login("ann")
+    id = made.id
+    assert watch.next() == ("sign-in", id, "ann")
+    watch.api.check()
+    made.invalidate()
+    assert watch.next() == ("ended", id, "ann")
+
+
 def test_nothing_is_published_without_the_setting(any_server: Server) -> None:
     """``notify = none`` publishes nothing; else it is once for a sign-in and once for an end."""
     for notify, published in (("none", 0), ("life", 2), ("keys", 2)):
