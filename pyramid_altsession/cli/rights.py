@@ -41,7 +41,7 @@ FOR_TOOLS = {LISTING: "for list, stats, load and end-all", TELLING: "for watch"}
 
 
 def rights(
-    ask: Ask, prefix: str, name: str | None, *, publishes: bool = False
+    ask: Ask, prefix: str, name: str | None, *, database: int = 0, publishes: bool = False
 ) -> Iterator[Finding]:
     """``ask`` sends a command and raises redis.ResponseError if the server refuses it.
     ``publishes``: whether the settings make writes publish notices.
@@ -54,6 +54,9 @@ def rights(
     said = {command: _refusal(ask, command, *more) for command, more in tries.items()}
     missing = [command for command, refusal in said.items() if refusal == "command"]
     user = name or "default"
+    if "database" in said.values():
+        found = f"user {user} may not use database {database}"
+        yield Finding("rights", ERROR, found, of_database(name, database))
     if "key" in said.values():
         found = f"user {user} may not use keys that begin with {prefix}:"
         yield Finding("rights", ERROR, found, f"ACL SETUSER {user} ~{prefix}:*")
@@ -73,13 +76,21 @@ def rights(
         yield Finding("rights", OK, f"user {user} may run all that is needed")
 
 
+def of_database(name: str | None, database: int) -> str:
+    """What gives the user the right to a database. Rights to others, if any, would be replaced."""
+    user = name or "default"
+    return f"ACL SETUSER {user} db={database} and the user's other databases, or alldbs"
+
+
 def _refusal(ask: Ask, *command: str) -> str:
-    """The kind of right that is missing: ``command``, ``channel``, ``key``, or empty if none is."""
+    """The kind of right that is missing: ``command``, ``channel``, ``key``, ``database``, or empty
+    if none is. A refusal in words that are not known counts as one of the command.
+    """
     try:
         ask(*command)
     except redis.exceptions.NoPermissionError as error:
-        kinds = ("command", "channel", "key")
-        return next(kind for kind in kinds if kind in str(error))
+        kinds = ("command", "channel", "key", "database")
+        return next((kind for kind in kinds if kind in str(error)), "command")
     except redis.ResponseError as error:  # the command was run, unless the server does not have it
         return "command" if str(error).startswith("unknown command") else ""
     return ""

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from apps import settings_for
 from operator_cli import Command, Ran, run_main
+from redis.exceptions import NoPermissionError
 from servers import Server, valkey
 from topologies import Cluster, Sentinels, until
 
@@ -16,7 +17,7 @@ from pyramid_altsession.cli.doctor import clock, latency
 from pyramid_altsession.cli.findings import ERROR, OK, WARNING, Finding
 from pyramid_altsession.cli.of_server import of_server
 from pyramid_altsession.cli.of_settings import of_settings
-from pyramid_altsession.cli.rights import ARGUMENTS, LISTING, OTHERS
+from pyramid_altsession.cli.rights import ARGUMENTS, LISTING, OTHERS, rights
 from pyramid_altsession.cli.tables import Tables
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import Settings
@@ -136,11 +137,13 @@ def test_idle_connections_are_closed(server: Server, command: Command) -> None:
         server.client.config_set("timeout", "0")
 
 
-def as_user(command: Command, server: Server, *rights: str, notify: str = "none") -> Ran:
+def as_user(
+    command: Command, server: Server, *rights: str, notify: str = "none", database: int = 0
+) -> Ran:
     """The doctor, as a user with these rights."""
     server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">word", *rights)
     file_settings = {"session": {**COOKIE["session"], "notify": notify}}
-    url = f"redis://app:word@127.0.0.1:{server.port}"
+    url = f"redis://app:word@127.0.0.1:{server.port}/{database}"
     return command(url, "doctor", "--json", **file_settings)
 
 
@@ -226,6 +229,38 @@ def test_other_keys(fit: Server, command: Command) -> None:
         "user app may not use keys that begin with sess:",
         "ACL SETUSER app ~sess:*",
     )
+
+
+@pytest.mark.parametrize(
+    ("database", "check", "words"),
+    [
+        (0, "rights", "user app may not use database 0"),
+        (1, "reachable", "does not serve: No permissions to access database"),
+    ],
+)
+def test_other_databases(
+    database: int, check: str, words: str, fit: Server, command: Command
+) -> None:
+    """A user who may use other databases only, as Valkey 9.1 can have it. Any other database than 0
+    is chosen when the connection is made."""
+    everything = ("~*", "&*", "+@all", "db=2,3")
+    ran = as_user(command, fit, *everything, database=database)
+    level, told, advice = found(ran)[check]
+    assert (level, words in told) == (ERROR, True)
+    assert advice == f"ACL SETUSER app db={database} and the user's other databases, or alldbs"
+    assert (ran.code, ran.error) == (1, "")
+
+
+def test_refusal_of_another_kind() -> None:
+    """Whatever a server refuses is told under the command's name."""
+
+    def ask(*command: str) -> None:
+        if command[0] == "hget":
+            raise NoPermissionError("No")
+
+    assert [*rights(ask, "sess", None)] == [
+        Finding("rights", ERROR, "user default may not run hget", "ACL SETUSER default +hget")
+    ]
 
 
 def test_no_time(fit: Server, command: Command) -> None:
