@@ -87,13 +87,13 @@ def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
     if not reached:
         return
     session = settings.session
-    publishes = session.notify != "none"
     yield from rights(
         reached[0].ask,
         session.prefix,
         settings.redis.username,
         database=settings.redis.db,
-        publishes=publishes,
+        publishes=session.notify != "none",
+        replicas=settings.redis.scheme != "embedded",
     )
     yield requests(SessionAPI(settings, store=store))
     try:

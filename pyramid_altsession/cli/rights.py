@@ -35,20 +35,33 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "eval": ("return 1", "0"),
     "evalsha": ("0" * 40, "0"),
 }
-LISTING, TELLING = "scan", "publish"
-FOR_TOOLS = {LISTING: "for list, stats, load and end-all", TELLING: "for watch"}
-"""Rights that only some commands of the tool need."""
+LISTING, TELLING, CONFIRMING = "scan", "publish", "wait"
+FOR_SOME = {
+    LISTING: "for list, stats, load and end-all",
+    TELLING: "for watch",
+    CONFIRMING: "for calls with durable=True",
+}
+"""Rights that only some commands of the tool, or some calls, need."""
 
 
 def rights(
-    ask: Ask, prefix: str, name: str | None, *, database: int = 0, publishes: bool = False
+    ask: Ask,
+    prefix: str,
+    name: str | None,
+    *,
+    database: int = 0,
+    publishes: bool = False,
+    replicas: bool = True,
 ) -> Iterator[Finding]:
     """``ask`` sends a command and raises redis.ResponseError if the server refuses it.
-    ``publishes``: whether the settings make writes publish notices.
+    ``publishes``: whether the settings make writes publish notices. ``replicas``: whether durable
+    calls ask the server about them.
     """
     key = f"{prefix}:doctor-{secrets.token_hex(4)}"
     tries = {command: (key, *more) for command, more in ARGUMENTS.items()} | OTHERS
     tries[LISTING] = ("0", "COUNT", "1")
+    if replicas:
+        tries[CONFIRMING] = ("0", "0")
     if publishes:
         tries["spublish"] = tries[TELLING] = (key, "nobody listens")
     said = {command: _refusal(ask, command, *more) for command, more in tries.items()}
@@ -63,14 +76,14 @@ def rights(
     if "channel" in said.values():
         found = f"user {user} may not publish to channels that begin with {prefix}:"
         yield Finding("rights", ERROR, found, f"ACL SETUSER {user} &{prefix}:*")
-    needed = [command for command in missing if command not in FOR_TOOLS]
+    needed = [command for command in missing if command not in FOR_SOME]
     if needed:
         advice = f"ACL SETUSER {user} " + " ".join(f"+{command}" for command in needed)
         if "evalsha" in needed:
             advice += "; a server that runs no scripts cannot hold sessions: each write is one"
         yield Finding("rights", ERROR, f"user {user} may not run {', '.join(needed)}", advice)
-    for command in [command for command in missing if command in FOR_TOOLS]:
-        advice = f"ACL SETUSER {user} +{command}, {FOR_TOOLS[command]}"
+    for command in [command for command in missing if command in FOR_SOME]:
+        advice = f"ACL SETUSER {user} +{command}, {FOR_SOME[command]}"
         yield Finding("rights", WARNING, f"user {user} may not run {command}", advice)
     if not any(said.values()):
         yield Finding("rights", OK, f"user {user} may run all that is needed")

@@ -13,14 +13,15 @@ from servers import Server, valkey
 from topologies import Cluster, Sentinels, until
 
 from pyramid_altsession.cli import configuration
-from pyramid_altsession.cli.doctor import clock, latency
+from pyramid_altsession.cli.doctor import clock, latency, of_store
 from pyramid_altsession.cli.findings import ERROR, OK, WARNING, Finding
 from pyramid_altsession.cli.of_server import of_server
 from pyramid_altsession.cli.of_settings import of_settings
-from pyramid_altsession.cli.rights import ARGUMENTS, LISTING, OTHERS, rights
+from pyramid_altsession.cli.rights import ARGUMENTS, CONFIRMING, LISTING, OTHERS, rights
 from pyramid_altsession.cli.tables import Tables
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import Settings
+from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.redis.connections import connections
 from pyramid_altsession.stores.redis.node import ServerNode
 from pyramid_altsession.stores.redis.pool import ConnectionPool
@@ -32,7 +33,7 @@ FIT = (
 )
 """Options of a server that is fit for sessions."""
 COOKIE = {"session": {"cookie_name": "__Host-sid"}}
-RIGHTS = sorted({*ARGUMENTS, *OTHERS, LISTING})
+RIGHTS = sorted({*ARGUMENTS, *OTHERS, LISTING, CONFIRMING})
 
 
 @pytest.fixture(scope="module")
@@ -159,13 +160,22 @@ def test_documented_rights(fit: Server, command: Command) -> None:
     said."""
     page = (Path(__file__).parents[2] / "docs/operations.rst").read_text()
     documented = re.findall(r" \+(\w+)", page.partition("ACL SETUSER")[2].partition("\n\n")[0])
-    assert sorted([*documented, LISTING]) == RIGHTS
+    assert sorted([*documented, LISTING, CONFIRMING]) == RIGHTS
+    assert f"``+{CONFIRMING}``" in page
     ran = as_user(command, fit, "~sess:*", *(f"+{name}" for name in documented))
     assert levels(ran) == {"CONFIG GET": WARNING, "INFO": WARNING, "rights": WARNING}
-    assert found(ran)["rights"][1:] == (
-        "user app may not run scan",
-        "ACL SETUSER app +scan, for list, stats, load and end-all",
-    )
+    assert [list(row.values())[1:4] for row in ran.objects if row["check"] == "rights"] == [
+        [
+            WARNING,
+            "user app may not run scan",
+            "ACL SETUSER app +scan, for list, stats, load and end-all",
+        ],
+        [
+            WARNING,
+            "user app may not run wait",
+            "ACL SETUSER app +wait, for calls with durable=True",
+        ],
+    ]
     assert ran.code == 0
 
 
@@ -219,6 +229,22 @@ def test_each_right_is_tried(name: str, server: Server, command: Command) -> Non
     ran = as_user(command, server, *LOOKING, *commands(name))
     assert found(ran)["rights"][1] == f"user app may not run {name}"
     server.client.acl_deluser("app")
+
+
+@pytest.mark.parametrize(("url", "missed"), [("redis://db", True), ("embedded://", False)])
+def test_right_to_wait(url: str, missed: bool, fit: Server, tmp_path: Path) -> None:
+    """An embedded server has no replicas, so no call waits for one, and the right is not missed."""
+    as_app = f"redis://app:word@127.0.0.1:{fit.port}"
+    fit.client.execute_command(
+        "ACL", "SETUSER", "app", "reset", "on", ">word", *LOOKING, *commands(CONFIRMING)
+    )
+    file = tmp_path / "a.yaml"
+    file.write_text(f"redis: {{url: '{url}'}}\n")
+    store = open_store(settings_for(as_app))
+    findings = [each for each in of_store(configuration.read(str(file)), store) if each.level != OK]
+    store.close()
+    told = [each.found.partition(" may not ")[2] for each in findings]
+    assert told == (["run wait"] if missed else [])
 
 
 def test_other_keys(fit: Server, command: Command) -> None:
