@@ -18,7 +18,7 @@ from ..protocol.token import Token
 from .configuration import Configured
 from .findings import ERROR, OK, WARNING, Finding
 from .of_server import CONFIGURATION, info_of, of_server
-from .of_settings import of_settings
+from .of_settings import empty_secrets, of_settings
 from .output import Output
 from .rights import of_database, rights
 
@@ -57,13 +57,17 @@ def doctor(arguments: Namespace, configured: Configured, output: Output) -> int:
 
 def examine(configured: Configured) -> Iterator[Finding]:
     """All findings about the settings and the servers."""
-    settings = configured.settings
-    yield from of_settings(settings, configured.application, configured.server)
+    yield from settings_of(configured)
     store = configured.store()
     try:
         yield from of_store(configured, store)
     finally:
         store.close()
+
+
+def settings_of(configured: Configured) -> Iterator[Finding]:
+    yield from of_settings(configured.settings, configured.application, configured.server)
+    yield from empty_secrets(configured.empty)
 
 
 def of_store(configured: Configured, store: Store) -> Iterator[Finding]:

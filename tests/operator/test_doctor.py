@@ -13,7 +13,7 @@ from servers import Server, valkey
 from topologies import Cluster, Sentinels, until
 
 from pyramid_altsession.cli import configuration
-from pyramid_altsession.cli.doctor import clock, latency, of_store
+from pyramid_altsession.cli.doctor import clock, latency, of_store, settings_of
 from pyramid_altsession.cli.findings import ERROR, OK, WARNING, Finding
 from pyramid_altsession.cli.of_server import of_server
 from pyramid_altsession.cli.of_settings import of_settings
@@ -545,6 +545,35 @@ def test_cookie(given: dict[str, object], level: str, advice: str) -> None:
     bad = of(**(given | {"session.cookie_name": "sid"}))["cookie"]
     assert (bad.level, advice in bad.advice) == (level, True)
     assert "cookie" not in of()
+
+
+def test_empty_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that is given and empty, as of a variable that is set to nothing, is told with its
+    place, unless another source has it: an empty value counts as not given."""
+    for name in ("NO_SECRET", "NO_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "redis:\n  host: localhost\n  password: ${NO_PASSWORD}\n  username: ''\n"
+        "session:\n  secret: ${NO_SECRET}\n  codec_secret:\n"
+    )
+    told = "it counts as not given: fill in the environment's variable, or remove the line"
+
+    def of_file(*overrides: str) -> list[Finding]:
+        configured = configuration.read(str(file), overrides)
+        return [each for each in settings_of(configured) if each.check == "secret"]
+
+    def finding(line: int, name: str) -> Finding:
+        return Finding("secret", WARNING, f"{file}:{line}: altsession.{name} is empty", told)
+
+    password, secret = finding(3, "redis.password"), finding(6, "session.secret")
+    assert of_file() == [password, secret]
+    assert of_file("altsession.session.secret=a-secret-of-sixteen") == [password]
+    file.write_text("redis:\n  password: word\n")
+    assert of_file("altsession.redis.password=") == []
+    file.write_text("redis: {}\n")
+    (found,) = of_file("altsession.redis.password=")
+    assert found.found == "altsession.redis.password is empty"
 
 
 @pytest.mark.parametrize(
