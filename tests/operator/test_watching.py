@@ -120,6 +120,22 @@ def test_a_check_is_no_session(watch: Watch) -> None:
     assert watch.next() == ("ended", id, "ann")
 
 
+FOREIGN = (b"", b"hello", b"s", b"success", b"s\xff", b"x" + b"y" * 22, b"e" + b"y" * 21 + b"\n")
+"""Messages of others on the channel of all sessions."""
+
+
+def test_what_others_publish(server: Server, tmp_path: Path) -> None:
+    """It is no event of a session, and does not end the watch. Any user id is one."""
+    watch = Watch(tmp_path, server.url)
+    assert watch.next() == CONNECTED
+    for said in FOREIGN:
+        server.client.publish("sess:", said)
+    made = watch.api.create()
+    made.login("a\nb")
+    assert watch.next() == ("sign-in", made.id, "a\nb")
+    watch.close()
+
+
 def test_nothing_is_published_without_the_setting(any_server: Server) -> None:
     """``notify = none`` publishes nothing; else it is once for a sign-in and once for an end."""
     for notify, published in (("none", 0), ("life", 2), ("keys", 2)):
