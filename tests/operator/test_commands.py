@@ -20,7 +20,7 @@ from operator_cli import Command, run_main, tool
 from servers import Server
 
 from pyramid_altsession import SessionAPI
-from pyramid_altsession.cli import configuration, output, tables
+from pyramid_altsession.cli import configuration, main, output, tables
 from pyramid_altsession.cli.parser import EXAMPLES, parse
 from pyramid_altsession.cli.stats import Distribution
 from pyramid_altsession.interfaces import Store
@@ -683,6 +683,51 @@ def test_broken_pipe(
         assert command(server.url, "list", "--json").code == 1
         print("more", file=out, flush=True)
     assert (tmp_path / "out").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["secret"], ["secret", "--json"], ["settings"], ["settings", "--json"], ["list"]]
+)
+def test_full_disk(arguments: list[str], server: Server, api: SessionAPI, tmp_path: Path) -> None:
+    """What cannot be written is told in one line; the end of the process adds nothing to it."""
+    session(api, k=1)
+    (tmp_path / "a.yaml").write_text(f"redis: {{url: 'unix://{server.socket}'}}\n")
+    buffered = [part for part in tool(tmp_path / "a.yaml", *arguments) if part != "-u"]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(buffered, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        b"altsession: standard output: No space left on device\n",
+    )
+
+
+def test_file_that_cannot_be_opened(
+    server: Server, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other file is named."""
+
+    def refuse(*ignored: object) -> None:
+        raise PermissionError(13, "Permission denied", "/var/log/app.log")
+
+    monkeypatch.setattr(output.Lines, "rows", refuse)
+    ran = command(server.url, "list", "--json")
+    assert (ran.code, ran.error) == (1, "altsession: /var/log/app.log: Permission denied\n")
+
+
+def test_closed_output(
+    server: Server,
+    api: SessionAPI,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`altsession … >&-`: nothing is done, because nobody would be told."""
+    id = session(api, "ann")
+    (tmp_path / "a.yaml").write_text(f"redis: {{url: 'unix://{server.socket}'}}\n")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main([str(tmp_path / "a.yaml"), "end", id]) == 1
+    assert capsys.readouterr().err == "altsession: standard output is closed\n"
+    assert api.describe(id) is not None
 
 
 @pytest.mark.parametrize(
