@@ -17,7 +17,7 @@ from .configuration import Configured, read, shown
 from .doctor import doctor
 from .errors import CommandError
 from .load import load
-from .output import Lines, Output
+from .output import Lines, Output, printable
 from .parser import parse
 from .sessions import end, end_all, end_user, listed, show
 from .stats import stats
@@ -49,18 +49,34 @@ COMMANDS: dict[str, Run] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script; returns its exit code. An error is one line on standard error."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # a file or connection would be opened in its place
+        return _failed("standard output is closed")
     try:
-        return run(arguments)
+        code = run(arguments)
+        sys.stdout.flush()
+        return code
     except (CommandError, ConfigurationError, AltSessionError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        print(f"altsession: {' '.join(lines)}", file=sys.stderr)
-        return 1
+        return _failed(str(error))
     except BrokenPipeError:  # the reader of the pipe has closed it, as `head` does
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        _drop_output()
         return 1
+    except OSError as error:
+        _drop_output()
+        return _failed(f"{error.filename or 'standard output'}: {error.strerror}")
     except KeyboardInterrupt:
         return 130
+
+
+def _failed(said: str) -> int:
+    lines = [line.strip() for line in said.split("\n")]
+    print(printable(f"altsession: {' '.join(lines)}"), file=sys.stderr)
+    return 1
+
+
+def _drop_output() -> None:
+    """What was not written yet goes nowhere: the end of the process must not stumble over it."""
+    with open(os.devnull, "w") as nowhere, suppress(OSError):
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def run(arguments: Namespace) -> int:

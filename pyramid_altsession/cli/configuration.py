@@ -31,13 +31,15 @@ URL_PARTS = (
 class Configured(NamedTuple):
     """``sources``: where each setting comes from. ``application``: everything in the config URI's
     file, because the doctor also checks settings of other packages. ``server``: the WSGI server's
-    settings, if they are in that file.
+    settings, if they are in that file. ``empty``: the secrets that are given and empty, as a
+    message names them.
     """
 
     settings: Settings
     sources: Mapping[str, str]
     application: Mapping[str, Any]
     server: Mapping[str, Any]
+    empty: tuple[str, ...]
 
     def store(self) -> Store:
         """Where the sessions live. No round trip."""
@@ -77,14 +79,14 @@ def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
             server = dict(plaster.get_settings(path, "server:main", defaults=variables))
     # A setting on the command line replaces the file's, whichever spelling the file uses.
     given = from_ini(application) | {name.removeprefix(PREFIX): own[name] for name in own}
-    settings, titles = read_with_places(given)
+    settings, titles, empty = read_with_places(given)
     sources = {}
     for name, title in titles.items():
         place = title.rpartition(": ")[0]
         sources[name] = place or (COMMAND_LINE if PREFIX + name in own else path)
     if "redis.url" in sources:
         sources |= {f"redis.{part}": "redis.url" for part in URL_PARTS}
-    return Configured(settings, sources, application, server)
+    return Configured(settings, sources, application, server, empty)
 
 
 def dotted(value: Any) -> str:

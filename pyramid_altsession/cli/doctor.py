@@ -18,9 +18,9 @@ from ..protocol.token import Token
 from .configuration import Configured
 from .findings import ERROR, OK, WARNING, Finding
 from .of_server import CONFIGURATION, info_of, of_server
-from .of_settings import of_settings
+from .of_settings import empty_secrets, of_settings
 from .output import Output
-from .rights import rights
+from .rights import of_database, rights
 
 READS = 200
 SLOW = 0.1
@@ -57,13 +57,17 @@ def doctor(arguments: Namespace, configured: Configured, output: Output) -> int:
 
 def examine(configured: Configured) -> Iterator[Finding]:
     """All findings about the settings and the servers."""
-    settings = configured.settings
-    yield from of_settings(settings, configured.application, configured.server)
+    yield from settings_of(configured)
     store = configured.store()
     try:
         yield from of_store(configured, store)
     finally:
         store.close()
+
+
+def settings_of(configured: Configured) -> Iterator[Finding]:
+    yield from of_settings(configured.settings, configured.application, configured.server)
+    yield from empty_secrets(configured.empty)
 
 
 def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
@@ -77,7 +81,7 @@ def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
             began = time.time()
             node.ask("PING")
         except StoreUnavailable as error:
-            yield Finding("reachable", ERROR, str(error), unreachable(settings.redis), name)
+            yield Finding("reachable", ERROR, str(error), unreachable(settings.redis, error), name)
             continue
         except redis.ResponseError:  # any answer shows that it can be reached
             pass
@@ -87,8 +91,14 @@ def of_store(configured: Configured, store: Store) -> Iterator[Finding]:
     if not reached:
         return
     session = settings.session
-    publishes = session.notify != "none"
-    yield from rights(reached[0].ask, session.prefix, settings.redis.username, publishes=publishes)
+    yield from rights(
+        reached[0].ask,
+        session.prefix,
+        settings.redis.username,
+        database=settings.redis.db,
+        publishes=session.notify != "none",
+        replicas=settings.redis.scheme != "embedded",
+    )
     yield requests(SessionAPI(settings, store=store))
     try:
         taken = timed_reads(store, Timing.of(settings.session))
@@ -163,8 +173,10 @@ def latency(taken: Sequence[float], timeout: float) -> Finding:
     return Finding("latency", OK, found)
 
 
-def unreachable(redis: RedisSettings) -> str:
+def unreachable(redis: RedisSettings, error: Exception) -> str:
     """What to do about a server that cannot be reached."""
+    if "access database" in str(error):
+        return of_database(redis.username, redis.db)
     several = redis.sentinels or redis.cluster
     if redis.ssl and not several and speaks_plainly(redis):
         return "the server speaks plain text there, and TLS is configured; see its tls-port"

@@ -1,7 +1,7 @@
 """The doctor's findings about the settings: the cookie, the transport, other packages."""
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pyramid.settings import asbool
@@ -22,6 +22,13 @@ def of_settings(
     yield times(settings.session)
     yield transport(settings.redis)
     yield from transaction(settings, application)
+
+
+def empty_secrets(titles: Iterable[str]) -> Iterator[Finding]:
+    """Secrets that are given and empty: without a secret, say, cookies are not signed."""
+    for title in titles:
+        advice = "it counts as not given: fill in the environment's variable, or remove the line"
+        yield Finding("secret", WARNING, f"{title} is empty", advice)
 
 
 def cookie(session: SessionSettings) -> Finding:

@@ -1,6 +1,7 @@
 """The output of a command: a JSON object on each line, for machines, or tables for people."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -53,6 +54,17 @@ class Lines:
 
 def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+_CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys instead of showing them; the last ones turn a line round."""
+
+
+def printable(text: str) -> str:
+    """The text with escapes, such as ``\\x1b``, in place of control characters: visitors may choose
+    user ids, keys and values, and must not command the operator's terminal.
+    """
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def ask(question: str) -> bool:

@@ -18,12 +18,19 @@ examples:
 """
 
 _HANDLE = re.compile(f"-[A-Za-z0-9_-]{{{ID_LENGTH - 1}}}")
-"""A session id that argparse would take for an option."""
+"""A session id, or a user id made like one, that argparse would take for an option."""
+_MARK = "\0"
+"""Put before such an argument while argparse sorts them; no argument of a process holds it."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments, as argparse takes them. A session id may begin with a hyphen."""
-    return parser().parse_args([f" {arg}" if _HANDLE.fullmatch(arg) else arg for arg in argv])
+    """The arguments, as argparse takes them. A session id or user id may begin with a hyphen."""
+    marked = [f"{_MARK}{arg}" if _HANDLE.fullmatch(arg) else arg for arg in argv]
+    return parser().parse_args(marked)
+
+
+def _text(argument: str) -> str:
+    return argument.removeprefix(_MARK)
 
 
 Add = Callable[..., argparse.ArgumentParser]
@@ -49,7 +56,10 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--version", action="version", version=VERSION)
     found.add_argument(
-        "config_uri", metavar="CONFIG_URI", help="the application's .ini or .yaml file"
+        "config_uri",
+        metavar="CONFIG_URI",
+        type=_text,
+        help="the application's .ini or .yaml file",
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="one JSON object on each line")
@@ -64,18 +74,19 @@ def parser() -> argparse.ArgumentParser:
             "overrides",
             metavar="key=value",
             nargs="*",
+            type=_text,
             help="altsession.… outweighs the file; others are variables of the file",
         )
     return found
 
 
 def _add_commands(add: Add) -> None:
-    add("list", "list all sessions").add_argument("--user", help="only those of this user")
+    _add_user(add("list", "list all sessions"))
     show = add("show", "one session: its times, keys and sizes")
-    show.add_argument("id", metavar="ID", type=str.strip)
+    show.add_argument("id", metavar="ID", type=_text)
     show.add_argument("--values", action="store_true", help="what it holds, too")
-    add("end", "end one session").add_argument("id", metavar="ID", type=str.strip)
-    add("end-user", "end all sessions of a user").add_argument("user", metavar="USER")
+    add("end", "end one session").add_argument("id", metavar="ID", type=_text)
+    add("end-user", "end all sessions of a user").add_argument("user", metavar="USER", type=_text)
     end_all = add("end-all", "end every session; asks first")
     end_all.add_argument("--yes", action="store_true", help="do not ask")
     add("stats", "how many sessions there are, how large and how old")
@@ -83,6 +94,10 @@ def _add_commands(add: Add) -> None:
     add("secret", "print a new secret for session.secret")
     add("settings", "the settings in force, and where each comes from; secrets are masked")
     watch = add("watch", "sign-ins, logouts and ended sessions, as they happen; Ctrl-C ends it")
-    watch.add_argument("--user", help="only those of this user")
+    _add_user(watch)
     load = add("load", "fill a test server with sessions; refuses one that holds others")
     load.add_argument("number", metavar="N", type=_whole)
+
+
+def _add_user(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--user", type=_text, help="only those of this user")

@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from .output import Row, Told
+from .output import Row, Told, printable
 
 PAGE = 100
 """How many rows of a table are printed at a time."""
@@ -47,9 +47,9 @@ class Tables:
     def finding(self, row: Row) -> None:
         level = Text(f"{row['level']:<9}", style=COLOURS[row["level"]])
         place = f" ({row['node']})" if row["node"] else ""
-        self._console.print(level + Text(f"{row['check']}{place}: {row['found']}"))
+        self._console.print(level + _told(f"{row['check']}{place}: {row['found']}"))
         if row["advice"]:
-            advice = Text(row["advice"], style="italic")
+            advice = _told(row["advice"], "italic")
             self._console.print(Padding(advice, (0, 0, 0, INDENT)))
 
     @contextmanager
@@ -96,11 +96,16 @@ def _cell(value: Any) -> Text:
         case float():
             return Text(f"{value:g}")
         case tuple():
-            return Text(" ".join(map(str, value)))
+            return _told(" ".join(map(str, value)))
         case Mapping():
-            return Text(", ".join(f"{name}: {held}" for name, held in value.items()) or "–")
+            return _told(", ".join(f"{name}: {held}" for name, held in value.items()) or "–")
         case _:
-            return Text(str(value))
+            return _told(str(value))
+
+
+def _told(text: str, style: str = "") -> Text:
+    """A text that others may have written."""
+    return Text(printable(text), style=style)
 
 
 def span(seconds: float) -> str:

@@ -79,7 +79,10 @@ def session_events(store: Heard, configured: Configured) -> Iterator[Row]:
                 while True:
                     said = next(heard)
                     hears = True
-                    yield _row("connected") if said is None else _row(*session_event(said))
+                    if said is None:
+                        yield _row("connected")
+                    elif event := session_event(said):
+                        yield _row(*event)
             except redis.ResponseError as error:
                 user = configured.settings.redis.username or "default"
                 advice = f"ACL SETUSER {user} +subscribe &{prefix}:*"

@@ -27,16 +27,35 @@ def _encodable(text: str) -> bool:
     return not re.search(r"[\ud800-\udfff]", text)
 
 
+class UnfitHost(ValueError):
+    """A host name that cannot be looked up: the attempt would raise no OSError, which callers know,
+    but a UnicodeError.
+    """
+
+
+def _check_host(host: str, wanted: str) -> None:
+    """Raise UnfitHost if the name cannot be looked up."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        wish = f"{wanted} that DNS allows, of 1 to 63 characters between dots"
+        raise UnfitHost(wish) from None
+
+
 def as_host(value: object) -> str:
     text = as_text(value)
-    if re.search(r"[/@\s]", text):
+    if re.search(r"[/@\s\0]", text):
         raise ValueError(f"a host name or address; a URL goes into {PREFIX}redis.url")
+    if "," in text:
+        several = f"{PREFIX}redis.sentinels and {PREFIX}redis.cluster take several"
+        raise ValueError(f"one host name or address; {several}")
+    _check_host(text, "a host name")
     return text
 
 
 Address = tuple[str, int]
 """Host and port."""
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s/@:,\[\]]+)(?::([0-9]{1,5}))?")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s/@:,\[\]\0]+)(?::([0-9]{1,5}))?")
 
 
 def as_addresses(default_port: int) -> Converter:
@@ -55,6 +74,8 @@ def as_addresses(default_port: int) -> Converter:
         pairs = [(each[1].strip("[]"), int(each[2] or default_port)) for each in found if each]
         if len(pairs) < len(items) or not all(0 < port < 65536 for _, port in pairs):
             raise ValueError(wanted)
+        for host, _ in pairs:
+            _check_host(host, "host names")
         return tuple(pairs)
 
     return convert

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from .converters import PREFIX, as_nodes, as_sentinels
+from .converters import PREFIX, UnfitHost, as_host, as_nodes, as_sentinels
 from .table import RedisSettings
 
 _SERVERS = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
@@ -110,6 +110,8 @@ def _url_fault(url: str) -> str | None:
         parts = urlsplit(url)
         if "+" in parts.scheme:
             return _topology_fault(parts)
+        if parts.scheme in _SERVERS and "," in parts.netloc.rpartition("@")[2]:
+            return "a URL with one host; redis+sentinel:// and redis+cluster:// take several"
         port = parts.port
     except ValueError:
         return "a URL whose port is a whole number from 1 to 65535"
@@ -127,9 +129,14 @@ def _url_fault(url: str) -> str | None:
         return "unix:///path?db=0" if relative or _db_of(parts) is None else None
     if parts.scheme not in _SERVERS:
         return _SCHEMES
-    if port == 0 or not parts.hostname or _db_of(parts) is None or parts.fragment:
-        return f"{parts.scheme}://user:password@host:port/db"
-    return None
+    wish = f"{parts.scheme}://user:password@host:port/db"
+    try:
+        as_host(parts.hostname)
+    except UnfitHost as wanted:
+        return f"a URL with {wanted}"
+    except ValueError:
+        return wish
+    return wish if port == 0 or _db_of(parts) is None or parts.fragment else None
 
 
 def _topology_fault(parts: Any) -> str | None:
@@ -141,6 +148,8 @@ def _topology_fault(parts: Any) -> str | None:
     wish = f"{parts.scheme}://user:password@{form}"
     try:
         values = _topology(parts)
+    except UnfitHost as wanted:
+        return f"a URL with {wanted}"
     except ValueError:
         return wish
     plain = not (parts.query or parts.fragment) and (

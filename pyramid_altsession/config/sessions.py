@@ -45,7 +45,7 @@ def prefix_of(name: str) -> str:
 
 
 def _further(name: str, own: Mapping[str, object], first: Settings) -> Settings:
-    settings, given = read_with_places(own)
+    settings, given, _ = read_with_places(own)
     if settings.sync != SyncSettings() or settings.transactional:
         raise _fault(f"{PREFIX}sync", f"request.session is that of {PREFIX[:-1]}; remove it")
     for setting in ("sessions", "admin_permission"):

@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyramid.exceptions import ConfigurationError
 from pyramid.path import AssetResolver
@@ -56,13 +56,21 @@ def read_settings(mapping: Mapping[str, object]) -> Settings:
     mapping's own settings take precedence over the file. An empty text counts as not given. Raises
     ConfigurationError with all mistakes in one message.
     """
-    return read_with_places(mapping)[0]
+    return read_with_places(mapping).settings
 
 
-def read_with_places(mapping: Mapping[str, object]) -> tuple[Settings, Mapping[str, str]]:
-    """The same, and for each setting that was given, how a message names it: with file and line, if
-    it came from a file.
+class Placed(NamedTuple):
+    """Settings; for each setting that was given, how a message names it: with file and line, if it
+    came from a file; and so the secrets that were given as an empty text, and by no other source.
     """
+
+    settings: Settings
+    titles: Mapping[str, str]
+    empty: tuple[str, ...]
+
+
+def read_with_places(mapping: Mapping[str, object]) -> Placed:
+    """The same, with the places that the settings came from."""
     own = dict(_flat("", mapping))
     unreplaced = _unreplaced(own)
     config = own.pop("config", None)
@@ -82,7 +90,8 @@ def read_with_places(mapping: Mapping[str, object]) -> tuple[Settings, Mapping[s
         sync=SyncSettings(**found.section("sync")),
         **found.section(""),
     )
-    return settings, found.titles
+    empty = tuple([title for name, title in found.empty.items() if name not in found.titles])
+    return Placed(settings, found.titles, empty)
 
 
 def _unreplaced(own: dict[str, object]) -> tuple[str, ...]:
@@ -127,6 +136,7 @@ class _Found:
         self.known = dict(table())
         self.values: dict[str, Any] = {}
         self.titles: dict[str, str] = {}
+        self.empty: dict[str, str] = {}
         self.faults: list[str] = []
         for source in sources:
             self.faults += source.faults
@@ -147,6 +157,8 @@ class _Found:
             elif not (value is None or value == ""):
                 spelled[name] = given
                 self.convert(name, title, value)
+            elif value == "" and self.known[name].metadata["secret"]:
+                self.empty.setdefault(name, title)
 
     def unknown(self, given: str, place: str) -> str:
         for name in self.known:

@@ -5,12 +5,15 @@ Every value keeps its line number, for messages; no message shows a value of the
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import yaml
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_NAME = "[A-Za-z_][A-Za-z0-9_]*"
+_VARIABLE = re.compile(rf"\$\{{({_NAME})(?::-((?:(?!\$\{{)[^}}])*))?\}}")
+_UNREPLACED = re.compile(rf"\$\{{\s*({_NAME})[^}}]*\}}")
+"""A variable in whatever spelling, such as a shell's."""
 
 
 class Source(NamedTuple):
@@ -94,10 +97,29 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def _number(kind: type[int] | type[float]) -> Callable[[_Loader, yaml.ScalarNode], object]:
+    """Reads a number to the base 10. YAML 1.1 also has the bases 2, 8, 16 and 60, where 0120 is 80
+    and 20:00 is 1200; such a text stays a text, for the setting to refuse.
+    """
+
+    def read(loader: _Loader, node: yaml.ScalarNode) -> object:
+        text = loader.construct_scalar(node)
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+
+    return read
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _number(int))
+_Loader.add_constructor("tag:yaml.org,2002:float", _number(float))
+
+
 def variable_in(value: object) -> str | None:
     """The first variable, such as ``${NAME}``, in a text or a list of texts."""
     texts = value if isinstance(value, list | tuple) else [value]
-    found = [m[1] for t in texts if isinstance(t, str) and (m := _VARIABLE.search(t))]
+    found = [m[1] for t in texts if isinstance(t, str) and (m := _UNREPLACED.search(t))]
     return f"${{{found[0]}}}" if found else None
 
 
@@ -131,7 +153,7 @@ class _Reader:
                 except (ValueError, yaml.YAMLError):  # it looks like a date or number, but is none
                     self.faults.append(f"{place}altsession.{name}: not a value of YAML")
                 else:
-                    values[name] = self.expand(value, place)
+                    values[name] = self.expand(value, place, name)
         elif root is not None:
             self.faults.append(
                 f"{self.place(root)}: must be a mapping with sections such as redis: and session:"
@@ -162,17 +184,31 @@ class _Reader:
     def place(self, node: yaml.Node) -> str:
         return f"{self.path}:{node.start_mark.line + 1}"
 
-    def expand(self, value: Any, place: str) -> Any:
+    def expand(self, value: Any, place: str, name: str) -> Any:
         if isinstance(value, list):
-            return [self.expand(item, place) for item in value]
+            return [self.expand(item, place, name) for item in value]
         if not isinstance(value, str):
             return value
+        if "${" in _VARIABLE.sub("", value):
+            self.faults.append(f"{place}altsession.{name}: {_WELL_FORMED}")
+            return ""
 
         def variable(match: re.Match[str]) -> str:
-            name, default = match.groups()
-            found = self.environ.get(name, default)
+            variable_name, default = match.groups()
+            found = self.environ.get(variable_name, default)
             if found is None:
-                self.faults.append(f"{place}the environment has no variable {name}")
+                self.faults.append(f"{place}the environment has no variable {variable_name}")
             return found or ""
 
-        return _VARIABLE.sub(variable, value)
+        expanded = _VARIABLE.sub(variable, value)
+        left = variable_in(expanded)
+        if left:
+            self.faults.append(
+                f"{place}altsession.{name}: {left} stands in the value of a variable, where nothing"
+                " is replaced"
+            )
+            return ""
+        return expanded
+
+
+_WELL_FORMED = "a variable is ${NAME} or ${NAME:-default}, and no variable stands in a default"

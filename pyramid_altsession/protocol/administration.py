@@ -156,12 +156,12 @@ def end_session(id: str, timing: Timing, user: str | None = None) -> Steps[bool]
 
 def every_need(timing: Timing) -> Steps[None]:
     """Make a session, sign it in and end it, so that each right which sessions need is used once.
-    The session is in no list, and ends by itself after five seconds.
+    The session is in no list, is told to nobody, and ends by itself after five seconds.
     """
     token = Token.new()
     user = f"check-{token.id}"
     claim = Claim(user, token.claim.proof)
-    timing = timing._replace(tti=5_000, interval=0, lifetime=5_000, window=1)
+    timing = timing._replace(tti=5_000, interval=0, lifetime=5_000, window=1, notify=b"")
     login = Login(new_verifier(), user, None, timing.lifetime, limit=1)
     yield Read((claim,), None, timing)
     yield Write(claim, (Set("key", b"1"), Remove("other")), timing, create=True)

@@ -2,6 +2,7 @@
 I/O.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -65,11 +66,13 @@ EVENTS = {"s": "sign-in", "o": "logout", "e": "ended"}
 """By the first byte of the script's message."""
 
 
-def session_event(said: bytes) -> SessionEvent:
-    """The event in a message on the channel of all sessions."""
-    text = said.decode()
-    end = 1 + ID_LENGTH
-    return SessionEvent(EVENTS[text[0]], text[1:end], text[end:] or None)
+_EVENT = re.compile(rf"([{''.join(EVENTS)}])([A-Za-z0-9_-]{{{ID_LENGTH}}})(.*)", re.DOTALL)
+
+
+def session_event(said: bytes) -> SessionEvent | None:
+    """The event in a message on the channel of all sessions; None if it is a message of others."""
+    found = _EVENT.fullmatch(said.decode(errors="replace"))
+    return found and SessionEvent(EVENTS[found[1]], found[2], found[3] or None)
 
 
 class Watched:
@@ -100,7 +103,9 @@ class Watched:
             yield Change(kind, self.id, None if missed else frozenset())
 
     def heard(self, said: bytes) -> Iterator[Change]:
-        """The changes that a notice reports."""
+        """The changes that a notice reports; none if it is a message of others."""
+        if said[:1] not in KINDS:
+            return
         kind, keys = told(said)
         self.over = kind == "ended"
         if kind == "renewed":

@@ -11,10 +11,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from ..errors import ValueTooLarge
 from ..interfaces import SealingCodec, Store
 from ..protocol.contract import PendingRead
 from ..protocol.envelope import UNREADABLE, alive, end_of, ending, framed, split
-from ..protocol.fields import Raw, State
+from ..protocol.fields import INFO, INFO_CHUNK, Raw, State
 from ..protocol.keys import LONGEST
 from ..protocol.lifecycle import Life, Login
 from ..protocol.messages import Describe, Inspect, Operation, Read, Reply, Write
@@ -38,6 +39,8 @@ _PASSED_ON = (Get, Set, Remove, Pop, SetDefault, Everything)
 """Verbs for which the server neither looks into a value nor moves one to another key."""
 NOTED = "@n"
 """The field name for which a login's ``info`` is sealed."""
+LONGEST_INFO = len(INFO) * INFO_CHUNK
+"""Bytes of a sealed ``info`` that fit; the rest would be cut, and nobody could open it."""
 
 
 class SealedStore:
@@ -137,9 +140,14 @@ class Sealing:
         return verb
 
     def _noting(self, id: str, life: Life | None) -> Life | None:
-        if isinstance(life, Login) and life.info:
-            return replace(life, info=self._sealed(id, NOTED, life.info))
-        return life
+        if not (isinstance(life, Login) and life.info):
+            return life
+        info = self._sealed(id, NOTED, life.info)
+        if len(info) > LONGEST_INFO:
+            raise ValueTooLarge(
+                f"login: the sealed info has {len(info)} bytes, and {LONGEST_INFO} fit"
+            )
+        return replace(life, info=info)
 
     def _result(self, id: str, verb: Verb, result: Any) -> Any:
         if isinstance(verb, Get | Pop | SetDefault):

@@ -21,7 +21,7 @@ from pyramid_altsession.aio.store import open_store as open_aio
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.protocol import notices
-from pyramid_altsession.protocol.notices import notice, told
+from pyramid_altsession.protocol.notices import Watched, notice, told
 from pyramid_altsession.stores import open_store
 
 ENDED = "ended"
@@ -264,6 +264,15 @@ def test_a_renewal_is_told_once(server: Server, monkeypatch: pytest.MonkeyPatch)
 def test_a_notice(keys: tuple[str, ...]) -> None:
     """Names of keys travel as they are."""
     assert told(notice("changed", *keys)) == ("changed", frozenset(keys))
+
+
+@pytest.mark.parametrize("keys", [False, True])
+@pytest.mark.parametrize("said", [b"", b"hello", b"\xff"])
+def test_what_others_publish(said: bytes, keys: bool) -> None:
+    """A message that is no notice tells nothing, and does not end the watch."""
+    watched = Watched("x" * 22, keys)
+    assert list(watched.heard(said)) == []
+    assert not watched.over
 
 
 # -- what it costs

@@ -370,6 +370,12 @@ WISH_ENCODED = (
     " an .ini file % is doubled: %%23)"
 )
 WISH_HOST = "redis.host: must be a host name or address; a URL goes into altsession.redis.url"
+LABELS = "that DNS allows, of 1 to 63 characters between dots"
+UNFIT = ("redis..example.com", f"{'a' * 64}.example.com", ".db", "db\ufffd")
+"""Names of hosts that no look-up takes."""
+ONE_HOST = (
+    "redis.url: must be a URL with one host; redis+sentinel:// and redis+cluster:// take several"
+)
 WISH_PORT = "redis.url: must be a URL whose port is a whole number from 1 to 65535"
 WISH_PREFIX = (
     "session.prefix: must be 1 to 64 letters, digits or any of . : _ - / (no braces:"
@@ -451,6 +457,18 @@ REFUSED: list[tuple[str, object, str]] = [
     ("redis.host", "redis://:canary@db", WISH_HOST),
     ("redis.host", "app:canary@db", WISH_HOST),
     ("redis.host", "redis://db", f"{WISH_HOST}, not 'redis://db'"),
+    ("redis.host", "db\0", f"{WISH_HOST}, not 'db\\x00'"),
+    ("redis.host", "a,b", "redis.host: must be one host name or address; altsession.redis.sentinels"
+     " and altsession.redis.cluster take several, not 'a,b'"),
+    *[
+        ("redis.host", host, f"redis.host: must be a host name {LABELS}, not {host!r}")
+        for host in UNFIT
+    ],
+    *[
+        (name, ["db:1", host], f"{name}: must be host names {LABELS}, not {['db:1', host]!r}")
+        for name in ("redis.sentinels", "redis.cluster")
+        for host in UNFIT
+    ],
     ("redis.socket", "redis://:canary@db",
      "redis.socket: must be a path; a URL goes into altsession.redis.url"),
     ("session.domain", "redis://:canary@db", "session.domain: must be a domain name"),
@@ -503,6 +521,18 @@ REFUSED: list[tuple[str, object, str]] = [
     ],
     ("redis.cluster", "a:0", f"redis.cluster: {ADDRESSES}, not 'a:0'"),
     ("redis.cluster", 7, f"redis.cluster: {ADDRESSES}, not 7"),
+    *[
+        ("redis.url", f"{scheme}://:canary@{host}{path}",
+         f"redis.url: must be a URL with {wanted} {LABELS}")
+        for host in UNFIT
+        for scheme, path, wanted in (
+            ("redis", ":1/0", "a host name"), ("valkeys", "", "a host name"),
+            ("redis+cluster", ",b", "host names"), ("rediss+sentinel", ":1/main", "host names"),
+        )
+    ],
+    ("redis.url", "redis://:canary@a b", "redis.url: must be redis://user:password@host:port/db"),
+    ("redis.url", "redis://:canary@a,b", ONE_HOST),
+    ("redis.url", "redis://:can,ary@a:1,b:2/0", ONE_HOST),
     ("redis.url", "redis://:canary@db:0", "redis.url: must be redis://user:password@host:port/db"),
     ("redis.url", "redis://:canary@db:99999", WISH_PORT),
     ("redis.url", "redis://:canary@db:port", WISH_PORT),
@@ -725,6 +755,12 @@ def test_contradictions(given: dict[str, Any], message: str) -> None:
         {"session.prefix": "users"},
         {"redis.socket": "/s", "redis.password": "p", "redis.db": 1},
         {"redis.url": "", "redis.host": "h"},
+        *[
+            {"redis.host": h}
+            for h in ("a.", "a_b.c", "::1", "fe80::1%eth0", "bücher.example", "a" * 63)
+        ],
+        {"redis.url": "redis://u,v:p,q@a_b.c.:1"},
+        {"redis.url": "redis+cluster://[::1]:1,bücher.example,a."},
         {"redis.url": "rediss://h", "redis.ssl": True, "redis.ssl_ca_certs": "ca.pem"},
         {"redis.url": "redis://h", "redis.ssl": False},
         {"redis.url": "rediss+sentinel://a/m/1", "redis.ssl_ca_certs": "c", "redis.ssl": True},
@@ -797,6 +833,8 @@ def test_variable_that_nobody_replaced() -> None:
         "redis": {"password": "${PASSWORD}", "url": "redis://:${P:-canary}@db"},
         "session.secret": [SECRET, "canary-${B}-and-${C}"],
         "config": "${HERE}/altsession.yaml",
+        "session.codec_secret": "canary-${D:-${E}}",
+        "redis.username": "${F?canary}",
         "session.prefix": "$sess{a}",
     }
     assert faults(given) == [
@@ -804,6 +842,8 @@ def test_variable_that_nobody_replaced() -> None:
         f"altsession.redis.url: ${{P}} {told}",
         f"altsession.session.secret: ${{B}} {told}",
         f"altsession.config: ${{HERE}} {told}",
+        f"altsession.session.codec_secret: ${{D}} {told}",
+        f"altsession.redis.username: ${{F}} {told}",
         f"altsession.{WISH_PREFIX}'$sess{{a}}'",
     ]
 

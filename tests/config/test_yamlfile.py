@@ -8,7 +8,13 @@ from pyramid.exceptions import ConfigurationError
 from pyramid_altsession.config.sources import from_ini, read_settings
 from pyramid_altsession.config.yamlfile import read_yaml
 
-ENVIRON = {"SECRET": "canary-of-the-environment", "EMPTY": ""}
+ENVIRON = {
+    "SECRET": "canary-of-the-environment",
+    "EMPTY": "",
+    "BRACES": "a${b",
+    "NESTED": "canary-${INNER:-canary}",
+}
+VARIABLES = "a variable is ${NAME} or ${NAME:-default}, and no variable stands in a default"
 
 
 IN_QUOTES = "a sign of YAML's in a value; put the value in quotes"
@@ -32,7 +38,27 @@ def path(tmp_path: Path) -> Path:
         ("redis:\n  url: redis://${NONE:-db}:1\n", {"redis.url": "redis://db:1"}),
         ("redis:\n  url: ${EMPTY:-db}\n", {"redis.url": ""}),
         ('session:\n  secret: ["${SECRET}", b]\n', {"session.secret": [ENVIRON["SECRET"], "b"]}),
+        ("redis:\n  password: ${NONE:-$a{b$}$\n", {"redis.password": "$a{b$$"}),
+        ("redis:\n  password: ${BRACES}\n", {"redis.password": "a${b"}),
         ("session:\n", {"session": None}),
+        *(
+            (f"session:\n  tti: {text}\n", {"session.tti": value})
+            for text, value in (
+                ("01200", 1200),
+                ("-07", -7),
+                ("1_200", 1200),
+                ("0_1", 1),
+                ("1.5", 1.5),
+                (".5", 0.5),
+                ("1_0.5", 10.5),
+                ("20:00", "20:00"),
+                ("1:30.5", "1:30.5"),
+                ("0x10", "0x10"),
+                ("0b11", "0b11"),
+                ("1__0", "1__0"),
+                (".inf", ".inf"),
+            )
+        ),
     ],
 )
 def test_values(path: Path, text: str, values: dict[str, object]) -> None:
@@ -90,6 +116,53 @@ def test_faults(path: Path, text: str, fault: str) -> None:
     (found,) = read_yaml(str(path), {}).faults
     assert found == fault.format(p=path)
     assert "canary" not in found.replace(str(path), "")
+
+
+@pytest.mark.parametrize("text", ["20:00", "0x10", "1:30.5"])
+def test_numbers_of_other_bases(path: Path, text: str) -> None:
+    """What YAML takes for a number to the base 60 or 16 is refused as it is written, not used as
+    the number that nobody meant."""
+    path.write_text(f"session:\n  lifetime: {text}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings({"config": str(path)})
+    assert str(caught.value).endswith(
+        f"{path}:2: altsession.session.lifetime: must be a number of seconds from 0 to 9999999999,"
+        f" not '{text}'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        *(
+            (value, VARIABLES)
+            for value in (
+                "${NONE:-${SECRET}}",
+                "${SECRET:-${OLD}}",
+                "${SECRET:-canary${SECRET}canary}",
+                "${NONE-canary}",
+                "${SECRET:?canary}",
+                "${ SECRET }",
+                "${1}",
+                "${SECRET",
+                "canary${SECRET}${",
+            )
+        ),
+        ("${NESTED}", "${INNER} stands in the value of a variable, where nothing is replaced"),
+        (
+            "${NESTED}${NONE:-1}",
+            "${INNER} stands in the value of a variable, where nothing is replaced",
+        ),
+    ],
+)
+@pytest.mark.parametrize("text", ["redis:\n  password: '{}'\n", "redis:\n  password: ['{}']\n"])
+def test_variables_that_would_stay(path: Path, text: str, value: str, fault: str) -> None:
+    """A text that still has a variable in it is no value, whether it stands in the file or comes
+    from the environment: everybody would know it."""
+    path.write_text(text.format(value))
+    source = read_yaml(str(path), ENVIRON)
+    assert source.faults == (f"{path}:2: altsession.redis.password: {fault}",)
+    assert source.values in ({"redis.password": ""}, {"redis.password": [""]})
 
 
 def test_signs_with_every_other_fault(path: Path) -> None:

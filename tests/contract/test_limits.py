@@ -10,6 +10,8 @@ from msgspec import structs
 from servers import Server
 from test_contract import TIMING, Keys, Memory, Session, compare_stores, few_steps, sequences
 
+from pyramid_altsession import SessionAPI, ValueTooLarge
+from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.interfaces import Store
@@ -303,3 +305,36 @@ def limited(step: Any, number: int) -> Any:
     if not isinstance(step, Write) or number % 3 == 0:
         return step
     return structs.replace(step, timing=step.timing._replace(max_keys=2, max_bytes=24))
+
+
+# -- what a login notes
+
+
+class Thick(JSONCodec):
+    """Its seals are longer than what they hold by 100 bytes."""
+
+    def seal(self, id: str, name: str, raw: bytes) -> bytes:
+        return bytes(100) + raw
+
+    def unseal(self, id: str, name: str, sealed: bytes) -> bytes | None:
+        return sealed[100:]
+
+
+@pytest.mark.parametrize("kind", ["memory", "valkey"])
+def test_info_that_is_too_long_when_it_is_sealed(kind: str, server: Server) -> None:
+    """It is refused as one that is too long without a seal, not cut to what nobody can open. Nobody
+    is signed in then, and the longest that fits comes back whole."""
+    url = "memory://" if kind == "memory" else server.url
+    api = SessionAPI(read_settings({"redis.url": url}), codec=Thick())
+    session = api.create({"a": 1})
+    assert session.id is not None
+    with pytest.raises(ValueTooLarge, match=r"sealed info has 577 bytes, and 576 fit"):
+        session.login("ann", info={"agent": "x" * 465})
+    known = api.describe(session.id)
+    assert known is not None
+    assert (known.userid, session.get("a")) == (None, 1)
+    session.login("ann", info={"agent": "x" * 464})
+    known = api.describe(session.id)
+    assert known is not None
+    assert known.info == {"agent": "x" * 464}
+    api.close()

@@ -20,8 +20,8 @@ from operator_cli import Command, run_main, tool
 from servers import Server
 
 from pyramid_altsession import SessionAPI
-from pyramid_altsession.cli import configuration, output, tables
-from pyramid_altsession.cli.parser import EXAMPLES
+from pyramid_altsession.cli import configuration, main, output, tables
+from pyramid_altsession.cli.parser import EXAMPLES, parse
 from pyramid_altsession.cli.stats import Distribution
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.messages import Operation, Scan
@@ -142,6 +142,33 @@ def test_show_for_people(server: Server, api: SessionAPI, command: Command) -> N
     assert "user  –" in lines
 
 
+HOSTILE = "\x1b]0;a\x07\x9b2J\x7f\u202e\r\nFirefox ö☃"
+"""Sets a terminal's title, clears it, turns the line round, and feigns a line of its own."""
+PRINTED = r"\x1b]0;a\x07\x9b2J\x7f\u202e\r\nFirefox ö☃"
+
+
+def test_what_visitors_wrote_is_no_command_for_the_terminal(
+    server: Server, api: SessionAPI, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control characters in a user id, a key, a value or what a login noted are printed as the
+    escapes that Python has for them."""
+    monkeypatch.setenv("COLUMNS", "300")
+    made = api.create({HOSTILE: HOSTILE})
+    made.login(HOSTILE, info={HOSTILE: HOSTILE})
+    out = command(server.url, "show", str(made.id), "--values").out
+    lines = dict(line.split("  ", 1) for line in out.splitlines())
+    assert lines["user"] == PRINTED
+    assert lines["info"] == lines["values"] == f"{PRINTED}: {PRINTED}"
+    assert lines["keys"].startswith(f"{PRINTED}: ")
+    for arguments in (["list"], ["list", "--user", HOSTILE]):
+        out = command(server.url, *arguments).out
+        assert r"\x1b]0;a" in out
+        assert set(re.findall(r"[^ -~ö☃]", out)) == {"\n"}
+    error = command(server.url, "show", HOSTILE.replace("\r\n", "")).error
+    told = PRINTED.replace(r"\r\n", "")
+    assert error == f"altsession: {told}: no live session has this id\n"
+
+
 # -- end
 
 
@@ -216,6 +243,33 @@ def test_id_that_looks_like_an_option(server: Server, command: Command) -> None:
     for arguments in (["show", id], ["show", "--json", id], ["end", id]):
         ran = command(server.url, *arguments)
         assert ran.error == f"altsession: {id}: no live session has this id\n"
+
+
+@pytest.mark.parametrize("user", ["-q2x7wRzJrUuFfQmZ0c5Hg", "--2x7wRzJrUuFfQmZ0c5Hg"])
+def test_user_id_that_looks_like_an_option(
+    user: str, server: Server, api: SessionAPI, command: Command
+) -> None:
+    """So may a user id, and each command means this user and no other."""
+    other = session(api, f" {user}")
+    for arguments in (["--user", user], [f"--user={user}"]):
+        id = session(api, user)
+        (row,) = command(server.url, "list", "--json", *arguments).objects
+        assert (row["id"], row["user"]) == (id, user)
+        for separator in ([], ["--"]):
+            assert parse(["a.ini", "watch", *arguments]).user == user
+            session(api, user)
+            (ended,) = command(server.url, "end-user", "--json", *separator, user).objects
+            assert ended["ended"] > 0
+            assert [info.id for info in api.scan()] == [other]
+
+
+def test_other_arguments_that_look_like_ids(server: Server, command: Command) -> None:
+    """They are shown as they were typed."""
+    word = "-" + "x" * 21
+    assert command(server.url, "stats", word).error == (
+        f"altsession: '{word}': settings are given as key=value\n"
+    )
+    assert parse([word, "stats"]).config_uri == word
 
 
 # -- stats and load
@@ -629,6 +683,51 @@ def test_broken_pipe(
         assert command(server.url, "list", "--json").code == 1
         print("more", file=out, flush=True)
     assert (tmp_path / "out").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["secret"], ["secret", "--json"], ["settings"], ["settings", "--json"], ["list"]]
+)
+def test_full_disk(arguments: list[str], server: Server, api: SessionAPI, tmp_path: Path) -> None:
+    """What cannot be written is told in one line; the end of the process adds nothing to it."""
+    session(api, k=1)
+    (tmp_path / "a.yaml").write_text(f"redis: {{url: 'unix://{server.socket}'}}\n")
+    buffered = [part for part in tool(tmp_path / "a.yaml", *arguments) if part != "-u"]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(buffered, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        b"altsession: standard output: No space left on device\n",
+    )
+
+
+def test_file_that_cannot_be_opened(
+    server: Server, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other file is named."""
+
+    def refuse(*ignored: object) -> None:
+        raise PermissionError(13, "Permission denied", "/var/log/app.log")
+
+    monkeypatch.setattr(output.Lines, "rows", refuse)
+    ran = command(server.url, "list", "--json")
+    assert (ran.code, ran.error) == (1, "altsession: /var/log/app.log: Permission denied\n")
+
+
+def test_closed_output(
+    server: Server,
+    api: SessionAPI,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`altsession … >&-`: nothing is done, because nobody would be told."""
+    id = session(api, "ann")
+    (tmp_path / "a.yaml").write_text(f"redis: {{url: 'unix://{server.socket}'}}\n")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main([str(tmp_path / "a.yaml"), "end", id]) == 1
+    assert capsys.readouterr().err == "altsession: standard output is closed\n"
+    assert api.describe(id) is not None
 
 
 @pytest.mark.parametrize(

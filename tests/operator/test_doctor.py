@@ -8,17 +8,20 @@ import pytest
 import yaml
 from apps import settings_for
 from operator_cli import Command, Ran, run_main
+from redis.exceptions import NoPermissionError
 from servers import Server, valkey
 from topologies import Cluster, Sentinels, until
 
 from pyramid_altsession.cli import configuration
-from pyramid_altsession.cli.doctor import clock, latency
+from pyramid_altsession.cli.doctor import clock, latency, of_store, settings_of
 from pyramid_altsession.cli.findings import ERROR, OK, WARNING, Finding
 from pyramid_altsession.cli.of_server import of_server
 from pyramid_altsession.cli.of_settings import of_settings
-from pyramid_altsession.cli.rights import ARGUMENTS, LISTING, OTHERS
+from pyramid_altsession.cli.rights import ARGUMENTS, CONFIRMING, LISTING, OTHERS, rights
+from pyramid_altsession.cli.tables import Tables
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import Settings
+from pyramid_altsession.stores import open_store
 from pyramid_altsession.stores.redis.connections import connections
 from pyramid_altsession.stores.redis.node import ServerNode
 from pyramid_altsession.stores.redis.pool import ConnectionPool
@@ -30,7 +33,7 @@ FIT = (
 )
 """Options of a server that is fit for sessions."""
 COOKIE = {"session": {"cookie_name": "__Host-sid"}}
-RIGHTS = sorted({*ARGUMENTS, *OTHERS, LISTING})
+RIGHTS = sorted({*ARGUMENTS, *OTHERS, LISTING, CONFIRMING})
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,18 @@ def test_for_people(fit: Server, command: Command) -> None:
     assert "ok       cookie: __Host-sid; Secure; SameSite=Lax" in lines
 
 
+def test_what_a_server_wrote_is_no_command_for_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its words are printed, and not obeyed."""
+    row = Finding("requests", ERROR, "an \x1b[8merror", "see \x9b2J", "a\nb")._asdict()
+    Tables().finding(row)
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        r"error    requests (a\nb): an \x1b[8merror",
+        r"see \x9b2J",
+    ]
+
+
 def test_eviction(fit: Server, command: Command) -> None:
     """A server that evicts ends sessions that are in use."""
     fit.client.config_set("maxmemory-policy", "allkeys-lru")
@@ -123,11 +138,13 @@ def test_idle_connections_are_closed(server: Server, command: Command) -> None:
         server.client.config_set("timeout", "0")
 
 
-def as_user(command: Command, server: Server, *rights: str, notify: str = "none") -> Ran:
+def as_user(
+    command: Command, server: Server, *rights: str, notify: str = "none", database: int = 0
+) -> Ran:
     """The doctor, as a user with these rights."""
     server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">word", *rights)
     file_settings = {"session": {**COOKIE["session"], "notify": notify}}
-    url = f"redis://app:word@127.0.0.1:{server.port}"
+    url = f"redis://app:word@127.0.0.1:{server.port}/{database}"
     return command(url, "doctor", "--json", **file_settings)
 
 
@@ -143,13 +160,22 @@ def test_documented_rights(fit: Server, command: Command) -> None:
     said."""
     page = (Path(__file__).parents[2] / "docs/operations.rst").read_text()
     documented = re.findall(r" \+(\w+)", page.partition("ACL SETUSER")[2].partition("\n\n")[0])
-    assert sorted([*documented, LISTING]) == RIGHTS
+    assert sorted([*documented, LISTING, CONFIRMING]) == RIGHTS
+    assert f"``+{CONFIRMING}``" in page
     ran = as_user(command, fit, "~sess:*", *(f"+{name}" for name in documented))
     assert levels(ran) == {"CONFIG GET": WARNING, "INFO": WARNING, "rights": WARNING}
-    assert found(ran)["rights"][1:] == (
-        "user app may not run scan",
-        "ACL SETUSER app +scan, for list, stats, load and end-all",
-    )
+    assert [list(row.values())[1:4] for row in ran.objects if row["check"] == "rights"] == [
+        [
+            WARNING,
+            "user app may not run scan",
+            "ACL SETUSER app +scan, for list, stats, load and end-all",
+        ],
+        [
+            WARNING,
+            "user app may not run wait",
+            "ACL SETUSER app +wait, for calls with durable=True",
+        ],
+    ]
     assert ran.code == 0
 
 
@@ -205,6 +231,22 @@ def test_each_right_is_tried(name: str, server: Server, command: Command) -> Non
     server.client.acl_deluser("app")
 
 
+@pytest.mark.parametrize(("url", "missed"), [("redis://db", True), ("embedded://", False)])
+def test_right_to_wait(url: str, missed: bool, fit: Server, tmp_path: Path) -> None:
+    """An embedded server has no replicas, so no call waits for one, and the right is not missed."""
+    as_app = f"redis://app:word@127.0.0.1:{fit.port}"
+    fit.client.execute_command(
+        "ACL", "SETUSER", "app", "reset", "on", ">word", *LOOKING, *commands(CONFIRMING)
+    )
+    file = tmp_path / "a.yaml"
+    file.write_text(f"redis: {{url: '{url}'}}\n")
+    store = open_store(settings_for(as_app))
+    findings = [each for each in of_store(configuration.read(str(file)), store) if each.level != OK]
+    store.close()
+    told = [each.found.partition(" may not ")[2] for each in findings]
+    assert told == (["run wait"] if missed else [])
+
+
 def test_other_keys(fit: Server, command: Command) -> None:
     """A user who may use other keys only."""
     ran = as_user(command, fit, "~other:*", *LOOKING[1:], *commands())
@@ -213,6 +255,38 @@ def test_other_keys(fit: Server, command: Command) -> None:
         "user app may not use keys that begin with sess:",
         "ACL SETUSER app ~sess:*",
     )
+
+
+@pytest.mark.parametrize(
+    ("database", "check", "words"),
+    [
+        (0, "rights", "user app may not use database 0"),
+        (1, "reachable", "does not serve: No permissions to access database"),
+    ],
+)
+def test_other_databases(
+    database: int, check: str, words: str, fit: Server, command: Command
+) -> None:
+    """A user who may use other databases only, as Valkey 9.1 can have it. Any other database than 0
+    is chosen when the connection is made."""
+    everything = ("~*", "&*", "+@all", "db=2,3")
+    ran = as_user(command, fit, *everything, database=database)
+    level, told, advice = found(ran)[check]
+    assert (level, words in told) == (ERROR, True)
+    assert advice == f"ACL SETUSER app db={database} and the user's other databases, or alldbs"
+    assert (ran.code, ran.error) == (1, "")
+
+
+def test_refusal_of_another_kind() -> None:
+    """Whatever a server refuses is told under the command's name."""
+
+    def ask(*command: str) -> None:
+        if command[0] == "hget":
+            raise NoPermissionError("No")
+
+    assert [*rights(ask, "sess", None)] == [
+        Finding("rights", ERROR, "user default may not run hget", "ACL SETUSER default +hget")
+    ]
 
 
 def test_no_time(fit: Server, command: Command) -> None:
@@ -471,6 +545,35 @@ def test_cookie(given: dict[str, object], level: str, advice: str) -> None:
     bad = of(**(given | {"session.cookie_name": "sid"}))["cookie"]
     assert (bad.level, advice in bad.advice) == (level, True)
     assert "cookie" not in of()
+
+
+def test_empty_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that is given and empty, as of a variable that is set to nothing, is told with its
+    place, unless another source has it: an empty value counts as not given."""
+    for name in ("NO_SECRET", "NO_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "redis:\n  host: localhost\n  password: ${NO_PASSWORD}\n  username: ''\n"
+        "session:\n  secret: ${NO_SECRET}\n  codec_secret:\n"
+    )
+    told = "it counts as not given: fill in the environment's variable, or remove the line"
+
+    def of_file(*overrides: str) -> list[Finding]:
+        configured = configuration.read(str(file), overrides)
+        return [each for each in settings_of(configured) if each.check == "secret"]
+
+    def finding(line: int, name: str) -> Finding:
+        return Finding("secret", WARNING, f"{file}:{line}: altsession.{name} is empty", told)
+
+    password, secret = finding(3, "redis.password"), finding(6, "session.secret")
+    assert of_file() == [password, secret]
+    assert of_file("altsession.session.secret=a-secret-of-sixteen") == [password]
+    file.write_text("redis:\n  password: word\n")
+    assert of_file("altsession.redis.password=") == []
+    file.write_text("redis: {}\n")
+    (found,) = of_file("altsession.redis.password=")
+    assert found.found == "altsession.redis.password is empty"
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,35 @@ def test_what_is_told(watch: Watch) -> None:
     assert told == wanted
 
 
+def test_a_check_is_no_session(watch: Watch) -> None:
+    """What ``check()`` does to try the server is told to nobody: it is no sign-in of a user."""
+    assert watch.next() == CONNECTED
+    watch.api.check()
+    made = watch.api.create()
+    made.login("ann")
+    id = made.id
+    assert watch.next() == ("sign-in", id, "ann")
+    watch.api.check()
+    made.invalidate()
+    assert watch.next() == ("ended", id, "ann")
+
+
+FOREIGN = (b"", b"hello", b"s", b"success", b"s\xff", b"x" + b"y" * 22, b"e" + b"y" * 21 + b"\n")
+"""Messages of others on the channel of all sessions."""
+
+
+def test_what_others_publish(server: Server, tmp_path: Path) -> None:
+    """It is no event of a session, and does not end the watch. Any user id is one."""
+    watch = Watch(tmp_path, server.url)
+    assert watch.next() == CONNECTED
+    for said in FOREIGN:
+        server.client.publish("sess:", said)
+    made = watch.api.create()
+    made.login("a\nb")
+    assert watch.next() == ("sign-in", made.id, "a\nb")
+    watch.close()
+
+
 def test_nothing_is_published_without_the_setting(any_server: Server) -> None:
     """``notify = none`` publishes nothing; else it is once for a sign-in and once for an end."""
     for notify, published in (("none", 0), ("life", 2), ("keys", 2)):
@@ -284,7 +313,11 @@ def test_for_people_and_of_one_user(
     at = datetime(2026, 5, 4, 12, 30, 1).astimezone()
     rows = [
         {"time": at, "event": event, "id": id, "user": user}
-        for event, id, user in [CONNECTED, ("sign-in", "x" * 22, "ann"), ("ended", "y" * 22, "bob")]
+        for event, id, user in [
+            CONNECTED,
+            ("sign-in", "x" * 22, "ann"),
+            ("ended", "y" * 22, "\x1b[8mbob"),
+        ]
     ]
     monkeypatch.setattr(module, "session_events", lambda *given: iter(rows))
     ran = command(server.url, "watch", "--user", "ann", session=LIFE)
@@ -293,6 +326,8 @@ def test_for_people_and_of_one_user(
         ["12:30:01", "connected", "–", "–"],
         ["12:30:01", "sign-in", "x" * 22, "ann"],
     ]
+    out = command(server.url, "watch", session=LIFE).out
+    assert out.splitlines()[-1].split() == ["12:30:01", "ended", "y" * 22, r"\x1b[8mbob"]
     assert len(command(server.url, "watch", "--json", session=LIFE).objects) == 3
 
 
