@@ -78,7 +78,8 @@ class PendingChanges:
     """Changes of one request's session that the server does not have yet.
 
     ``dirty``: the new bytes of fields, None for a field to remove. ``flashes``: messages to append.
-    ``held``: values that the application has got and may change in place.
+    ``held``: values that the application has got and may change in place; ``_former``: those whose
+    key was then read anew, or written through ``request.altsession``.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class PendingChanges:
         self.dirty: dict[str, Raw] = {}
         self.flashes: dict[str, list[Flash]] = {}
         self.held: dict[str, Held] = {}
+        self._former: list[tuple[str, Held]] = []
 
     def set(self, name: str, value: Any) -> None:
         """Replace a field."""
@@ -117,7 +119,7 @@ class PendingChanges:
         if held is not None:
             if held.raw == raw:
                 return held
-            self._let_go(name, held)
+            self._former.append((name, self.held.pop(name)))
         waiting = self.flashes.get(name, [])
         if raw is None and not waiting:
             return None
@@ -153,7 +155,7 @@ class PendingChanges:
     @property
     def possible(self) -> bool:
         """Whether there may be any changes."""
-        return bool(self.dirty or self.flashes or self.held)
+        return bool(self.dirty or self.flashes or self.held or self._former)
 
     def due(self) -> bool:
         """Whether anything has to be written. If a value cannot be encoded, this raises the error
@@ -164,6 +166,9 @@ class PendingChanges:
         except BaseException:
             self.forget()
             raise
+        if self._former:
+            if self._former:
+            self._warn_of_lost()
         return bool(self.dirty or self.flashes)
 
     def publish(self) -> None:
@@ -176,7 +181,7 @@ class PendingChanges:
             waiting[:] = [self.flash(flash.name, flash.message) for flash in waiting]
         for name, held in list(self.held.items()):
             if fields.get(name) != held.raw:
-                self._let_go(name, held)
+                self._former.append((name, self.held.pop(name)))
                 continue
             plain = self._commands.codec.encode(name, held.value)
             if plain != held.plain and self._differ(name, held.plain, plain):
@@ -187,20 +192,21 @@ class PendingChanges:
                 if self.signs_in(name):
                     fields[CSRF_TOKEN] = self.dirty.setdefault(CSRF_TOKEN, None)
 
-    def _let_go(self, name: str, held: Held) -> None:
-        """Forget an object whose key was read anew or written through ``request.altsession``."""
-        del self.held[name]
-        try:
-            plain = self._commands.codec.encode(name, held.value)
-            changed = plain != held.plain and self._differ(name, held.plain, plain)
-        except (TypeError, ValueError):  # what was put into it is no JSON
-            changed = True
-        if changed:
-            log.warning(
-                "the value of %r that request.session returned was changed in place, after the key"
-                " was read anew or written through request.altsession: the change is lost",
-                name,
-            )
+    def _warn_of_lost(self) -> None:
+        """Warn of changes in place that cannot be written."""
+        for name, held in self._former:
+            try:
+                plain = self._commands.codec.encode(name, held.value)
+                changed = plain != held.plain and self._differ(name, held.plain, plain)
+            except (TypeError, ValueError):  # what was put into it is no JSON
+                changed = True
+            if changed:
+                log.warning(
+                    "the value of %r that request.session returned was changed in place, after the"
+                    " key was read anew or written through request.altsession: the change is lost",
+                    name,
+                )
+        self._former.clear()
 
     def shown(self, fields: dict[str, Raw]) -> Mapping[str, Raw]:
         """The remembered fields, with the messages that wait."""
@@ -256,6 +262,7 @@ class PendingChanges:
         """Go back to these changes."""
         self.cache.forget(*self.dirty)
         self.held.clear()
+        self._former.clear()
         self.dirty = dict(changes.dirty)
         self.flashes = {name: list(items) for name, items in changes.flashes.items()}
         self.cache.fields.update(self.dirty)

@@ -444,7 +444,7 @@ class TestSend:
             ("private, max-age=60", "private, max-age=60"),
             ("max-age=60, Private", "max-age=60, Private"),
             ("no-store", "no-store"),
-            ("NO-CACHE", "NO-CACHE"),
+            ("NO-CACHE", "no-store"),
             ('public, private="x-debug"', "no-store"),
             ('private="x-debug"', "no-store"),
             ('no-cache="x", max-age=60', "no-store"),
