@@ -167,7 +167,6 @@ class PendingChanges:
             self.forget()
             raise
         if self._former:
-            if self._former:
             self._warn_of_lost()
         return bool(self.dirty or self.flashes)
 
