@@ -7,14 +7,14 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from zope.interface import implementer
 
-from .api_base import APIBase, Notify, OpenedView, SessionInfo
+from .api_base import APIBase, Notify, OpenSessionBase, SessionInfo
 from .config.sessions import attribute_of
 from .config.sources import from_ini, read_settings
 from .config.table import Settings
 from .driver import Driver
 from .interfaces import Codec, ISessionAPI, SealingCodec, Store
 from .protocol.administration import (
-    every_need,
+    exercise_every_right,
     some_sessions,
 )
 from .protocol.commands import UNSET, Unset
@@ -36,7 +36,7 @@ T = TypeVar("T")
 __all__ = ["OpenSession", "SessionAPI", "SessionInfo"]
 
 
-class OpenSession(OpenedView[Driver], AltSession):
+class OpenSession(OpenSessionBase[Driver], AltSession):
     """A session without a request, from ``open`` or ``create``: it never makes another one,
     and any call on a dead one is :exc:`SessionGone`, except ``exists()`` without a key, which is
     False if this object has not seen the session alive."""
@@ -239,7 +239,7 @@ class SessionAPI(APIBase):
         For health checks. Eight round trips: it makes a session, signs it in and ends it. That
         session is in no list, and ends by itself after five seconds at most.
         """
-        self._run(every_need(self._timing))
+        self._run(exercise_every_right(self._timing))
 
     def health(self) -> Health:
         """What the servers report about themselves; see :class:`Health`. One round trip to each.

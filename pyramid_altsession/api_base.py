@@ -16,12 +16,12 @@ from .errors import UNCONFIRMED, CorruptValue, NotDurable
 from .events import ADMINISTRATION, BY_KIND, event_line
 from .interfaces import Codec
 from .protocol.administration import (
-    described,
+    describe,
     end_all_sessions,
     end_session,
     end_sessions,
-    held,
     live_sessions,
+    read_data,
 )
 from .protocol.attached import AttachedState
 from .protocol.commands import Commands, Unset
@@ -30,7 +30,7 @@ from .protocol.keys import encodable
 from .protocol.state import PendingEvent, SessionState
 from .protocol.steps import Steps
 from .protocol.token import ID_LENGTH
-from .session import AnyDriver, SessionView
+from .session import AnyDriver, SessionBase
 from .web.cookie import SessionCookie
 
 log = logging.getLogger("pyramid_altsession")
@@ -66,7 +66,7 @@ def _time(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
-class OpenedView(SessionView[AnyDriver]):
+class OpenSessionBase(SessionBase[AnyDriver]):
     """The part that plain and awaitable sessions without a request share."""
 
     __slots__ = ("_cookie",)
@@ -161,7 +161,7 @@ class APIBase(ABC):
         encodable("describe", id)
         if len(id) != ID_LENGTH:  # it is the name of another key, perhaps an index
             return None
-        (known,) = yield from described([id])
+        (known,) = yield from describe([id])
         if known is None:
             return None
         return next(iter((yield from self._infos([known], keys))), None)
@@ -170,7 +170,7 @@ class APIBase(ABC):
         encodable("values_of", id)
         if len(id) != ID_LENGTH:
             return None
-        (found,) = yield from held([id], opened=True)
+        (found,) = yield from read_data([id], opened=True)
         if found is None:
             return None
         values = {}
@@ -210,7 +210,7 @@ class APIBase(ABC):
         infos = [self._info(known, current) for known in found]
         if not keys:
             return infos
-        pairs = zip(infos, (yield from held([info.id for info in infos])), strict=True)
+        pairs = zip(infos, (yield from read_data([info.id for info in infos])), strict=True)
         return [
             info._replace(keys={key: len(raw) for key, raw in fields.items()})
             for info, fields in pairs

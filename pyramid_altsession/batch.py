@@ -40,7 +40,7 @@ _NOT_ENTERED = "a batch is sent when its block ends: with session.batch() as b: 
 _OVER = "the batch is over: its block has ended"
 
 
-class BatchedCalls:
+class BatchBase:
     """The calls of a batch, until its block ends."""
 
     def __init__(self, commands: Commands) -> None:
@@ -174,7 +174,7 @@ class BatchedCalls:
             handle._error = error
 
 
-class Batch(BatchedCalls):
+class Batch(BatchBase):
     """The calls of ``with session.batch() as b:``, sent as one packet when the block ends.
 
     Each call returns a :class:`Handle`, whose ``.result()`` is the value after the block. All are

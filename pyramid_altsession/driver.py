@@ -15,7 +15,7 @@ T = TypeVar("T")
 AnyStore = TypeVar("AnyStore")
 
 
-class Carrier(Generic[AnyStore]):
+class DriverBase(Generic[AnyStore]):
     """Connects one session's state with the store.
 
     Subscribers are told of a call's events when it is over, as they may use the session
@@ -42,7 +42,7 @@ class Carrier(Generic[AnyStore]):
             self.notify(event)
 
 
-class Driver(Carrier[Store]):
+class Driver(DriverBase[Store]):
     """It belongs to one thread."""
 
     __slots__ = ()

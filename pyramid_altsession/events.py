@@ -61,7 +61,7 @@ LIMIT, ADMINISTRATION = "max_sessions_per_user", "administration"
 
 
 def event_line(kind: str, event: SessionEvent, asking: Request | None) -> str:
-    """An event as one JSON object, for the log. ``asking``: the request that is being served.
+    """An event as one JSON object, for the log. ``state_base``: the request that is being served.
 
     ``address`` is REMOTE_ADDR. Headers such as X-Forwarded-For are not used, because a visitor can
     forge them; the server in front has to check them.

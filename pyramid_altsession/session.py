@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from .batch import Batch
 from .config.table import SessionSettings
-from .driver import Carrier, Driver
+from .driver import Driver, DriverBase
 from .errors import SessionGone, StoreUnavailable
 from .interfaces import IAltSession
 from .protocol.calls import Calls
@@ -24,14 +24,14 @@ T = TypeVar("T")
 D = TypeVar("D")
 E = TypeVar("E")
 
-AnyDriver = TypeVar("AnyDriver", bound=Carrier[Any])
+AnyDriver = TypeVar("AnyDriver", bound=DriverBase[Any])
 
 
 def _no_dict(call: str) -> TypeError:
     return TypeError(f"an AltSession is no dict: use {call}")
 
 
-class SessionView(Generic[AnyDriver]):
+class SessionBase(Generic[AnyDriver]):
     """The part that plain and awaitable sessions share: everything without I/O."""
 
     __slots__ = ("_settings", "commands", "driver")
@@ -96,7 +96,7 @@ class SessionView(Generic[AnyDriver]):
 
 
 @implementer(IAltSession)
-class AltSession(SessionView[Driver]):
+class AltSession(SessionBase[Driver]):
     """The session of one request, key by key; nothing is loaded or saved otherwise.
 
     A **read** costs one round trip whatever the session's size, and each key is read at most

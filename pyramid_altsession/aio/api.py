@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 from pyramid.exceptions import ConfigurationError
 from pyramid.response import Response
 
-from ..api_base import APIBase, Notify, OpenedView, SessionInfo
+from ..api_base import APIBase, Notify, OpenSessionBase, SessionInfo
 from ..config.converters import PREFIX
 from ..config.sources import from_ini, read_settings
 from ..config.table import Settings
 from ..errors import AltSessionError
 from ..interfaces import Codec, SealingCodec
-from ..protocol.administration import every_need, some_sessions
+from ..protocol.administration import exercise_every_right, some_sessions
 from ..protocol.commands import UNSET, Unset
 from ..protocol.dialogue import Dialogue
 from ..protocol.fields import Description
 from ..protocol.keys import Values, encodable
-from ..protocol.notices import Change, Watched
+from ..protocol.notices import Change, WatchedSession
 from ..protocol.state import SessionState
 from ..protocol.steps import Steps, run_async
 from ..stores.observed import Observer
@@ -34,7 +34,7 @@ from .watch import changes
 T = TypeVar("T")
 
 
-class AsyncOpenSession(OpenedView[AsyncDriver], AsyncAltSession):
+class AsyncOpenSession(OpenSessionBase[AsyncDriver], AsyncAltSession):
     """A session without a request, from ``open`` or ``create``: it never makes another one,
     and any call on a dead one is :exc:`SessionGone`, except ``exists()`` without a key, which is
     False if this object has not seen the session alive."""
@@ -185,7 +185,7 @@ class AsyncSessionAPI(APIBase):
             )
         if self._notices is None:
             raise ConfigurationError(f"watch: {self.store!r} tells nobody what it does")
-        return changes(self._notices, self._run, Watched(id, keys), patience)
+        return changes(self._notices, self._run, WatchedSession(id, keys), patience)
 
     # -- sessions of requests
 
@@ -280,7 +280,7 @@ class AsyncSessionAPI(APIBase):
         self.store.observe(observer)
 
     async def check(self) -> None:
-        await self._run(every_need(self._timing))
+        await self._run(exercise_every_right(self._timing))
 
     async def close(self) -> None:
         await self.store.close()

@@ -3,13 +3,13 @@
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..batch import BatchedCalls
+from ..batch import BatchBase
 
 if TYPE_CHECKING:
     from .session import AsyncAltSession
 
 
-class AsyncBatch(BatchedCalls):
+class AsyncBatch(BatchBase):
     """The calls of ``async with session.batch() as b:``, the same as those of
     :class:`pyramid_altsession.Batch`. You do not await them; the end of the block does.
     """

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ..driver import Carrier
+from ..driver import DriverBase
 from ..protocol.lifecycle import Life
 from ..protocol.messages import Read, Reply, Write
 from ..protocol.state import PendingEvent, SessionState
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncDriver(Carrier[AsyncStore]):
+class AsyncDriver(DriverBase[AsyncStore]):
     """It belongs to one event loop. Several tasks may use it, but it carries out one call after the
     other, because two first writes at once would make two sessions.
     """

@@ -12,7 +12,7 @@ from ..protocol.keys import Key, SessionKey, Values, field_name
 from ..protocol.lifecycle import Touch
 from ..protocol.steps import Steps
 from ..protocol.verbs import Refused, Verb
-from ..session import SessionView
+from ..session import SessionBase
 from .batch import AsyncBatch
 from .driver import AsyncDriver
 
@@ -21,7 +21,7 @@ D = TypeVar("D")
 E = TypeVar("E")
 
 
-class AsyncAltSession(SessionView[AsyncDriver]):
+class AsyncAltSession(SessionBase[AsyncDriver]):
     """A session for asyncio. The names, results and errors of the calls are those of
     :class:`pyramid_altsession.AltSession`, which describes them; here you await them.
 

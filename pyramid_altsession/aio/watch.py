@@ -8,9 +8,9 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from ..errors import StoreUnavailable
-from ..protocol.administration import described
+from ..protocol.administration import describe
 from ..protocol.fields import Description
-from ..protocol.notices import Change, Watched
+from ..protocol.notices import Change, WatchedSession
 from ..protocol.steps import Steps
 from .listening import Ear, Notices
 
@@ -23,7 +23,7 @@ Found = list[Description | None]
 async def changes(
     notices: Notices,
     run: Callable[[Steps[Found]], Awaitable[Found]],
-    watched: Watched,
+    watched: WatchedSession,
     patience: float,
 ) -> AsyncGenerator[Change, None]:
     """The changes of the session. It listens first and reads then, so that it misses nothing in
@@ -35,7 +35,7 @@ async def changes(
             try:
                 if deaf:
                     await notices.subscribe(watched.id, ear)
-                (known,) = await run(described([watched.id]))
+                (known,) = await run(describe([watched.id]))
             except (redis.RedisError, StoreUnavailable) as error:
                 hopeless = isinstance(error, NoPermissionError)
                 if hopeless or time.monotonic() - trying_since > patience:

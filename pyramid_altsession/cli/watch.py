@@ -12,7 +12,7 @@ import redis
 
 from ..config.converters import PREFIX
 from ..errors import StoreUnavailable
-from ..protocol.notices import session_event
+from ..protocol.notices import parse_event
 from .configuration import Configured
 from .errors import CommandError
 from .output import Output, Row
@@ -81,7 +81,7 @@ def session_events(store: Heard, configured: Configured) -> Iterator[Row]:
                     hears = True
                     if said is None:
                         yield _row("connected")
-                    elif event := session_event(said):
+                    elif event := parse_event(said):
                         yield _row(*event)
             except redis.ResponseError as error:
                 user = configured.settings.redis.username or "default"

@@ -31,7 +31,7 @@ def _packets(items: list[T]) -> Iterator[tuple[T, ...]]:
         yield tuple(items[start : start + MANY])
 
 
-def described(ids: Iterable[str]) -> Steps[list[Description | None]]:
+def describe(ids: Iterable[str]) -> Steps[list[Description | None]]:
     """The description of each session, None if it ended."""
     found: list[Description | None] = []
     for part in _packets(list(ids)):
@@ -39,7 +39,7 @@ def described(ids: Iterable[str]) -> Steps[list[Description | None]]:
     return found
 
 
-def held(ids: Iterable[str], *, opened: bool = False) -> Steps[list[dict[str, bytes] | None]]:
+def read_data(ids: Iterable[str], *, opened: bool = False) -> Steps[list[dict[str, bytes] | None]]:
     """For each id, the keys and values of its session, None if it ended."""
     found: list[dict[str, bytes] | None] = []
     for part in _packets(list(ids)):
@@ -66,11 +66,11 @@ def survey(user: str) -> Steps[Survey]:
     """Look at every session that the user's index lists. Removes old entries of ended sessions."""
     listing = yield Listing(user)
     entries = listing.values
-    known = yield from described([id for id, _ in entries])
+    known = yield from describe([id for id, _ in entries])
     # The hash decides: a login under way has an entry and no session yet, and a session that
     # another user has taken over may have one too.
     found = [each for each in known if each is not None and each.user == user]
-    yield from prune(user, without(entries, known, user))
+    yield from prune(user, stale_entries(entries, known, user))
     live = {each.id for each in found}
     entering = listing.entering - live
     ended = tuple([id for id, _ in entries if id not in live and id not in entering])
@@ -88,11 +88,11 @@ def prune_some(user: str) -> Steps[None]:
     without a logout do not make it grow for ever. At most three round trips.
     """
     entries = (yield Listing(user, SAMPLE)).values
-    known = yield from described([id for id, _ in entries])
-    yield from prune(user, without(entries, known, user))
+    known = yield from describe([id for id, _ in entries])
+    yield from prune(user, stale_entries(entries, known, user))
 
 
-def without(entries: list[Entry], known: list[Description | None], user: str) -> list[Entry]:
+def stale_entries(entries: list[Entry], known: list[Description | None], user: str) -> list[Entry]:
     """Entries whose session is not this user's: the session has ended, or its login was never
     completed.
     """
@@ -104,7 +104,7 @@ def some_sessions(cursor: int) -> Steps[tuple[int, list[Description]]]:
     """A part of all sessions, and the cursor for the next part: 0 begins and ends the walk. From
     beginning to end it gives every session, some perhaps twice."""
     following, ids = (yield Scan(cursor)).values
-    known = yield from described(ids)
+    known = yield from describe(ids)
     return following, [each for each in known if each is not None]
 
 
@@ -154,7 +154,7 @@ def end_session(id: str, timing: Timing, user: str | None = None) -> Steps[bool]
     return reply.ended
 
 
-def every_need(timing: Timing) -> Steps[None]:
+def exercise_every_right(timing: Timing) -> Steps[None]:
     """Make a session, sign it in and end it, so that each right which sessions need is used once.
     The session is in no list, is told to nobody, and ends by itself after five seconds.
     """

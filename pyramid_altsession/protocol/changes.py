@@ -60,7 +60,7 @@ def appended(name: str, raw: Raw, flashes: list[Flash]) -> Raw:
         return raw
 
 
-def checked(name: str, value: Any) -> list[Any]:
+def as_queue(name: str, value: Any) -> list[Any]:
     """The messages of a queue; CorruptValue if the value is no list."""
     if not isinstance(value, list | tuple):
         raise CorruptValue(f"the flash queue {name!r} holds no list: set or remove it")
@@ -311,7 +311,7 @@ class PendingChanges:
 
     def queue(self, name: str, raw: Raw) -> list[Any]:
         """The stored messages."""
-        return checked(name, [] if raw is None else self._commands.decode(name, raw))
+        return as_queue(name, [] if raw is None else self._commands.decode(name, raw))
 
     def fitting(self, name: str, messages: list[Any], id: str | None) -> list[Any]:
         """The same messages if they fit; otherwise the newest ones that fit into half of the limit,

@@ -40,7 +40,7 @@ def notice(kind: Kind, *keys: str) -> bytes:
     return kind[:1].encode() + b"".join([len(each).to_bytes(2) + each for each in names])
 
 
-def told(said: bytes) -> tuple[Kind, frozenset[str]]:
+def parse_notice(said: bytes) -> tuple[Kind, frozenset[str]]:
     """The Change that a notice stands for."""
     keys, at = set(), 1
     while at < len(said):
@@ -50,7 +50,7 @@ def told(said: bytes) -> tuple[Kind, frozenset[str]]:
     return KINDS[said[:1]], frozenset(keys)
 
 
-class SessionEvent(NamedTuple):
+class FeedEvent(NamedTuple):
     """An event of any session, for code that watches all sessions.
 
     ``kind``: ``sign-in``, ``logout`` (by the user, in this browser) or ``ended`` (in any other way
@@ -69,13 +69,13 @@ EVENTS = {"s": "sign-in", "o": "logout", "e": "ended"}
 _EVENT = re.compile(rf"([{''.join(EVENTS)}])([A-Za-z0-9_-]{{{ID_LENGTH}}})(.*)", re.DOTALL)
 
 
-def session_event(said: bytes) -> SessionEvent | None:
+def parse_event(said: bytes) -> FeedEvent | None:
     """The event in a message on the channel of all sessions; None if it is a message of others."""
     found = _EVENT.fullmatch(said.decode(errors="replace"))
-    return found and SessionEvent(EVENTS[found[1]], found[2], found[3] or None)
+    return found and FeedEvent(EVENTS[found[1]], found[2], found[3] or None)
 
 
-class Watched:
+class WatchedSession:
     """The known state of a watched session, to find out what is new to the watcher."""
 
     def __init__(self, id: str, keys: bool) -> None:
@@ -106,7 +106,7 @@ class Watched:
         """The changes that a notice reports; none if it is a message of others."""
         if said[:1] not in KINDS:
             return
-        kind, keys = told(said)
+        kind, keys = parse_notice(said)
         self.over = kind == "ended"
         if kind == "renewed":
             self._proof = None  # a read finds the new one

@@ -6,18 +6,18 @@
 from collections.abc import Iterable
 
 from ..errors import SessionFull, SessionGone, StoreUnavailable
-from .asking import Asking, PendingEvent, Status
 from .envelope import alive
 from .fields import CREATED, CSRF_TOKEN, LOGIN, USER, State
 from .lifecycle import Invalidate, Life, Login, Renew, Rotate, Touch
 from .messages import Read, Reply, SessionLimit, Write
+from .state_base import PendingEvent, StateBase, Status
 from .token import Claim, Token
 from .verbs import Refused
 
 __all__ = ["PendingEvent", "SessionState", "Status"]
 
 
-class SessionState(Asking):
+class SessionState(StateBase):
     """What one request knows of its session; shared by its attempts and subrequests.
 
     Every reply to its operations is passed to :meth:`learn`, which returns the operation that has

@@ -73,10 +73,10 @@ def apply(store: "MemoryStore", write: Write, now: int) -> Reply:
     """Carry out a Write as write.lua does: all or nothing, on a live session; otherwise the state
     says why not.
     """
-    return Change(store, write, now).reply()
+    return GuardedWrite(store, write, now).reply()
 
 
-class Change:
+class GuardedWrite:
     """One Write under way."""
 
     def __init__(self, store: "MemoryStore", write: Write, now: int) -> None:

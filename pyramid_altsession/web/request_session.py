@@ -8,7 +8,7 @@ from pyramid.interfaces import ISession
 from pyramid.request import Request
 from zope.interface import implementer
 
-from ..protocol.changes import Held, PendingChanges, checked, messages_of
+from ..protocol.changes import Held, PendingChanges, as_queue, messages_of
 from ..protocol.fields import CSRF_TOKEN, FLASH, Raw
 from ..protocol.keys import field_name
 from ..protocol.token import new_csrf_token
@@ -157,7 +157,7 @@ class SyncSession(MutableMapping[str, Any]):
         if self._changes.appends(name):
             self._changes.append(name, msg)
         else:
-            messages = [*checked(name, self.get(name, [])), msg]
+            messages = [*as_queue(name, self.get(name, [])), msg]
             self[name] = self._changes.fitting(name, messages, self._session.id)
 
     def pop_flash(self, queue: str = "") -> list[Any]:
@@ -182,7 +182,7 @@ class SyncSession(MutableMapping[str, Any]):
         """The messages, without taking them out."""
         name = self._name(FLASH + queue)
         held = self._load(name)
-        return [] if held is None else checked(name, held.value)
+        return [] if held is None else as_queue(name, held.value)
 
     def new_csrf_token(self) -> str:
         """A new CSRF token in place of the old one."""
@@ -246,7 +246,7 @@ class SyncSession(MutableMapping[str, Any]):
         held = self._changes.held.get(name)
         (raw,) = self._driver.write(Pop(name))
         if alone and held is not None and held.raw == raw:
-            return checked(name, held.value)
+            return as_queue(name, held.value)
         return self._changes.queue(name, raw)
 
 

@@ -21,7 +21,7 @@ from pyramid_altsession.aio.store import open_store as open_aio
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.protocol import notices
-from pyramid_altsession.protocol.notices import Watched, notice, told
+from pyramid_altsession.protocol.notices import WatchedSession, notice, parse_notice
 from pyramid_altsession.stores import open_store
 
 ENDED = "ended"
@@ -263,14 +263,14 @@ def test_a_renewal_is_told_once(server: Server, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("keys", [(), ("a",), ("a\0b", "ä", "x" * 512)])
 def test_a_notice(keys: tuple[str, ...]) -> None:
     """Names of keys travel as they are."""
-    assert told(notice("changed", *keys)) == ("changed", frozenset(keys))
+    assert parse_notice(notice("changed", *keys)) == ("changed", frozenset(keys))
 
 
 @pytest.mark.parametrize("keys", [False, True])
 @pytest.mark.parametrize("said", [b"", b"hello", b"\xff"])
 def test_what_others_publish(said: bytes, keys: bool) -> None:
     """A message that is no notice tells nothing, and does not end the watch."""
-    watched = Watched("x" * 22, keys)
+    watched = WatchedSession("x" * 22, keys)
     assert list(watched.heard(said)) == []
     assert not watched.over
 

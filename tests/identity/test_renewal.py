@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from accounts import Books, api_on, id_of, signed_in
 from apps import Browser, Site, Watched, site
-from inside import Change, state_in
+from inside import GuardedWrite, state_in
 from pyramid.request import Request
 from scheduler import (
     WINDOW,
@@ -876,18 +876,18 @@ def keeps_predecessor(monkeypatch: pytest.MonkeyPatch) -> None:
         change.bury(change.draft["@v"], change.now)
         change.draft["@v"] = proof
 
-    monkeypatch.setattr(Change, "replace", mutant)
+    monkeypatch.setattr(GuardedWrite, "replace", mutant)
 
 
 def keeps_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
     """A login that leaves the verifier as it is."""
-    monkeypatch.setattr(Change, "replace", lambda change, proof: None)
+    monkeypatch.setattr(GuardedWrite, "replace", lambda change, proof: None)
 
 
 def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """A login without an entry."""
-    monkeypatch.setattr(Change, "admit", lambda change, verb: State.LIVE)
-    monkeypatch.setattr(Change, "index", lambda change: {})
+    monkeypatch.setattr(GuardedWrite, "admit", lambda change, verb: State.LIVE)
+    monkeypatch.setattr(GuardedWrite, "index", lambda change: {})
 
 
 def replaced_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -909,19 +909,19 @@ def forgets_predecessor(monkeypatch: pytest.MonkeyPatch) -> None:
         change.bury(change.draft["@v"], change.now)
         change.draft["@v"] = proof
 
-    monkeypatch.setattr(Change, "rotate", mutant)
+    monkeypatch.setattr(GuardedWrite, "rotate", mutant)
 
 
 def grace_from_the_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grace that begins with the renewal, and not with the first use of what it gave."""
-    rotate = Change.rotate
+    rotate = GuardedWrite.rotate
 
     def mutant(change: Any, proof: bytes) -> None:
         rotate(change, proof)
         previous = change.draft["@p"]
         change.draft["@p"] = previous[:32] + previous[37:] * 2
 
-    monkeypatch.setattr(Change, "rotate", mutant)
+    monkeypatch.setattr(GuardedWrite, "rotate", mutant)
 
 
 def renews_on_the_way_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -939,19 +939,19 @@ def renews_on_the_way_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def renews_whatever_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewal that does not ask whether its verifier is still the session's."""
-    guard = Change.guard
+    guard = GuardedWrite.guard
 
     def mutant(change: Any) -> State:
         state = guard(change)
         renews = isinstance(change.life, Rotate)
         return State.LIVE if renews and state is State.REPLACED else state
 
-    monkeypatch.setattr(Change, "guard", mutant)
+    monkeypatch.setattr(GuardedWrite, "guard", mutant)
 
 
 def renews_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewal for every request that saw that one was due."""
-    monkeypatch.setattr(Change, "take", _renewing(Change.take))
+    monkeypatch.setattr(GuardedWrite, "take", _renewing(GuardedWrite.take))
 
 
 def _renewing(take: Callable[..., Any]) -> Callable[..., Any]:

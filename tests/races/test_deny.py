@@ -24,7 +24,7 @@ from pyramid_altsession.protocol.messages import Operation
 from pyramid_altsession.protocol.state import SessionState
 from pyramid_altsession.protocol.steps import Steps, run
 from pyramid_altsession.stores import open_store
-from pyramid_altsession.stores.apply import Change
+from pyramid_altsession.stores.apply import GuardedWrite
 from pyramid_altsession.stores.memory import MemoryStore
 
 USER = "ann"
@@ -159,12 +159,12 @@ def test_two_sign_ins_on_a_server(kind: str, age: int, request: pytest.FixtureRe
 def test_mutant_number_of_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only the number of ended entries is taken along, whatever the index lists by then, one
     too many is let in."""
-    admit = Change.admit
+    admit = GuardedWrite.admit
 
-    def generous(change: Change, login: Login) -> State:
+    def generous(change: GuardedWrite, login: Login) -> State:
         return admit(change, structs.replace(login, limit=login.limit + len(login.ended), ended=()))
 
-    monkeypatch.setattr(Change, "admit", generous)
+    monkeypatch.setattr(GuardedWrite, "admit", generous)
     with pytest.raises(AssertionError, match="one too many"):
         every_order(in_memory(1, 1, 0))
 

@@ -21,7 +21,7 @@ from pyramid_altsession.protocol.changes import PendingChanges
 from pyramid_altsession.protocol.state import SessionState
 from pyramid_altsession.protocol.token import Token, new_verifier
 from pyramid_altsession.protocol.verbs import Increment
-from pyramid_altsession.stores.apply import Change
+from pyramid_altsession.stores.apply import GuardedWrite
 from pyramid_altsession.web.cookie import SessionCookie
 from pyramid_altsession.web.requests import RequestSessions
 
@@ -246,32 +246,32 @@ def one_token_twice(patch: pytest.MonkeyPatch) -> None:
 @mutant("foreign value stored", "not done", "wrong user")
 def login_keeps_anybodys_session(patch: pytest.MonkeyPatch) -> None:
     """Another user's session is taken over by a login."""
-    admit = Change.admit
+    admit = GuardedWrite.admit
 
     def admitted(self: Any, verb: Any) -> Any:
         self.user = None
         return admit(self, verb)
 
-    patch.setattr(Change, "admit", admitted)
+    patch.setattr(GuardedWrite, "admit", admitted)
 
 
 @mutant("not in the index")
 def login_without_an_entry(patch: pytest.MonkeyPatch) -> None:
     """A signed-in session that its user cannot find."""
-    admit = Change.admit
+    admit = GuardedWrite.admit
 
     def admitted(self: Any, verb: Any) -> Any:
         state = admit(self, verb)
         self.index().pop(self.id, None)
         return state
 
-    patch.setattr(Change, "admit", admitted)
+    patch.setattr(GuardedWrite, "admit", admitted)
 
 
 @mutant("undead")
 def end_that_forgets_nothing(patch: pytest.MonkeyPatch) -> None:
     """A session that outlives its end."""
-    patch.setattr(Change, "finish", lambda self, *arguments: None)
+    patch.setattr(GuardedWrite, "finish", lambda self, *arguments: None)
 
 
 @mutant("miscounted", "made up")
@@ -313,14 +313,14 @@ def no_cookie_is_somebodys(patch: pytest.MonkeyPatch) -> None:
 @mutant("planted CSRF token")
 def login_leaves_the_csrf_token(patch: pytest.MonkeyPatch) -> None:
     """Who planted the session knows the token of the user who signs in on it."""
-    login = Change.login
+    login = GuardedWrite.login
 
     def with_token(self: Any, verb: Any) -> None:
         token = self.draft.get("_csrft_")
         login(self, verb)
         self.put("_csrft_", token)
 
-    patch.setattr(Change, "login", with_token)
+    patch.setattr(GuardedWrite, "login", with_token)
 
 
 @pytest.mark.parametrize("name", MUTANTS)

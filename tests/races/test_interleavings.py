@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from apps import Repeating
-from inside import Change, store_in
+from inside import GuardedWrite, store_in
 from scheduler import WINDOW, Actor, Body, Broken, World, explore, found, orders, play, sample
 from servers import Server
 
@@ -558,12 +558,12 @@ def one_dead_proof(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def not_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tombstone does not note that its session was followed by another."""
-    monkeypatch.setattr(Change, "owed", lambda change: State.OWED)
+    monkeypatch.setattr(GuardedWrite, "owed", lambda change: State.OWED)
 
 
 def untold_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tombstone counts as one that the browser was told of."""
-    monkeypatch.setattr(Change, "owed", lambda change: State.ENDED)
+    monkeypatch.setattr(GuardedWrite, "owed", lambda change: State.ENDED)
 
 
 def login_unmarked(monkeypatch: pytest.MonkeyPatch) -> None:

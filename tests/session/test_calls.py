@@ -14,7 +14,7 @@ import test_session
 
 from pyramid_altsession import AltSession, IAltSession
 from pyramid_altsession.aio import AsyncAltSession
-from pyramid_altsession.batch import BatchedCalls
+from pyramid_altsession.batch import BatchBase
 
 DOCS = Path(__file__).parents[2] / "docs"
 INSIDE = {"begin", "together"}
@@ -26,7 +26,7 @@ def calls_of(kind: type) -> dict[str, Callable[..., Any]]:
     return {name: call for name, call in found if name[0] != "_" and name not in INSIDE}
 
 
-PLAIN, AWAITED, BATCHED = map(calls_of, (AltSession, AsyncAltSession, BatchedCalls))
+PLAIN, AWAITED, BATCHED = map(calls_of, (AltSession, AsyncAltSession, BatchBase))
 PROMISED = {name: call for name, call in IAltSession.namesAndDescriptions() if name in PLAIN}
 ONE_KEY = {*BATCHED, "modify"} - {"all", "keys"}
 """Calls about keys that they name."""

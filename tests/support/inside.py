@@ -4,9 +4,9 @@ with an underscore in the tests, but for a few (tests/config/test_layout.py coun
 from typing import Any
 
 from pyramid_altsession.stores import embedded, supervisor
-from pyramid_altsession.stores.apply import Change
+from pyramid_altsession.stores.apply import GuardedWrite
 
-Change = Change
+GuardedWrite = GuardedWrite
 
 # -- stores
 

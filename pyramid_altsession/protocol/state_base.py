@@ -41,7 +41,7 @@ class PendingEvent(NamedTuple):
     reason: str
 
 
-class Asking:
+class StateBase:
     """The half of :class:`SessionState` that asks.
 
     :meth:`read` and :meth:`write` return the operation to carry out. Afterwards ``results`` holds
