@@ -25,14 +25,12 @@ from .keys import LONGEST, MAX_KEY_BYTES, Key, encodable, field_name
 from .lifecycle import Invalidate, Login, Renew
 from .messages import SessionLimit
 from .state import Status
-from .steps import Steps
+from .steps import TRIES, Steps, TooManyConflicts
 from .token import new_verifier
 
 T = TypeVar("T")
 
 MAX_INFO_BYTES = 512
-TRIES = 100
-"""How often a call reads and writes again if other requests are faster."""
 PRUNE_EACH = 16
 """Each time a user's index has grown by so many entries, a login looks for ended sessions."""
 
@@ -80,7 +78,7 @@ class Calls:
             if held == raw or not self._commands.same(key, held, raw):
                 return False
             raw = held  # the same value in other JSON
-        return False
+        return False  # others store it anew each time
 
     def modify(self, key: Key, function: Callable[[Any], Any], default: Any = UNSET) -> Steps[Any]:
         name = field_name(key)
@@ -92,7 +90,7 @@ class Calls:
             ((done, _held),) = yield from self._dialogue.write(verb)
             if done:
                 return value
-        raise RuntimeError(f"modify({name!r}): somebody else was faster {TRIES} times")
+        raise TooManyConflicts(f"modify({name!r})")
 
     # -- what a replica has to confirm
 

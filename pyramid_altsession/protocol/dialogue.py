@@ -14,15 +14,13 @@ from .fields import Raw, is_key
 from .lifecycle import Life
 from .messages import Read, Write
 from .state import SessionState, Status
-from .steps import Prefetch, Steps
+from .steps import TRIES, Prefetch, Steps, TooManyConflicts
 from .verbs import Get, Refused, Verb, flat
 
 MAX_STEPS = 16
 """How many operations one call may need. If a server's answers lead to more, they contradict each
 other.
 """
-WRITE_TRIES = 100
-"""How often writing the changes of ``request.session`` is tried if other requests are faster."""
 
 
 class Dialogue:
@@ -204,7 +202,7 @@ class Dialogue:
         state = self.state
         ready, queues = before, set[str]()
         try:
-            for _ in range(WRITE_TRIES):
+            for _ in range(TRIES):
                 try:
                     yield from self.follow(state.write(*ready, *verbs, life=life))
                     return state.results[len(ready) :]
@@ -215,7 +213,7 @@ class Dialogue:
                     queues.update(ready[place].names or ())
                     yield from self.ask(tuple(queues), fresh=True)
                     ready = changes.shortened(before, queues, state.id)
-            raise RuntimeError(f"{sorted(queues)}: other requests were faster {WRITE_TRIES} times")
+            raise TooManyConflicts(f"writing {', '.join(sorted(queues))}")
         except BaseException:
             # Changes for a session that is gone are dropped.
             if state.status is not Status.GONE:

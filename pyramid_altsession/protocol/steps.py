@@ -17,6 +17,16 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 T = TypeVar("T")
 
+TRIES = 100
+"""How often a call reads and writes again if other requests are faster."""
+
+
+class TooManyConflicts(RuntimeError):
+    """Other requests changed what a call had read, in each of its tries."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__(f"{call}: other requests were faster {TRIES} times")
+
 
 class Prefetch(NamedTuple):
     """A read that was sent before. To yield it means to ask for its reply."""

@@ -19,7 +19,7 @@ from ..protocol.fields import INFO, INFO_CHUNK, Raw, State
 from ..protocol.keys import LONGEST
 from ..protocol.lifecycle import Life, Login
 from ..protocol.messages import Describe, Inspect, Operation, Read, Reply, Write
-from ..protocol.steps import Steps, run
+from ..protocol.steps import TRIES, Steps, TooManyConflicts, run
 from ..protocol.verbs import (
     Everything,
     Expect,
@@ -34,7 +34,6 @@ from ..protocol.verbs import (
     pairs,
 )
 
-TRIES = 100
 _PASSED_ON = (Get, Set, Remove, Pop, SetDefault, Everything)
 """Verbs for which the server neither looks into a value nor moves one to another key."""
 NOTED = "@n"
@@ -180,7 +179,7 @@ class Sealing:
                 return replace(reply, values=worked_out(write.verbs, plain, reply.now)[1])
             if reply.state is not State.REFUSED:
                 return reply
-        raise RuntimeError(f"a sealed value: somebody else was faster {TRIES} times")
+        raise TooManyConflicts(f"writing sealed values ({', '.join(names)})")
 
     def _stored(self, write: Write, names: tuple[str, ...]) -> Steps[tuple[Reply, dict[str, Raw]]]:
         """The present values of the fields; None for a field without a value, or whose value has

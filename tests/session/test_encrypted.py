@@ -569,7 +569,7 @@ def test_somebody_else_is_always_faster(api: SessionAPI, session: OpenSession) -
             watched.before = interfere
 
     watched.before = interfere
-    with pytest.raises(RuntimeError, match="somebody else was faster 100 times"):
+    with pytest.raises(RuntimeError, match="other requests were faster 100 times"):
         later(api, session).increment("n")
 
 

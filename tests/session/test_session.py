@@ -388,7 +388,7 @@ def test_modify_gives_up(known: Browser, behind: Behind) -> None:
         behind.put(id_of(known), "cart", b"%d" % next(numbers))
         return "mine"
 
-    with pytest.raises(RuntimeError, match=r"modify\('cart'\): somebody else was faster 100"):
+    with pytest.raises(RuntimeError, match=r"modify\('cart'\): other requests were faster 100"):
         known.visit().modify("cart", disturbed)
 
 
