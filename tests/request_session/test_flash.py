@@ -469,7 +469,7 @@ def test_message_that_grew_too_long(visitor: Visitor) -> None:
     session.flash(message)
     message.append("x" * LIMIT)
     assert (narrow.latest.altsession.get("a"), session.peek_flash()) == (1, [message])
-    with pytest.raises(ValueTooLarge, match="writing _f_: other requests were faster"):
+    with pytest.raises(ValueTooLarge, match="'_f_'"):
         session.write_back()
     assert narrow.stored == {"a": 1}
 
@@ -478,7 +478,7 @@ def test_flash_onto_an_assigned_value_that_is_no_list(visitor: Visitor) -> None:
     """Where the queue's key was assigned something else, flash is CorruptValue at the call."""
     session = visitor()
     session["_f_"] = 5
-    with pytest.raises(CorruptValue, match="writing _f_: other requests were faster"):
+    with pytest.raises(CorruptValue, match="'_f_'"):
         session.flash("x")
 
 
