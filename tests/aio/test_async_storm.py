@@ -223,7 +223,9 @@ def test_storm(own_server: Server, capsys: pytest.CaptureFixture[str]) -> None:
 class Careless(pools.LoopPool):
     """Lets the next call have a connection when a call is over, however it ended."""
 
-    async def exchange(self, packet: bytes, replies: int, end: float) -> list[Any]:
+    async def exchange(
+        self, packet: bytes, replies: int, end: float, *, once: bool = False
+    ) -> list[Any]:
         connection = self._rested() or await self._take(end)
         vars(connection)["close"] = lambda: None
         try:
