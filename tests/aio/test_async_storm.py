@@ -159,13 +159,16 @@ async def beside(*works: Awaitable[None]) -> AsyncIterator[None]:
 
 
 async def stalls(server: Server) -> None:
-    """The server stops for longer than a call may take, and for less."""
+    """The server stops for longer than a call may take, and for less; for the first time soon, as a
+    fast machine is through in a second."""
     try:
-        for seconds in itertools.cycle([0.3 * TIMEOUT, 2.5 * TIMEOUT]):
-            await asyncio.sleep(5 * TIMEOUT)
+        served = TIMEOUT / 2
+        for seconds in itertools.cycle([2.5 * TIMEOUT, 0.3 * TIMEOUT]):
+            await asyncio.sleep(served)
             server.pause()
             await asyncio.sleep(seconds)
             server.resume()
+            served = 5 * TIMEOUT
     finally:
         server.resume()
 
