@@ -57,6 +57,7 @@ def includeme(config: Configurator) -> None:
     registry = config.registry
 
     def observe() -> None:
-        registry.getUtility(ISessionAPI).observe(trace_operation)
+        for _, api in registry.getUtilitiesFor(ISessionAPI):
+            api.observe(trace_operation)
 
     config.action("pyramid_altsession.opentelemetry", observe, order=PHASE1_CONFIG + 1)

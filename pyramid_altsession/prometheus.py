@@ -162,9 +162,9 @@ def includeme(config: Configurator) -> None:
     registry = config.registry
 
     def observe() -> None:
-        api: SessionAPI = registry.getUtility(ISessionAPI)
-        api.observe(count_operation)
-        POOLS.apis.add(api)
+        for _, api in registry.getUtilitiesFor(ISessionAPI):
+            api.observe(count_operation)
+            POOLS.apis.add(api)
 
     config.action("pyramid_altsession.prometheus", observe, order=PHASE1_CONFIG + 1)
     config.add_tween(TWEEN, under=INGRESS, over=NAME)

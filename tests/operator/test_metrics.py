@@ -114,7 +114,19 @@ def silent(request: Request) -> str:
     return "hello"
 
 
-VIEWS = {"cart": cart, "login": sign_in, "gone": gone, "caught": caught, "silent": silent}
+def admin_cart(request: Request) -> Any:
+    request.altsession_admin.set("cart", ["files"])
+    return request.altsession_admin.get("cart", fresh=True)
+
+
+VIEWS = {
+    "cart": cart,
+    "admin_cart": admin_cart,
+    "login": sign_in,
+    "gone": gone,
+    "caught": caught,
+    "silent": silent,
+}
 
 
 def measured(url: str, *modules: str, **settings: object) -> Site:
@@ -148,6 +160,21 @@ def test_text_of_one_request(server: Server, counted: Callable[[], dict[str, flo
         'altsession_events_total{event="created"}': 1,
         'altsession_responses_total{error="none"}': 1,
     }
+
+
+def test_further_sessions(
+    server: Server,
+    counted: Callable[[], dict[str, float]],
+    spans: Callable[[], list[ReadableSpan]],
+) -> None:
+    """Operations of an application's other sessions count, and have spans."""
+    modules, more = ("prometheus", "opentelemetry"), {"altsession.sessions": "admin"}
+    shop = measured(server.url, *modules, **more)
+    shop.get("/admin_cart")
+    found = counted()
+    assert found['altsession_operations_total{operation="create",outcome="ok"}'] == 1
+    assert found['altsession_operations_total{operation="read",outcome="ok"}'] == 1
+    assert [each.name for each in spans()] == ["altsession create", "altsession read"]
 
 
 def test_durations_and_bytes(server: Server) -> None:
