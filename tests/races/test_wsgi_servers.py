@@ -73,7 +73,7 @@ def leave(request):
     return user
 
 def connection(request):
-    pool = request.registry.getUtility(ISessionAPI)._store._pool
+    pool = request.registry.getUtility(ISessionAPI).store._pool
     return [os.getpid(), *pool.exchange(b"*2\\r\\n$6\\r\\nCLIENT\\r\\n$2\\r\\nID\\r\\n", 1)]
 
 def main(global_config=None, **settings):
