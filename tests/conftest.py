@@ -14,7 +14,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from operator_cli import command as command  # a fixture
 from sealed import CODEC, behind_of
-from selection import *  # noqa: F403
+from selection import *  # noqa: F403 - pytest looks for hooks here
 from servers import Server, redis_binary, valkey
 from topologies import Cluster, Sentinels, TLSServer
 

@@ -9,7 +9,7 @@ import redis
 
 from ..config.table import RedisSettings, Settings
 from ..interfaces import SealingCodec, Store
-from ..protocol.messages import Operation, Read, Reply
+from ..protocol.messages import Operation, Reply
 from ..protocol.steps import run_async
 from ..stores import warn_of_no_server
 from ..stores.embedded import EmbeddedServer
@@ -124,8 +124,7 @@ class AwaitingStore(SteppedStore[AsyncConnectionPool]):
         pool, trouble = self.servers[address]
         end, outcome = time.monotonic() + self._wait, None
         try:
-            once = operation.__class__ is not Read and not operation.repeatable
-            outcome = await pool.exchange(packet, count, end, once=once)
+            outcome = await pool.exchange(packet, count, end, once=not operation.repeatable)
             reply = unpack(operation, outcome)
         except redis.RedisError as error:
             call = self._call(end, trouble)

@@ -279,7 +279,9 @@ class PendingChanges:
     def take(
         self, names: Collection[str] | None, *, exists: bool
     ) -> tuple[Renew | None, tuple[Verb, ...]]:
-        """The same after ``publish``. The changes that it returns count as written."""
+        """The verbs for the changes of these keys (None: of all) that ``publish`` has found, and
+        the renewal that a change of the user needs. From then on they count as written.
+        """
         if names is None:
             names = [*self.dirty, *self.flashes]
         verbs: list[Verb] = []

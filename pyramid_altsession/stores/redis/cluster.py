@@ -333,7 +333,7 @@ class ClusterSteps:
         return Reply(State.LIVE, values, confirmed=end.confirmed)
 
     def _described(self, operation: Describe | Inspect) -> Steps[Reply]:
-        """The same for the descriptions of sessions."""
+        """One packet to each node; if it was redirected or failed, one to each session's node."""
         found: dict[str, Any] = {}
         for address, ids in (yield from self._by_node(operation.ids)).items():
             part = replace(operation, ids=tuple(ids))
