@@ -183,17 +183,17 @@ class SessionAPI(APIBase):
         """
         return self._run(self._invalidate_id(id, userid))
 
-    def invalidate_all(self, told: Callable[[int], object] | None = None) -> int:
+    def invalidate_all(self, *, progress: Callable[[int], object] | None = None) -> int:
         """End all sessions of the application; returns how many. A long walk that does not block
-        the server; ``told`` is called after each step with the number so far.
+        the server; ``progress`` is called after each step with the number so far.
 
         Every session that existed when the call began is dead when it returns.
         """
         number = 0
         for found in self._walk():
             number += self._run(self._invalidate(found))
-            if told is not None:
-                told(number)
+            if progress is not None:
+                progress(number)
         return number
 
     def scan(self, *, keys: bool = False) -> Iterator[SessionInfo]:

@@ -90,7 +90,7 @@ class ISessionAPI(Interface):
     def pool_usage():
         """The connections of this process to each server, as PoolUsage. No I/O."""
 
-    def invalidate_all(told=None):
+    def invalidate_all(*, progress=None):
         """End every session; how many."""
 
     def scan(*, keys=False):

@@ -26,7 +26,7 @@ from ..protocol.steps import Steps, run_async
 from ..stores.observed import Observer
 from ..web.ending import send_off
 from .driver import AsyncDriver
-from .listening import Notices
+from .pubsub import Notices
 from .session import AsyncAltSession
 from .store import AsyncObservedStore, AsyncSealedStore, AsyncStore, open_store
 from .watch import changes
@@ -241,12 +241,12 @@ class AsyncSessionAPI(APIBase):
     async def invalidate_id(self, id: str, userid: str | Unset | None = UNSET) -> bool:
         return await self._run(self._invalidate_id(id, userid))
 
-    async def invalidate_all(self, told: Callable[[int], object] | None = None) -> int:
+    async def invalidate_all(self, *, progress: Callable[[int], object] | None = None) -> int:
         number = 0
         async for found in self._walk():
             number += await self._run(self._invalidate(found))
-            if told is not None:
-                told(number)
+            if progress is not None:
+                progress(number)
         return number
 
     async def scan(self, *, keys: bool = False) -> AsyncIterator[SessionInfo]:

@@ -44,13 +44,13 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._replies: list[Any] = []
         self._expected = 0
-        self._came = 0  # bytes
+        self._bytes_received = 0
         self._waiter: asyncio.Future[None] | None = None
         self._end = math.inf
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
-        self._heard: Callable[[Any], None] | None = None
-        self._lost: Callable[[redis.RedisError], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._on_message: Callable[[Any], None] | None = None
+        self._on_lost: Callable[[redis.RedisError], None] | None = None
         self.timeout = math.inf
         """Seconds that an answer may take, from the settings: for the message of a time-out."""
         self.failure: redis.RedisError | None = None
@@ -66,10 +66,10 @@ class Connection(asyncio.Protocol):
         if self.failure is not None:
             raise self.failure
         waiter = self._waiter = self._loop.create_future()
-        self._expected, self._came = replies, 0
+        self._expected, self._bytes_received = replies, 0
         self._end = end
-        if end < self._alarm_at:
-            self._set_alarm(end)
+        if end < self._timer_at:
+            self._set_timer(end)
         try:
             self._transport.write(packet)
             await waiter
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
             self._waiter = None
             if Traffic.measured:
                 sent(len(packet))
-                received(self._came)
+                received(self._bytes_received)
         answers, self._replies = self._replies, []
         for answer in answers:
             if answer.__class__ not in PLAIN and not isinstance(answer, redis.ResponseError):
@@ -97,14 +97,14 @@ class Connection(asyncio.Protocol):
         return bool(look.poll(0))
 
     def listen(
-        self, heard: Callable[[Any], None], lost: Callable[[redis.RedisError], None]
+        self, on_message: Callable[[Any], None], on_lost: Callable[[redis.RedisError], None]
     ) -> None:
-        """From now on the server may send messages at any time: ``heard`` is called with each of
-        them, and ``lost`` with the error when the connection fails. No exchange may follow.
+        """From now on the server may send messages at any time. Each is passed to ``on_message``;
+        when the connection fails, the error is passed to ``on_lost``. No exchange may follow.
         """
-        self._heard, self._lost = heard, lost
+        self._on_message, self._on_lost = on_message, on_lost
 
-    def say(self, packet: bytes) -> None:
+    def send(self, packet: bytes) -> None:
         """Send a packet on a connection that listens."""
         self._transport.write(packet)
 
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         """Close it at once."""
         self._fail(redis.ConnectionError("the connection was closed"))
 
-    # -- what asyncio says
+    # -- called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader, replies = self._reader, self._replies
         reader.feed(data)
-        self._came += len(data)
+        self._bytes_received += len(data)
         try:
             while (reply := reader.gets()) is not False:
                 replies.append(reply)
@@ -129,27 +129,27 @@ class Connection(asyncio.Protocol):
             return
         waiter = self._waiter
         if waiter is None or len(replies) > self._expected:
-            self._unasked()
+            self._unexpected()
         elif len(replies) == self._expected and not waiter.done():
             waiter.set_result(None)
 
-    def _unasked(self) -> None:
-        if self._heard is None:
-            self._fail(redis.ConnectionError("the server said something that nobody asked for"))
+    def _unexpected(self) -> None:
+        if self._on_message is None:
+            self._fail(redis.ConnectionError("the server sent something that nobody asked for"))
             return
         replies, self._replies = self._replies, []
         for reply in replies:
-            self._heard(reply)
+            self._on_message(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None:
             self._fail(redis.ConnectionError("the server closed the connection"))
         else:
-            self._hear_out()
+            self._read_rest()
             self._fail(redis.ConnectionError(f"the connection broke: {exc}"))
 
-    def _hear_out(self) -> None:
-        """Read what the server said before it closed the connection. A failed write leaves it
+    def _read_rest(self) -> None:
+        """Read what the server sent before it closed the connection. A failed write leaves it
         unread.
         """
         if self._transport.get_extra_info("sslcontext") is None:
@@ -159,27 +159,27 @@ class Connection(asyncio.Protocol):
                 while (reply := self._reader.gets()) is not False:
                     self._replies.append(reply)
 
-    def _set_alarm(self, at: float) -> None:
+    def _set_timer(self, at: float) -> None:
         """Set the timer that ends a late exchange. A new timer for each packet would cost as much
         as sending it, so a timer that was set for an earlier packet serves the later ones too.
         """
-        self._quiet()
-        self._alarm_at = at
-        self._alarm = self._loop.call_later(max(at - time.monotonic(), 0.0), self._ring)
+        self._cancel_timer()
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(at - time.monotonic(), 0.0), self._timer_due)
 
-    def _ring(self) -> None:
-        self._quiet()
+    def _timer_due(self) -> None:
+        self._cancel_timer()
         if self._waiter is None:
             return
         if time.monotonic() < self._end:
-            self._set_alarm(self._end)
+            self._set_timer(self._end)
         else:
             self._loop.call_later(LAST_LOOK, self._too_late, self._waiter)
 
-    def _quiet(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm, self._alarm_at = None, math.inf
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, math.inf
 
     def _too_late(self, waiter: "asyncio.Future[None] | None") -> None:
         if waiter is self._waiter:
@@ -191,13 +191,13 @@ class Connection(asyncio.Protocol):
             if said and isinstance(error, redis.ConnectionError):
                 error = redis.ConnectionError(str(said[0]))  # why the server hung up
             self.failure = error
-            self._quiet()
+            self._cancel_timer()
             self._transport.abort()
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_exception(error)
-            if self._lost is not None:
-                self._lost(error)
+            if self._on_lost is not None:
+                self._on_lost(error)
 
 
 # -- how connections are opened

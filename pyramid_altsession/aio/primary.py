@@ -6,7 +6,7 @@ import redis
 
 from ..config.table import RedisSettings
 from ..protocol.steps import run_async
-from ..stores.redis.exchanges import Ask
+from ..stores.redis.exchanges import Exchange
 from ..stores.redis.failures import NotConnected, no_connection
 from ..stores.redis.sentinel import HELLO, Discovery, check_role
 from ..stores.redis.waiting import part
@@ -33,12 +33,12 @@ class Primary:
         }
 
     async def open(self, end: float) -> Connection:
-        async def exchange(ask: Ask) -> list[Any]:
-            assert ask.address is not None
-            pool = self._sentinels[ask.address]
-            return await pool.exchange(ask.packet, ask.replies, part(ask, end))
+        async def carry_out(exchange: Exchange) -> list[Any]:
+            assert exchange.address is not None
+            pool = self._sentinels[exchange.address]
+            return await pool.exchange(exchange.packet, exchange.replies, part(exchange, end))
 
-        address = await run_async(exchange, self._discovery.find())
+        address = await run_async(carry_out, self._discovery.find())
         connection = await self._open_at(address)(end)
         try:
             check_role(await connection.exchange(HELLO, 1, end))

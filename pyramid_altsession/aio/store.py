@@ -17,16 +17,16 @@ from ..stores.memory import MemoryStore
 from ..stores.observed import Observing
 from ..stores.redis.cluster import ClusterSteps
 from ..stores.redis.cluster_store import Nodes
-from ..stores.redis.exchanges import Address, Ask, confirmation
+from ..stores.redis.exchanges import Address, Exchange, confirmation
 from ..stores.redis.failures import HINT, Trouble
 from ..stores.redis.one_server import OneServer
 from ..stores.redis.waiting import Node, SteppedStore
 from ..stores.sealed import Sealing
 from ..stores.traffic import Traffic
 from .connection import Open, open_at, open_server
-from .listening import MemoryNotices, Notices, ServerNotices, one_server
 from .pool import AsyncConnectionPool, pool_of
 from .primary import Primary
+from .pubsub import MemoryNotices, Notices, ServerNotices, one_server
 
 T = TypeVar("T")
 
@@ -110,16 +110,16 @@ class AwaitingStore(SteppedStore[AsyncConnectionPool]):
 
     notices: ServerNotices
 
-    async def look_up(self, ask: Ask) -> list[Any]:
+    async def look_up(self, exchange: Exchange) -> list[Any]:
         """The answers to a question about the servers."""
-        answers: list[Any] = await self._call().exchange(ask)
+        answers: list[Any] = await self._call().carry_out(exchange)
         return answers
 
     async def execute(self, operation: Operation) -> Reply:
         first = self._steps.first(operation)
         if first is None:
             call = self._call()
-            return await run_async(call.exchange, self._answer(operation, call))
+            return await run_async(call.carry_out, self._answer(operation, call))
         address, packet, count, unpack = first
         pool, trouble = self.servers[address]
         end, outcome = time.monotonic() + self._wait, None
@@ -129,7 +129,7 @@ class AwaitingStore(SteppedStore[AsyncConnectionPool]):
         except redis.RedisError as error:
             call = self._call(end, trouble)
             steps = self._after(operation, call, first)
-            return await run_async(call.exchange, steps, outcome or error)
+            return await run_async(call.carry_out, steps, outcome or error)
         if trouble.need is not None:
             trouble.served(operation)
         return reply
@@ -183,7 +183,7 @@ class AsyncClusterStore(AwaitingStore):
             assert address is not None
             return at(address)
 
-        self.notices = ServerNotices(prefix, steps.map.say, self.look_up, open_line, settings)
+        self.notices = ServerNotices(prefix, steps.map.send, self.look_up, open_line, settings)
 
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""

@@ -12,7 +12,7 @@ from ..protocol.administration import describe
 from ..protocol.fields import Description
 from ..protocol.notices import Change, WatchedSession
 from ..protocol.steps import Steps
-from .listening import Ear, Notices
+from .pubsub import NoticeQueue, Notices
 
 PAUSE = 0.25
 """Seconds between two tries to hear a server that is away."""
@@ -29,37 +29,37 @@ async def changes(
     """The changes of the session. It listens first and reads then, so that it misses nothing in
     between.
     """
-    ear, deaf, trying_since = Ear(), True, time.monotonic()
+    queue, gap, trying_since = NoticeQueue(), True, time.monotonic()
     try:
         while not watched.over:
             try:
-                if deaf:
-                    await notices.subscribe(watched.id, ear)
+                if gap:
+                    await notices.subscribe(watched.id, queue)
                 (known,) = await run(describe([watched.id]))
             except (redis.RedisError, StoreUnavailable) as error:
                 hopeless = isinstance(error, NoPermissionError)
                 if hopeless or time.monotonic() - trying_since > patience:
                     raise _failure(error) from error
-                deaf = True
+                gap = True
                 await asyncio.sleep(PAUSE)
                 continue
-            for change in watched.found(known, deaf=deaf):
+            for change in watched.found(known, gap=gap):
                 yield change
-            deaf, trying_since = False, time.monotonic()
+            gap, trying_since = False, time.monotonic()
             until = trying_since + watched.wait
-            while not watched.over and not deaf:
+            while not watched.over and not gap:
                 try:
-                    said = await ear.hear(until - time.monotonic())
+                    notice = await queue.get(until - time.monotonic())
                 except TimeoutError:
                     trying_since = time.monotonic()
                     break
-                if said is None:
-                    deaf, trying_since = True, time.monotonic()
+                if notice is None:
+                    gap, trying_since = True, time.monotonic()
                 else:
-                    for change in watched.heard(said):
+                    for change in watched.noticed(notice):
                         yield change
     finally:
-        notices.leave(watched.id, ear)
+        notices.unsubscribe(watched.id, queue)
 
 
 def _failure(error: Exception) -> StoreUnavailable:

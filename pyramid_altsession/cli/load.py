@@ -25,22 +25,22 @@ def load(arguments: Namespace, configured: Configured, output: Output) -> int:
             place = configured.settings.redis.place
             raise CommandError(f"{place} holds sessions of others; load is for a test server")
         draw = random.Random(arguments.number)  # makes the same sessions each time
-        with output.progress("sessions made") as told:
+        with output.progress("sessions made") as show:
             for number in range(1, arguments.number + 1):
                 make(api, draw, number)
                 if number % EVERY == 0:
-                    told(number)
+                    show(number)
     output.one({"made": arguments.number})
     return 0
 
 
 def _all_made_here(api: SessionAPI, output: Output) -> bool:
-    with output.progress("sessions looked at") as told:
+    with output.progress("sessions looked at") as show:
         for number, info in enumerate(api.scan(keys=True), 1):
             if MARK not in (info.keys or {}):
                 return False
             if number % EVERY == 0:
-                told(number)
+                show(number)
     return True
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from .errors import CommandError
 
 Row = Mapping[str, Any]
-Told = Callable[[int], None]
+ShowNumber = Callable[[int], None]
 
 
 class Output(Protocol):
@@ -29,7 +29,7 @@ class Output(Protocol):
     def finding(self, row: Row) -> None:
         """A finding of the doctor."""
 
-    def progress(self, what: str) -> AbstractContextManager[Told]:
+    def progress(self, what: str) -> AbstractContextManager[ShowNumber]:
         """Shows the progress of a long task: call the function with the number that is done."""
 
 
@@ -48,7 +48,7 @@ class Lines:
     finding = one
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Told]:
+    def progress(self, what: str) -> Iterator[ShowNumber]:
         yield lambda number: None
 
 

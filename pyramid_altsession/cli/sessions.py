@@ -57,8 +57,8 @@ def end_all(arguments: Namespace, configured: Configured, output: Output) -> int
     prefix = configured.settings.session.prefix
     if not (arguments.yes or ask(f"End every session on {place} whose key begins {prefix}:?")):
         raise CommandError("nothing was ended")
-    with configured.api() as api, output.progress("sessions ended") as told:
-        number = api.invalidate_all(told)
+    with configured.api() as api, output.progress("sessions ended") as show:
+        number = api.invalidate_all(progress=show)
     return _ended(output, number)
 
 

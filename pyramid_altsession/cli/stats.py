@@ -53,11 +53,11 @@ class Statistics:
 def stats(arguments: Namespace, configured: Configured, output: Output) -> int:
     """Count, size, age and remaining time of all sessions."""
     found = Statistics()
-    with configured.api() as api, output.progress("sessions counted") as told:
+    with configured.api() as api, output.progress("sessions counted") as show:
         for info in api.scan(keys=True):
             found.add(info, datetime.now(UTC))
             if found.sessions % EVERY == 0:
-                told(found.sessions)
+                show(found.sessions)
     output.one(
         {
             "sessions": found.sessions,

@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from .output import Row, Told, printable
+from .output import Row, ShowNumber, printable
 
 PAGE = 100
 """How many rows of a table are printed at a time."""
@@ -33,8 +33,8 @@ class Tables:
         self._pages(iter(rows), widths, PAGE)
 
     def live(self, rows: Iterable[Row], widths: Mapping[str, int]) -> None:
-        told = ({**row, "time": f"{row['time'].astimezone():%H:%M:%S}"} for row in rows)
-        self._pages(told, widths, 1)
+        rows_shown = ({**row, "time": f"{row['time'].astimezone():%H:%M:%S}"} for row in rows)
+        self._pages(rows_shown, widths, 1)
 
     def one(self, row: Row) -> None:
         for name, value in row.items():
@@ -47,13 +47,13 @@ class Tables:
     def finding(self, row: Row) -> None:
         level = Text(f"{row['level']:<9}", style=COLOURS[row["level"]])
         place = f" ({row['node']})" if row["node"] else ""
-        self._console.print(level + _told(f"{row['check']}{place}: {row['found']}"))
+        self._console.print(level + _text(f"{row['check']}{place}: {row['found']}"))
         if row["advice"]:
-            advice = _told(row["advice"], "italic")
+            advice = _text(row["advice"], "italic")
             self._console.print(Padding(advice, (0, 0, 0, INDENT)))
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Told]:
+    def progress(self, what: str) -> Iterator[ShowNumber]:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         console = Console(stderr=True)
         hidden = not console.is_terminal
@@ -96,14 +96,14 @@ def _cell(value: Any) -> Text:
         case float():
             return Text(f"{value:g}")
         case tuple():
-            return _told(" ".join(map(str, value)))
+            return _text(" ".join(map(str, value)))
         case Mapping():
-            return _told(", ".join(f"{name}: {held}" for name, held in value.items()) or "–")
+            return _text(", ".join(f"{name}: {held}" for name, held in value.items()) or "–")
         case _:
-            return _told(str(value))
+            return _text(str(value))
 
 
-def _told(text: str, style: str = "") -> Text:
+def _text(text: str, style: str = "") -> Text:
     """A text that others may have written."""
     return Text(printable(text), style=style)
 

@@ -19,8 +19,8 @@ from ..errors import (
 from .administration import end_all_sessions, end_sessions, live_sessions, prune_some, survey
 from .commands import UNSET, Commands
 from .dialogue import Dialogue
-from .envelope import framed
 from .fields import USER, Raw, Timing
+from .frame import framed
 from .keys import LONGEST, MAX_KEY_BYTES, Key, encodable, field_name
 from .lifecycle import Invalidate, Login, Renew
 from .messages import SessionLimit

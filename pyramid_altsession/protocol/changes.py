@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from ..errors import CorruptValue
 from .commands import Commands
-from .envelope import framed, holding, split
 from .field_cache import FieldCache
 from .fields import CSRF_TOKEN, Raw
+from .frame import framed, holding, split
 from .lifecycle import Renew
 from .token import new_verifier
 from .verbs import Append, Expect, Refused, Remove, Set, Verb

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from msgspec import Struct
 
 from ..errors import CorruptValue, InvalidKey, ValueTooLarge
-from .envelope import UNREADABLE, framed, split, version_of
 from .fields import Raw
+from .frame import UNREADABLE, framed, split, version_of
 from .keys import Key, SessionKey, Values, field_name, milliseconds
 from .verbs import (
     SAFE_INTEGER,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from ..config.table import SessionSettings
-from .envelope import alive
+from .frame import alive
 from .token import Claim
 
 Raw = bytes | None

@@ -40,14 +40,14 @@ def notice(kind: Kind, *keys: str) -> bytes:
     return kind[:1].encode() + b"".join([len(each).to_bytes(2) + each for each in names])
 
 
-def parse_notice(said: bytes) -> tuple[Kind, frozenset[str]]:
+def parse_notice(message: bytes) -> tuple[Kind, frozenset[str]]:
     """The Change that a notice stands for."""
     keys, at = set(), 1
-    while at < len(said):
+    while at < len(message):
         start = at + 2
-        at = start + int.from_bytes(said[at:start])
-        keys.add(said[start:at].decode(errors="replace"))
-    return KINDS[said[:1]], frozenset(keys)
+        at = start + int.from_bytes(message[at:start])
+        keys.add(message[start:at].decode(errors="replace"))
+    return KINDS[message[:1]], frozenset(keys)
 
 
 class FeedEvent(NamedTuple):
@@ -69,9 +69,9 @@ EVENTS = {"s": "sign-in", "o": "logout", "e": "ended"}
 _EVENT = re.compile(rf"([{''.join(EVENTS)}])([A-Za-z0-9_-]{{{ID_LENGTH}}})(.*)", re.DOTALL)
 
 
-def parse_event(said: bytes) -> FeedEvent | None:
+def parse_event(message: bytes) -> FeedEvent | None:
     """The event in a message on the channel of all sessions; None if it is a message of others."""
-    found = _EVENT.fullmatch(said.decode(errors="replace"))
+    found = _EVENT.fullmatch(message.decode(errors="replace"))
     return found and FeedEvent(EVENTS[found[1]], found[2], found[3] or None)
 
 
@@ -86,8 +86,8 @@ class WatchedSession:
         self._keys = keys
         self._proof: bytes | None = None
 
-    def found(self, known: Description | None, *, deaf: bool) -> Iterator[Change]:
-        """The changes that a read of the session shows. ``deaf``: notices before it may have been
+    def found(self, known: Description | None, *, gap: bool) -> Iterator[Change]:
+        """The changes that a read of the session shows. ``gap``: notices before it may have been
         missed.
         """
         if known is None:
@@ -97,16 +97,16 @@ class WatchedSession:
         self.wait = min((known.expires - known.now) / 1000 + LATE, CHECK)
         renewed = self._proof not in (None, known.facts.proof)
         self._proof = known.facts.proof
-        missed = deaf and self._keys
+        missed = gap and self._keys
         if renewed or missed:
             kind: Kind = "renewed" if renewed else "changed"
             yield Change(kind, self.id, None if missed else frozenset())
 
-    def heard(self, said: bytes) -> Iterator[Change]:
+    def noticed(self, message: bytes) -> Iterator[Change]:
         """The changes that a notice reports; none if it is a message of others."""
-        if said[:1] not in KINDS:
+        if message[:1] not in KINDS:
             return
-        kind, keys = parse_notice(said)
+        kind, keys = parse_notice(message)
         self.over = kind == "ended"
         if kind == "renewed":
             self._proof = None  # a read finds the new one

@@ -6,8 +6,8 @@
 from collections.abc import Iterable
 
 from ..errors import SessionFull, SessionGone, StoreUnavailable
-from .envelope import alive
 from .fields import CREATED, CSRF_TOKEN, LOGIN, USER, State
+from .frame import alive
 from .lifecycle import Invalidate, Life, Login, Renew, Rotate, Touch
 from .messages import Read, Reply, SessionLimit, Write
 from .state_base import PendingEvent, StateBase, Status

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from .envelope import end_of, ending, split
 from .field_cache import FieldCache
 from .fields import CREATED, Raw, is_key
+from .frame import end_of, ending, split
 
 SAFE_INTEGER = 2**53 - 1
 """The largest whole number that every JSON reader, and the server's script, holds exactly."""

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from ..protocol.envelope import alive
 from ..protocol.fields import (
     CREATED,
     CSRF_TOKEN,
@@ -34,6 +33,7 @@ from ..protocol.fields import (
     stamp,
     stamped,
 )
+from ..protocol.frame import alive
 from ..protocol.lifecycle import Invalidate, Life, Login, Renew, Rotate
 from ..protocol.messages import REVOKED, Reply, Write
 from ..protocol.notices import notice

@@ -107,22 +107,22 @@ class MemoryStore:
                 case _:
                     return Reply(State.LIVE, (0, list(self.hashes)), now)
 
-    def listen(self, id: str, told: Listener) -> None:
-        """Call ``told`` with each notice about this session."""
+    def listen(self, id: str, listener: Listener) -> None:
+        """Call ``listener`` with each notice about this session."""
         with self._lock:
-            self._listeners.setdefault(id, set()).add(told)
+            self._listeners.setdefault(id, set()).add(listener)
 
-    def listen_no_more(self, id: str, told: Listener) -> None:
+    def stop_listening(self, id: str, listener: Listener) -> None:
         with self._lock:
             listeners = self._listeners.get(id, set())
-            listeners.discard(told)
+            listeners.discard(listener)
             if not listeners:
                 self._listeners.pop(id, None)
 
     def publish(self, id: str, notice: bytes) -> None:
         """Call the listeners. Only for a Write that is carried out."""
-        for told in self._listeners.get(id, ()):
-            told(notice)
+        for listener in self._listeners.get(id, ()):
+            listener(notice)
 
     def _read(self, operation: Read, now: int) -> Reply:
         states, timing = [], operation.timing

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from ..errors import ValueTooLarge
 from ..interfaces import SealingCodec, Store
 from ..protocol.contract import PendingRead
-from ..protocol.envelope import UNREADABLE, alive, end_of, ending, framed, split
 from ..protocol.fields import INFO, INFO_CHUNK, Raw, State
+from ..protocol.frame import UNREADABLE, alive, end_of, ending, framed, split
 from ..protocol.keys import LONGEST
 from ..protocol.lifecycle import Life, Login
 from ..protocol.messages import Describe, Inspect, Operation, Read, Reply, Write

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..protocol.envelope import split
 from ..protocol.fields import CREATED, CSRF_TOKEN, LOGIN, USER, State, is_key
+from ..protocol.frame import split
 from ..protocol.lifecycle import Invalidate, Login, Renew, Rotate, Touch
 from ..protocol.messages import (
     Describe,

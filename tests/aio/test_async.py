@@ -256,6 +256,6 @@ def test_memory() -> None:
             assert repr(api) == "<AsyncSessionAPI <MemoryStore>>"
             made = await api.create({"a": 1})
             assert await made.all() == {"a": 1}
-            assert await api.invalidate_all(lambda number: None) == 1
+            assert await api.invalidate_all(progress=lambda number: None) == 1
 
     asyncio.run(kept())

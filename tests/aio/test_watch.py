@@ -15,7 +15,7 @@ from watches import WatchedAPI, turns, watching
 
 from pyramid_altsession import SessionAPI, StoreUnavailable
 from pyramid_altsession.aio import AsyncSessionAPI, Change
-from pyramid_altsession.aio.listening import MOST, Ear
+from pyramid_altsession.aio.pubsub import MAX_WAITING, NoticeQueue
 from pyramid_altsession.aio.store import DirectStore
 from pyramid_altsession.aio.store import open_store as open_aio
 from pyramid_altsession.config.sources import read_settings
@@ -271,7 +271,7 @@ def test_a_notice(keys: tuple[str, ...]) -> None:
 def test_what_others_publish(said: bytes, keys: bool) -> None:
     """A message that is no notice tells nothing, and does not end the watch."""
     watched = WatchedSession("x" * 22, keys)
-    assert list(watched.heard(said)) == []
+    assert list(watched.noticed(said)) == []
     assert not watched.over
 
 
@@ -565,16 +565,16 @@ def test_a_slot_that_moves(cluster_server: Cluster) -> None:
 
 
 def test_more_than_anybody_takes() -> None:
-    """What waits for a slow watch is bounded: it is as if it had been deaf."""
+    """What waits for a slow watch is bounded: if more comes, the session is read again."""
 
     async def act() -> None:
-        ear = Ear()
-        for _ in range(MOST):
-            ear.tell(b"c")
-        ear.tell(b"c")
-        assert await ear.hear(60) is None
+        queue = NoticeQueue()
+        for _ in range(MAX_WAITING):
+            queue.put(b"c")
+        queue.put(b"c")
+        assert await queue.get(60) is None
         with pytest.raises(TimeoutError):
-            await ear.hear(0)
+            await queue.get(0)
 
     asyncio.run(act())
 
@@ -582,10 +582,10 @@ def test_more_than_anybody_takes() -> None:
 def test_a_loop_that_was_closed() -> None:
     """Nobody is there to be told: that is no error of whoever writes."""
 
-    async def make() -> Ear:
-        return Ear()
+    async def make() -> NoticeQueue:
+        return NoticeQueue()
 
-    asyncio.run(make()).tell_from_outside(b"c")
+    asyncio.run(make()).put_threadsafe(b"c")
 
 
 def test_closed_from_another_loop(server: Server) -> None:
@@ -622,11 +622,11 @@ def test_something_that_nobody_asked_for(said: bytes) -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         store: Any = open_aio(read_settings({"redis.url": f"redis://127.0.0.1:{port}"}))
-        ear = Ear()
+        queue = NoticeQueue()
         async with server:
-            await store.notices.subscribe("x" * 22, ear)
+            await store.notices.subscribe("x" * 22, queue)
             heard.set()
-            assert await ear.hear(60) is None
+            assert await queue.get(60) is None
             await store.close()
             await asyncio.sleep(0.01)
 
@@ -646,7 +646,7 @@ def test_a_server_that_hangs_up() -> None:
         store: Any = open_aio(read_settings({"redis.url": f"redis://127.0.0.1:{port}"}))
         async with server:
             with pytest.raises(redis.ConnectionError, match="closed the connection"):
-                await store.notices.subscribe("x" * 22, Ear())
+                await store.notices.subscribe("x" * 22, NoticeQueue())
         await store.close()
 
     asyncio.run(act())

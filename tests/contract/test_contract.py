@@ -23,10 +23,10 @@ from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.errors import SessionGone
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.protocol.envelope import alive as alive_at
-from pyramid_altsession.protocol.envelope import end_of, ending
 from pyramid_altsession.protocol.field_cache import FieldCache
 from pyramid_altsession.protocol.fields import CSRF_TOKEN, State, Timing, died_within, remember_dead
+from pyramid_altsession.protocol.frame import alive as alive_at
+from pyramid_altsession.protocol.frame import end_of, ending
 from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Login, Renew, Touch
 from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
 from pyramid_altsession.protocol.token import Claim, Token, proof_of

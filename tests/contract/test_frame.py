@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_altsession.protocol.envelope import (
+from pyramid_altsession.protocol.frame import (
     UNREADABLE,
     alive,
     end_of,

@@ -15,8 +15,8 @@ from pyramid_altsession.codecs import JSONCodec
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.protocol.envelope import framed
 from pyramid_altsession.protocol.fields import State, Timing, keys_of
+from pyramid_altsession.protocol.frame import framed
 from pyramid_altsession.protocol.lifecycle import Invalidate, Login, Renew, Touch
 from pyramid_altsession.protocol.messages import Write
 from pyramid_altsession.protocol.token import Token

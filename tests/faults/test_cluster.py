@@ -43,7 +43,7 @@ from pyramid_altsession.stores.redis import cluster as cluster_module
 from pyramid_altsession.stores.redis import ending as ending_module
 from pyramid_altsession.stores.redis import leftovers
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
-from pyramid_altsession.stores.redis.exchanges import Address, Ask, Steps
+from pyramid_altsession.stores.redis.exchanges import Address, Exchange, Steps
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.waiting import Sent
 
@@ -65,12 +65,12 @@ class OneForAll:
         self.pool: Any = store.servers[None].pool  # type: ignore[attr-defined]
         self.steps = ClusterSteps([NODE], b"sess:")
         self.books = Books(store, server.client)
-        self.lost: Callable[[Ask], bool] = lambda ask: False
+        self.lost: Callable[[Exchange], bool] = lambda exchange: False
         self.nodes: list[Address] = [NODE]
         self.confirms: Callable[[Address | None], int] = lambda address: 0
 
-    def exchange(self, ask: Ask) -> list[Any]:
-        if ask.lookup:
+    def carry_out(self, exchange: Exchange) -> list[Any]:
+        if exchange.lookup:
             each = 16384 // len(self.nodes) + 1
             return [
                 [
@@ -82,15 +82,15 @@ class OneForAll:
                     for place, (host, port) in enumerate(self.nodes)
                 ]
             ]
-        if self.lost(ask):
+        if self.lost(exchange):
             raise NotConnected("away")
-        found: list[Any] = self.pool.exchange(ask.packet, ask.replies)
-        if b"WAIT" in ask.packet:
-            found[-1] = self.confirms(ask.address)
+        found: list[Any] = self.pool.exchange(exchange.packet, exchange.replies)
+        if b"WAIT" in exchange.packet:
+            found[-1] = self.confirms(exchange.address)
         return found
 
     def run(self, operation: Any) -> Reply:
-        return run(self.exchange, self.steps.execute(operation))
+        return run(self.carry_out, self.steps.execute(operation))
 
     def session(self, user: str | None = None) -> Token:
         """A live one, signed in if a user is named."""
@@ -139,9 +139,9 @@ class Turn:
         if self.reply is not None:
             return
         try:
-            ask = advance(self._steps, self._outcome)
-            self._outcome = self._nodes.exchange(ask)
-            if ask.lookup:
+            exchange = advance(self._steps, self._outcome)
+            self._outcome = self._nodes.carry_out(exchange)
+            if exchange.lookup:
                 self.step()
         except StopIteration as done:
             self.reply = done.value
@@ -309,9 +309,9 @@ def test_a_logout_of_which_only_the_entry_is_left(
 ) -> None:
     """As the node of the user's index is away: it goes with a later login."""
     token = nodes.session("ann")
-    nodes.lost = lambda ask: b"sess:user:" in ask.packet
+    nodes.lost = lambda exchange: b"sess:user:" in exchange.packet
     assert nodes.run(replace(ending(token), user=None)).done == 1
-    nodes.lost = lambda ask: False
+    nodes.lost = lambda exchange: False
     nodes.books.put_entry("ann", token.id, 1)
     monkeypatch.setattr(leftovers, "OLD", -1.0)
     nodes.session("bob")
@@ -375,8 +375,8 @@ def test_the_index_is_looked_at_once_in_an_interval(
 ) -> None:
     """Not at every write; what is remembered of it is bounded."""
     token = nodes.session("ann")
-    asked: list[Ask] = []
-    nodes.lost = lambda ask: bool(asked.append(ask))
+    asked: list[Exchange] = []
+    nodes.lost = lambda exchange: bool(asked.append(exchange))
     for _ in range(3):
         nodes.run(with_life(token, "ann", None))
     assert len(asked) == 4
@@ -398,8 +398,8 @@ def test_nothing_is_remembered_of_a_session_that_was_ended(
     nodes.run(with_life(bob, "bob", None))
     nodes.run(with_life(bob, "bob", Invalidate(b"n" * 16)))
     nodes.run(with_life(cid, "cid", None))
-    asked: list[Ask] = []
-    nodes.lost = lambda ask: bool(asked.append(ask))
+    asked: list[Exchange] = []
+    nodes.lost = lambda exchange: bool(asked.append(exchange))
     nodes.run(with_life(ann, "ann", None))
     assert len(asked) == 1
 
@@ -415,13 +415,13 @@ def test_the_index_of_somebody_else_is_left_alone(nodes: OneForAll) -> None:
 def test_the_node_of_the_index_is_away(nodes: OneForAll) -> None:
     """Writes and ends are carried out all the same; a login is not, nor is anything left of it."""
     token, other = nodes.session("ann"), nodes.session()
-    nodes.lost = lambda ask: b"sess:user:" in ask.packet
+    nodes.lost = lambda exchange: b"sess:user:" in exchange.packet
     assert nodes.run(with_life(token, "ann", None)).state is State.LIVE
     with pytest.raises(NotConnected):
         nodes.run(signing_in(other, "ann"))
     ends = with_life(token, "ann", Invalidate(b"n" * 16))
     assert nodes.run(ends).done == 1
-    nodes.lost = lambda ask: False
+    nodes.lost = lambda exchange: False
     assert set(nodes.books.index("ann")) == {token.id}
     assert nodes.run(Read((other.claim,), ("k",), TIMING)).values == [b"1"]
 
@@ -450,15 +450,15 @@ def test_what_a_failed_call_leaves_goes_with_a_later_login(
     """Of whomever. Not before it is a minute old; and then once."""
     token = nodes.session("ann" if signed_in else None)
     outcomes = iter(fails)
-    nodes.lost = lambda ask: next(outcomes, False)
+    nodes.lost = lambda exchange: next(outcomes, False)
     with suppress(NotConnected):
         nodes.run(call(token))
     assert next(outcomes, None) is None
     drop(nodes, token)
     if fails[0]:
         nodes.books.put_entry("ann", token.id, 1)
-    asked: list[Ask] = []
-    nodes.lost = lambda ask: bool(asked.append(ask))
+    asked: list[Exchange] = []
+    nodes.lost = lambda exchange: bool(asked.append(exchange))
     nodes.session("bob")
     assert (list(nodes.books.index("ann")), len(asked)) == ([token.id], 3)
     entered = nodes.books.index("ann")[token.id]
@@ -482,14 +482,14 @@ def test_what_cannot_be_tidied_now_is_tidied_later(
     monkeypatch.setattr(leftovers, "OLD", -1.0)
     monkeypatch.setattr(leftovers, "MOST", 1)
     for user in ("ann", "cid"):
-        nodes.lost = lambda ask: True
+        nodes.lost = lambda exchange: True
         with pytest.raises(NotConnected):
             nodes.run(signing_in(Token.new(), user))
         nodes.books.put_entry(user, "x" * 22, 1)
     anns = index_key("ann").encode()
-    nodes.lost = lambda ask: anns in ask.packet
+    nodes.lost = lambda exchange: anns in exchange.packet
     nodes.session("bob")
-    nodes.lost = lambda ask: False
+    nodes.lost = lambda exchange: False
     monkeypatch.setattr(leftovers, "OLD", 1e9)
     nodes.session("bob")
     assert len(nodes.books.index("ann")) == 1
@@ -542,8 +542,8 @@ def test_nodes_that_join_or_change_their_order_are_no_failover(
     """No sign-in was lost, so later logins look at no index of others."""
     monkeypatch.setattr(leftovers, "OLD", -1.0)
     nodes.session("ann")
-    asked: list[Ask] = []
-    nodes.lost = lambda ask: bool(asked.append(ask))
+    asked: list[Exchange] = []
+    nodes.lost = lambda exchange: bool(asked.append(exchange))
     other = ("127.0.0.1", 2)
     for primaries in ((NODE, other), (other, NODE)):
         nodes.steps.map.primaries = primaries
@@ -599,14 +599,14 @@ def test_a_durable_end_of_many(
         now[0] += takes
         return int(len(asked) - 1 != unsure)
 
-    nodes.lost = lambda ask: bool(asked.append(ask))
+    nodes.lost = lambda exchange: bool(asked.append(exchange))
     nodes.confirms = confirms
     reply = nodes.run(End("ann", tuple([each.id for each in tokens]), b"e" * 16, TIMING, True))
     assert (reply.values, reply.confirmed) == ([True] * MANY, unsure is None)
     ends = asked[: len(nodes.nodes)]
-    assert sorted([ask.address for ask in ends if ask.address]) == nodes.nodes
-    assert all(b"invalidate" in ask.packet for ask in ends)
-    assert [int(wait) for ask in asked for wait in WAIT.findall(ask.packet)] == waits
+    assert sorted([exchange.address for exchange in ends if exchange.address]) == nodes.nodes
+    assert all(b"invalidate" in exchange.packet for exchange in ends)
+    assert [int(wait) for exchange in asked for wait in WAIT.findall(exchange.packet)] == waits
     assert len(nodes.books.index("ann")) == (0 if unsure is None else MANY)
 
 
@@ -632,8 +632,11 @@ def test_many_sessions_where_a_packet_fails(nodes: OneForAll) -> None:
     tokens = [nodes.session("ann") for _ in range(3)]
     ids = tuple(token.id for token in tokens)
 
-    def lost(ask: Ask) -> bool:
-        away = all(id.encode() in ask.packet for id in ids) and b"sess:user:" not in ask.packet
+    def lost(exchange: Exchange) -> bool:
+        away = (
+            all(id.encode() in exchange.packet for id in ids)
+            and b"sess:user:" not in exchange.packet
+        )
         packets.append(away)
         return away
 
@@ -657,9 +660,9 @@ def test_an_end_of_many_while_a_node_is_away(nodes: OneForAll, away: int, durabl
     ids = tuple([nodes.session("ann").id for _ in range(MANY)])
     asked: list[Address | None] = []
 
-    def lost(ask: Ask) -> bool:
-        asked.append(ask.address)
-        return ask.address == nodes.nodes[away]
+    def lost(exchange: Exchange) -> bool:
+        asked.append(exchange.address)
+        return exchange.address == nodes.nodes[away]
 
     nodes.lost = lost
     with pytest.raises(NotConnected):
@@ -672,7 +675,7 @@ def test_an_end_of_many_while_a_node_is_away(nodes: OneForAll, away: int, durabl
 def test_a_durable_end_of_many_where_a_packet_fails(nodes: OneForAll) -> None:
     """Each session is ended, and confirmed, by itself."""
     ids = tuple([nodes.session("ann").id for _ in range(3)])
-    nodes.lost = lambda ask: ask.packet.count(b"invalidate") == 3
+    nodes.lost = lambda exchange: exchange.packet.count(b"invalidate") == 3
     nodes.confirms = lambda address: 1
     reply = nodes.run(End("ann", ids, b"e" * 16, TIMING, durable=True))
     assert (reply.values, reply.confirmed) == ([True] * 3, True)

@@ -16,7 +16,7 @@ from pyramid_altsession.protocol.messages import Scan
 from pyramid_altsession.protocol.steps import run
 from pyramid_altsession.stores.redis import slots as slots_module
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
-from pyramid_altsession.stores.redis.exchanges import Address, Ask, Steps
+from pyramid_altsession.stores.redis.exchanges import Address, Exchange, Steps
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.slots import HOPS, REFRESH, SlotMap
 from pyramid_altsession.stores.redis.wire import pack_command
@@ -55,11 +55,11 @@ class Nodes:
         self.map: dict[str, Outcome] = {}
         self.asked: list[tuple[str, str]] = []
 
-    def exchange(self, ask: Ask) -> list[Any]:
-        assert ask.address is not None
-        host, word = ask.address[0], commands(ask.packet)[0][0].decode()
+    def carry_out(self, exchange: Exchange) -> list[Any]:
+        assert exchange.address is not None
+        host, word = exchange.address[0], commands(exchange.packet)[0][0].decode()
         self.asked.append((host, word))
-        if ask.lookup:
+        if exchange.lookup:
             outcome = self.map.get(host, NotConnected(f"{host} is away"))
         else:
             outcome = self.answers[host]
@@ -70,10 +70,10 @@ class Nodes:
         return outcome
 
     def run(self, steps: Steps[Any]) -> Any:
-        return run(self.exchange, steps)
+        return run(self.carry_out, steps)
 
-    def say(self, known: SlotMap, *, repeatable: bool = True) -> Any:
-        return self.run(known.say(KEY, GET, 1, repeatable))
+    def send(self, known: SlotMap, *, repeatable: bool = True) -> Any:
+        return self.run(known.send(KEY, GET, 1, repeatable))
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_map_is_asked_for_when_it_is_needed() -> None:
     """Of the seeds; it serves all calls that follow."""
     found, nodes = SlotMap([SEED, A]), Nodes(a=[1])
     nodes.map = {"a": [ranges(A)]}
-    assert [nodes.say(found), nodes.say(found)] == [[1], [1]]
+    assert [nodes.send(found), nodes.send(found)] == [[1], [1]]
     assert nodes.asked == [("seed", "CLUSTER"), ("a", "CLUSTER"), ("a", "GET"), ("a", "GET")]
     assert found.primaries == (A,)
 
@@ -111,8 +111,8 @@ def test_two_that_come_first_both_ask_for_the_map() -> None:
     """Neither waits for the other, and neither fails because the other has just asked."""
     found, nodes = SlotMap([SEED]), Nodes(a=[1])
     nodes.map = {"seed": [ranges(A)]}
-    next(found.say(KEY, GET, 1, True))
-    assert nodes.say(found) == [1]
+    next(found.send(KEY, GET, 1, True))
+    assert nodes.send(found) == [1]
 
 
 def test_no_node_knows_the_cluster() -> None:
@@ -120,14 +120,14 @@ def test_no_node_knows_the_cluster() -> None:
     nodes = Nodes()
     nodes.map = {"a": [redis.ResponseError("cluster support disabled")]}
     with pytest.raises(NotConnected, match=r"knows the cluster: seed is away; .*support disabled"):
-        nodes.say(SlotMap([SEED, A]))
+        nodes.send(SlotMap([SEED, A]))
 
 
 def test_a_node_that_has_met_nobody_is_passed_over() -> None:
     """Its map is empty."""
     nodes = Nodes(a=[1])
     nodes.map = {"seed": [[]], "a": [ranges(A)]}
-    assert nodes.say(SlotMap([SEED, A])) == [1]
+    assert nodes.send(SlotMap([SEED, A])) == [1]
 
 
 def test_a_slot_that_nobody_serves() -> None:
@@ -137,7 +137,7 @@ def test_a_slot_that_nobody_serves() -> None:
     nodes = Nodes()
     nodes.map = {"seed": [ranges(*owners)]}
     with pytest.raises(NotConnected, match=f"no node of the cluster serves slot {SLOT}$"):
-        nodes.say(SlotMap([SEED]))
+        nodes.send(SlotMap([SEED]))
 
 
 @pytest.mark.parametrize("name", [lambda _: None, lambda _: b"", lambda _: b"?"])
@@ -146,7 +146,7 @@ def test_a_node_without_a_name_is_where_it_was_asked(name: Callable[[str], objec
     nodes = Nodes(seed=[1])
     nodes.map = {"seed": [ranges(A, name=name)]}
     found = SlotMap([SEED])
-    assert nodes.say(found) == [1]
+    assert nodes.send(found) == [1]
     assert found.primaries == (("seed", 1),)
 
 
@@ -156,7 +156,7 @@ def test_moved(known: SlotMap, host: str, there: str) -> None:
     answers: dict[str, Any] = {"a": [([MovedError(f"{SLOT} {host}")],)], "b": [([1],)]}
     answers[there].append(([1],))
     nodes = Nodes(**answers)
-    assert nodes.say(known) == [1]
+    assert nodes.send(known) == [1]
     assert nodes.asked[0] == ("a", "GET")
     assert nodes.asked[-1] == (there, "GET")
     assert nodes.run(known.address(SLOT)) == (there, 2)
@@ -167,30 +167,30 @@ def test_moved_while_others_have_looked(known: SlotMap) -> None:
     told: list[tuple[Address, ...]] = []
     nodes = Nodes(a=[MovedError(f"{SLOT} b:2")], b=[1])
     nodes.map = {"seed": [ranges(B)]}
-    assert nodes.say(known) == [1]
+    assert nodes.send(known) == [1]
     known.changed = lambda: told.append(known.primaries)
-    assert nodes.run(known.say(KEY, GET, 1, True, A)) == [1]
+    assert nodes.run(known.send(KEY, GET, 1, True, A)) == [1]
     assert told == [(B,)]
 
 
 def test_moved_to_a_node_that_the_map_does_not_tell_yet(known: SlotMap) -> None:
     """It counts as one that serves."""
     nodes = Nodes(a=[MovedError(f"{SLOT} b:2")], b=[1])
-    assert nodes.say(known) == [1]
+    assert nodes.send(known) == [1]
     assert known.primaries == (A, B)
 
 
 def test_ask(known: SlotMap) -> None:
     """It is said again there, this once, with ASKING before each command."""
     both = GET + GET
-    seen: list[Ask] = []
+    seen: list[Exchange] = []
 
-    def exchange(ask: Ask) -> list[Any]:
-        seen.append(ask)
+    def carry_out(exchange: Exchange) -> list[Any]:
+        seen.append(exchange)
         asked = [AskError(f"{SLOT} b:2"), 1]
-        return asked if ask.address == A else [b"OK", 1, b"OK", 2]
+        return asked if exchange.address == A else [b"OK", 1, b"OK", 2]
 
-    assert run(exchange, known.say(KEY, both, 2, True)) == [1, 2]
+    assert run(carry_out, known.send(KEY, both, 2, True)) == [1, 2]
     assert (seen[1].address, seen[1].replies) == (B, 4)
     assert [command[0] for command in commands(seen[1].packet)] == [b"ASKING", b"GET"] * 2
     assert Nodes().run(known.address(SLOT)) == A
@@ -199,20 +199,20 @@ def test_ask(known: SlotMap) -> None:
 @pytest.mark.parametrize("host", ["", "?"])
 def test_ask_without_a_known_host(known: SlotMap, host: str) -> None:
     """The host is that of the node that was asked, as it is for MOVED."""
-    seen: list[Ask] = []
+    seen: list[Exchange] = []
 
-    def exchange(ask: Ask) -> list[Any]:
-        seen.append(ask)
-        return [AskError(f"{SLOT} {host}:2")] if ask.address == A else [b"OK", 1]
+    def carry_out(exchange: Exchange) -> list[Any]:
+        seen.append(exchange)
+        return [AskError(f"{SLOT} {host}:2")] if exchange.address == A else [b"OK", 1]
 
-    assert run(exchange, known.say(KEY, GET, 1, True)) == [1]
-    assert [ask.address for ask in seen] == [A, ("a", 2)]
+    assert run(carry_out, known.send(KEY, GET, 1, True)) == [1]
+    assert [exchange.address for exchange in seen] == [A, ("a", 2)]
 
 
 def test_a_lost_reply_is_asked_for_once_more(known: SlotMap) -> None:
     """An idle connection that the server had closed."""
     nodes = Nodes(a=[(redis.ConnectionError("closed"),), ([1],)])
-    assert nodes.say(known) == [1]
+    assert nodes.send(known) == [1]
     assert nodes.asked == [("a", "GET")] * 2
 
 
@@ -221,7 +221,7 @@ def test_a_node_that_went_away(known: SlotMap, lost: Exception) -> None:
     """The map is asked for: of others first. Who serves the slot now answers."""
     nodes = Nodes(a=lost, b=[1])
     nodes.map = {"seed": [ranges(B)]}
-    assert nodes.say(known) == [1]
+    assert nodes.send(known) == [1]
     assert nodes.asked[-2:] == [("seed", "CLUSTER"), ("b", "GET")]
     assert known.primaries == (B,)
 
@@ -231,10 +231,10 @@ def test_a_node_that_went_away_and_nobody_serves_for_it(known: SlotMap) -> None:
     nodes = Nodes(a=NotConnected("refused"))
     nodes.map = {"seed": [ranges(A)]}
     with pytest.raises(NotConnected, match="refused"):
-        nodes.say(known)
+        nodes.send(known)
     assert nodes.asked == [("a", "GET"), ("seed", "CLUSTER")]
     with pytest.raises(NotConnected, match="refused"):
-        nodes.say(known)
+        nodes.send(known)
     assert nodes.asked[2:] == [("a", "GET")]  # looked a moment ago
 
 
@@ -242,7 +242,7 @@ def test_all_nodes_are_away(known: SlotMap) -> None:
     """The old map stays; the caller hears of its node."""
     nodes = Nodes(a=NotConnected("refused"))
     with pytest.raises(NotConnected, match="refused"):
-        nodes.say(known)
+        nodes.send(known)
     assert nodes.asked == [("a", "GET"), ("seed", "CLUSTER"), ("a", "CLUSTER")]
     assert known.primaries == (A,)
 
@@ -252,16 +252,16 @@ def test_what_may_not_be_repeated_is_not(known: SlotMap) -> None:
     nodes = Nodes(a=redis.ConnectionError("closed"), b=[1])
     nodes.map = {"seed": [ranges(B)]}
     with pytest.raises(redis.ConnectionError, match="closed"):
-        nodes.say(known, repeatable=False)
+        nodes.send(known, repeatable=False)
     assert ("b", "GET") not in nodes.asked
-    assert nodes.say(known, repeatable=False) == [1]
+    assert nodes.send(known, repeatable=False) == [1]
 
 
 def test_never_sent_may_be_said_elsewhere(known: SlotMap) -> None:
     """Whether it may be repeated or not."""
     nodes = Nodes(a=NotConnected("refused"), b=[1])
     nodes.map = {"seed": [ranges(B)]}
-    assert nodes.say(known, repeatable=False) == [1]
+    assert nodes.send(known, repeatable=False) == [1]
 
 
 def test_after_a_time_out_the_next_call_looks_first(known: SlotMap) -> None:
@@ -269,9 +269,9 @@ def test_after_a_time_out_the_next_call_looks_first(known: SlotMap) -> None:
     nodes = Nodes(a=redis.TimeoutError("late"), b=[1])
     nodes.map = {"seed": [ranges(B)]}
     with pytest.raises(redis.TimeoutError):
-        nodes.say(known)
+        nodes.send(known)
     assert nodes.asked == [("a", "GET")]
-    assert nodes.say(known) == [1]
+    assert nodes.send(known) == [1]
     assert nodes.asked[1:] == [("seed", "CLUSTER"), ("b", "GET")]
 
 
@@ -279,7 +279,7 @@ def test_nodes_that_send_each_other_on(known: SlotMap, monkeypatch: pytest.Monke
     """There is an end to it: the error is what the caller gets."""
     monkeypatch.setattr(slots_module, "REFRESH", math.inf)
     nodes = Nodes(a=[MovedError(f"{SLOT} b:2")], b=[MovedError(f"{SLOT} a:1")])
-    (answer,) = nodes.say(known)
+    (answer,) = nodes.send(known)
     assert isinstance(answer, MovedError)
     assert [host for host, _ in nodes.asked] == ["a", "b"] * (HOPS // 2)
 
@@ -297,11 +297,11 @@ class Pages:
         }
         self.steps = ClusterSteps([SEED], b"sess:")
 
-    def exchange(self, ask: Ask) -> list[Any]:
-        if ask.lookup:
+    def carry_out(self, exchange: Exchange) -> list[Any]:
+        if exchange.lookup:
             return [ranges(*self.owners)]
-        assert ask.address is not None
-        pages, page = self.pages[ask.address], int(commands(ask.packet)[0][1])
+        assert exchange.address is not None
+        pages, page = self.pages[exchange.address], int(commands(exchange.packet)[0][1])
         keys = [f"sess:{id}".encode() for id in pages[page]]
         return [[b"%d" % ((page + 1) % len(pages)), keys]]
 
@@ -309,11 +309,11 @@ class Pages:
         """Ids in their order. After those that are named the map changes, and a call notices."""
         found, cursor = [], 0
         while not found or cursor:
-            cursor, ids = run(self.exchange, self.steps.execute(Scan(cursor))).values
+            cursor, ids = run(self.carry_out, self.steps.execute(Scan(cursor))).values
             found += ids
             if found[-1] in changes:
                 self.owners = changes[found[-1]]
-                run(self.exchange, self.steps.map.refresh())
+                run(self.carry_out, self.steps.map.refresh())
         return found
 
 
@@ -365,7 +365,7 @@ def test_a_walk_while_a_node_is_replaced() -> None:
 def test_a_walk_begins_with_a_new_map(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that joined long ago may be new to this process."""
     pages = Pages(A)
-    run(pages.exchange, pages.steps.map.address(0))
+    run(pages.carry_out, pages.steps.map.address(0))
     pages.owners = (B, A)
     monkeypatch.setattr(slots_module, "REFRESH", 0.0)
     assert sorted(pages.walk()) == ALL[:6]
@@ -375,10 +375,10 @@ def test_lookups_share_the_time() -> None:
     """A node that does not answer leaves time for the next one, and for the call itself."""
     shares = []
 
-    def exchange(ask: Ask) -> list[Any]:
-        shares.append(ask.share)
+    def carry_out(exchange: Exchange) -> list[Any]:
+        shares.append(exchange.share)
         raise redis.TimeoutError("late")
 
     with pytest.raises(NotConnected):
-        run(exchange, SlotMap([A, B, C]).address(0))
+        run(carry_out, SlotMap([A, B, C]).address(0))
     assert shares == [4, 3, 2]

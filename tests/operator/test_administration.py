@@ -150,7 +150,7 @@ def test_end_of_every_session(api: SessionAPI) -> None:
     signed_in, other = api.create({"k": 1}), api.create({"k": 1})
     signed_in.login("ann")
     told: list[int] = []
-    assert api.invalidate_all(told.append) == 2
+    assert api.invalidate_all(progress=told.append) == 2
     assert told[-1] == 2
     assert list(api.scan()) == []
     assert api.sessions_of("ann") == []

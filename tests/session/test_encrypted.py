@@ -32,8 +32,8 @@ from pyramid_altsession.codecs import EncryptedCodec, JSONCodec, encrypted
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.protocol.envelope import end_of, ending, framed, split
 from pyramid_altsession.protocol.fields import Timing
+from pyramid_altsession.protocol.frame import end_of, ending, framed, split
 from pyramid_altsession.protocol.lifecycle import Login
 from pyramid_altsession.protocol.messages import Describe, Write
 from pyramid_altsession.protocol.token import Token, new_verifier

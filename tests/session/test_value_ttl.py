@@ -17,7 +17,7 @@ from pyramid_altsession import AltSession, SessionAPI, SessionKey
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.codecs import EncryptedCodec
 from pyramid_altsession.config.sources import read_settings
-from pyramid_altsession.protocol.envelope import end_of
+from pyramid_altsession.protocol.frame import end_of
 from pyramid_altsession.stores.memory import MemoryStore
 
 Act = Callable[[AltSession], Any]

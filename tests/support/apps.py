@@ -22,7 +22,7 @@ from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import Settings
 from pyramid_altsession.interfaces import ISessionAPI, Store
 from pyramid_altsession.protocol.contract import PendingRead
-from pyramid_altsession.protocol.envelope import end_of, ending
+from pyramid_altsession.protocol.frame import end_of, ending
 from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
 from pyramid_altsession.session import AltSession
 from pyramid_altsession.stores.apply import Hash

@@ -21,8 +21,8 @@ from sealed import SECRET
 
 from pyramid_altsession import ISessionAPI, SessionAPI
 from pyramid_altsession.errors import AltSessionError, StoreUnavailable, TooManySessions
-from pyramid_altsession.protocol.envelope import split
 from pyramid_altsession.protocol.fields import USER
+from pyramid_altsession.protocol.frame import split
 from pyramid_altsession.protocol.state import SessionState, Status
 from pyramid_altsession.protocol.token import Token, proof_of
 from pyramid_altsession.stores.sealed import SealedStore

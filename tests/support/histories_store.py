@@ -10,8 +10,8 @@ from redis import Redis
 
 from pyramid_altsession.errors import StoreUnavailable
 from pyramid_altsession.protocol.contract import PendingRead
-from pyramid_altsession.protocol.envelope import alive, end_of, ending, split
 from pyramid_altsession.protocol.fields import USER
+from pyramid_altsession.protocol.frame import alive, end_of, ending, split
 from pyramid_altsession.protocol.messages import Operation, Read, Reply
 from pyramid_altsession.stores.memory import MemoryStore
 from pyramid_altsession.stores.redis.store import RedisStore

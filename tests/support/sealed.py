@@ -7,7 +7,7 @@ from inside import store_in
 
 from pyramid_altsession.codecs import EncryptedCodec
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.protocol.envelope import end_of, ending, split
+from pyramid_altsession.protocol.frame import end_of, ending, split
 from pyramid_altsession.stores.sealed import SealedStore
 
 SECRET = "a-secret-of-sixteen"

@@ -29,7 +29,7 @@ from ...protocol.messages import (
 from ...protocol.steps import Prefetch, advance
 from . import exchanges
 from .ending import Ending
-from .exchanges import Address, Ask, First, Say, Steps
+from .exchanges import Address, Exchange, First, Send, Steps
 from .failures import NotConnected
 from .leftovers import Leftovers
 from .scripts import ENTER_SCRIPT
@@ -123,14 +123,14 @@ class ClusterSteps:
             case Listing(sample=0):
                 return (yield from self._listing(operation))
             case _:
-                say = self._say_at(index_key(self._prefix, operation.user))
-                return (yield from exchanges.many(operation, self._prefix, say))
+                send = self._sender_to(index_key(self._prefix, operation.user))
+                return (yield from exchanges.many(operation, self._prefix, send))
 
     def _key(self, id: str) -> bytes:
         return self._prefix + id.encode()
 
-    def _say_at(self, key: bytes, address: Address | None = None) -> Say:
-        return partial(self.map.say, key, address=address)
+    def _sender_to(self, key: bytes, address: Address | None = None) -> Send:
+        return partial(self.map.send, key, address=address)
 
     def _read(self, operation: Read, address: Address | None) -> Steps[Reply]:
         """Reads several claims one after the other, because each has its own node."""
@@ -138,7 +138,7 @@ class ClusterSteps:
         for which, claim in enumerate(operation.claims):
             one = replace(operation, claims=(claim,))
             packet, count = pack_read(one, self._prefix)
-            replies = yield from self.map.say(self._key(claim.id), packet, count, True, address)
+            replies = yield from self.map.send(self._key(claim.id), packet, count, True, address)
             reply = unpack_read(one, replies)
             if reply.state is State.LIVE:
                 return replace(reply, which=which)
@@ -148,14 +148,14 @@ class ClusterSteps:
     def _write(self, operation: Write, address: Address | None = None) -> Steps[Reply]:
         key, alone = self._key(operation.claim.id), _alone(operation)
         if not operation.durable:
-            return (yield from exchanges.write(alone, self._prefix, self._say_at(key, address)))
-        say = self._durably(key)
-        reply = yield from exchanges.write(alone, self._prefix, say)
-        return replace(reply, confirmed=say.done)
+            return (yield from exchanges.write(alone, self._prefix, self._sender_to(key, address)))
+        send = self._durably(key)
+        reply = yield from exchanges.write(alone, self._prefix, send)
+        return replace(reply, confirmed=send.done)
 
     def _durably(self, key: bytes) -> exchanges.Durably:
-        say = partial(self.map.say, key, tail=exchanges.Durably.REPLIES)
-        return exchanges.Durably(say, key, self._prefix, self.wait)
+        send = partial(self.map.send, key, tail=exchanges.Durably.REPLIES)
+        return exchanges.Durably(send, key, self._prefix, self.wait)
 
     # -- the index of a user
 
@@ -220,12 +220,12 @@ class ClusterSteps:
         id = operation.claim.id
         index, key = index_key(self._prefix, user), self._key(id)
         packet = pack_command((b"ZMSCORE", index, id.encode(), REVOKED.encode()))
-        ((listed, _),) = no_errors((yield from self.map.say(index, packet, 1, True)))
+        ((listed, _),) = no_errors((yield from self.map.send(index, packet, 1, True)))
         if listed is not None:
             return False
         names = [name.encode() for name in (PROOF, USER, LOGIN, DEADLINE)]
         packet = pack_command((b"HMGET", key, *names)) + pack_command((b"TIME",))
-        held, clock = no_errors((yield from self.map.say(key, packet, 2, True)))
+        held, clock = no_errors((yield from self.map.send(key, packet, 2, True)))
         _, owner, login, deadline = held
         if None in held or owner != user.encode():
             return False
@@ -240,7 +240,7 @@ class ClusterSteps:
         arguments = (id.encode(), login, b"%d" % lasts, b"%d" % limit)
         others = [other.encode() for other in ended]
         packet = pack_command((b"EVAL", ENTER_SCRIPT, b"1", index, *arguments, *others))
-        (entries,) = no_errors((yield from self.map.say(index, packet, 1, True)))
+        (entries,) = no_errors((yield from self.map.send(index, packet, 1, True)))
         return int(entries)
 
     def _leave(self, user: str, ids: Iterable[str], confirmed: bool = True) -> Steps[None]:
@@ -253,7 +253,7 @@ class ClusterSteps:
         index = index_key(self._prefix, user)
         packet = pack_command((b"ZREM", index, *[id.encode() for id in ids]))
         try:
-            yield from self.map.say(index, packet, 1, True)
+            yield from self.map.send(index, packet, 1, True)
         except redis.RedisError:
             self._leftovers.note(user)
 
@@ -297,7 +297,7 @@ class ClusterSteps:
         packet, count = pack_many(operation, self._prefix)
         packet += pack_command((b"TIME",))
         index = index_key(self._prefix, operation.user)
-        *replies, clock = no_errors((yield from self.map.say(index, packet, count + 1, True)))
+        *replies, clock = no_errors((yield from self.map.send(index, packet, count + 1, True)))
         reply, now = unpack_many(operation, self._prefix, replies), milliseconds(clock)
         young = [id for id, entered in reply.values if now - entered < ENTERING]
         return replace(reply, entering=frozenset(young))
@@ -325,7 +325,7 @@ class ClusterSteps:
                 done = yield from end(part, partial(_say_to, address))
                 ended |= zip(ids, done, strict=True)
         for id in [id for id in writes if id not in ended]:
-            (ended[id],) = yield from end([writes[id]], partial(self.map.say, self._key(id)))
+            (ended[id],) = yield from end([writes[id]], partial(self.map.send, self._key(id)))
         over = [id for id, done in ended.items() if done]
         if over and operation.user is not None:  # otherwise the next logins prune the entries
             yield from self._leave(operation.user, over, end.confirmed)
@@ -342,9 +342,9 @@ class ClusterSteps:
                 found |= zip(ids, reply.values, strict=True)
             except redis.RedisError:
                 for id in ids:
-                    say = self._say_at(self._key(id))
+                    send = self._sender_to(self._key(id))
                     one = replace(operation, ids=(id,))
-                    reply = yield from exchanges.many(one, self._prefix, say)
+                    reply = yield from exchanges.many(one, self._prefix, send)
                     found[id] = reply.values[0]
         return Reply(State.LIVE, [found[id] for id in operation.ids])
 
@@ -358,7 +358,7 @@ class ClusterSteps:
             return Reply(State.LIVE, (0, []))
         node, own = place
         packet, count = pack_many(Scan(own), self._prefix)
-        replies = yield Ask(node, packet, count)
+        replies = yield Exchange(node, packet, count)
         own, ids = unpack_many(Scan(own), self._prefix, no_errors(replies)).values
         following = yield from self._walk.following(operation.cursor, node, own)
         return Reply(State.LIVE, (following, ids))
@@ -372,6 +372,6 @@ def _alone(operation: Write) -> Write:
 def _say_to(
     address: Address, packet: bytes, replies: int, repeatable: bool, tail: int = 0
 ) -> Steps[list[Any]]:
-    answers = yield Ask(address, packet, replies)
+    answers = yield Exchange(address, packet, replies)
     no_errors(answers[: replies - tail])
     return answers

@@ -82,7 +82,7 @@ class ClusterStore(WaitingStore):
         nodes. One round trip at most.
         """
         with suppress(redis.RedisError):
-            run(self._call().exchange, self._map.address(0))
+            run(self._call().carry_out, self._map.address(0))
         addresses = self._map.primaries or self._map.seeds
         return [ServerNode(shown((each,)), self._nodes[each].pool) for each in addresses]
 

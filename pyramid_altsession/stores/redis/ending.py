@@ -21,14 +21,14 @@ class Ending:
         self.confirmed = True
 
     def __call__(
-        self, writes: Sequence[Write], say: Callable[..., Steps[list[Any]]]
+        self, writes: Sequence[Write], send: Callable[..., Steps[list[Any]]]
     ) -> Steps[list[bool]]:
         if self._until is None or not self.confirmed:
-            return (yield from end(writes, self._prefix, say))
-        say = partial(say, tail=Durably.REPLIES)
+            return (yield from end(writes, self._prefix, send))
+        send = partial(send, tail=Durably.REPLIES)
         left = max(round(1000 * (self._until - time.monotonic())), 1)
         key = self._prefix + writes[0].claim.id.encode()
-        durably = Durably(say, key, self._prefix, left)
+        durably = Durably(send, key, self._prefix, left)
         done = yield from end(writes, self._prefix, durably)
         self.confirmed = durably.done
         return done

@@ -1,6 +1,6 @@
 """The dialogue with servers, as steps without I/O.
 
-A step yields :class:`Ask` and is sent the replies to it, error replies among them; or
+A step yields :class:`Exchange` and is sent the replies to it, error replies among them; or
 redis.ConnectionError, redis.TimeoutError or NotConnected is thrown into it. Drivers that wait and
 drivers that await share the decisions that steps make: what is repeated, and where.
 """
@@ -25,7 +25,7 @@ T = TypeVar("T")
 Address = tuple[str, int]
 
 
-class Ask(NamedTuple):
+class Exchange(NamedTuple):
     """One packet for one server.
 
     ``address``: None if there is only one server. ``share``: take no more than this part of the
@@ -45,34 +45,34 @@ First = tuple[Address | None, bytes, int, Callable[[Any, list[Any]], Reply]]
 """The first packet about an operation, the number of its replies, and the function that makes the
 operation's Reply of them.
 """
-Steps = Generator[Ask, list[Any], T]
-Say = Callable[[bytes, int, bool], Steps[list[Any]]]
+Steps = Generator[Exchange, list[Any], T]
+Send = Callable[[bytes, int, bool], Steps[list[Any]]]
 """Packet, number of replies, and whether it may be sent twice."""
 
 
-def write(operation: Write, prefix: bytes, say: Say) -> Steps[Reply]:
+def write(operation: Write, prefix: bytes, send: Send) -> Steps[Reply]:
     """Call the script by its hash; if the server does not know it, with its text."""
-    replies = yield from say(pack_write(operation, prefix), 1, operation.repeatable)
+    replies = yield from send(pack_write(operation, prefix), 1, operation.repeatable)
     if isinstance(replies[0], NoScriptError):
         packet = pack_write(operation, prefix, load=True)
-        replies = yield from say(packet, 1, operation.repeatable)
+        replies = yield from send(packet, 1, operation.repeatable)
     return unpack_write(operation, replies)
 
 
-def end(writes: Sequence[Write], prefix: bytes, say: Say) -> Steps[list[bool]]:
+def end(writes: Sequence[Write], prefix: bytes, send: Send) -> Steps[list[bool]]:
     """End sessions; returns which were ended. The packet's first script is sent with its text."""
     packet = b"".join([pack_write(w, prefix, load=w is writes[0]) for w in writes])
-    answers = yield from say(packet, len(writes), True)
+    answers = yield from send(packet, len(writes), True)
     if any(isinstance(answer, NoScriptError) for answer in answers):
-        answers = yield from say(packet, len(writes), True)
+        answers = yield from send(packet, len(writes), True)
     both = zip(writes, answers, strict=True)
     return [unpack_write(write, [answer]).ended for write, answer in both]
 
 
-def many(operation: Operation, prefix: bytes, say: Say) -> Steps[Reply]:
+def many(operation: Operation, prefix: bytes, send: Send) -> Steps[Reply]:
     """An operation about many sessions."""
     packet, count = pack_many(operation, prefix)
-    replies = yield from say(packet, count, operation.repeatable)
+    replies = yield from send(packet, count, operation.repeatable)
     return unpack_many(operation, prefix, no_errors(replies))
 
 
@@ -97,13 +97,13 @@ class Durably:
     REPLIES = 2
     """Of the question, after those of the packet."""
 
-    def __init__(self, say: Say, key: bytes, prefix: bytes, wait: Milliseconds) -> None:
-        self._say = say
+    def __init__(self, send: Send, key: bytes, prefix: bytes, wait: Milliseconds) -> None:
+        self._send = send
         self._packet = pack_confirmation(key, prefix, wait)
         self.done = False
 
     def __call__(self, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
-        *answers, written, replicas = yield from self._say(
+        *answers, written, replicas = yield from self._send(
             packet + self._packet, replies + self.REPLIES, repeatable
         )
         failed = any(isinstance(answer, Exception) for answer in answers)

@@ -9,7 +9,7 @@ from redis.exceptions import MovedError, ReadOnlyError
 from ...config.converters import PREFIX
 from ...protocol.fields import State
 from ...protocol.messages import End, Operation, Read, Reply, Revoke, Write
-from .exchanges import Ask, Durably, First, Milliseconds, Steps, end, many, write
+from .exchanges import Durably, Exchange, First, Milliseconds, Steps, end, many, write
 from .failures import NotConnected
 from .wire import pack_read, pack_write, unpack_read, unpack_write
 
@@ -35,32 +35,32 @@ class OneServer:
         match operation:
             case Read():
                 packet, count = pack_read(operation, self._prefix)
-                return unpack_read(operation, (yield from self._say(packet, count, True)))
+                return unpack_read(operation, (yield from self._send(packet, count, True)))
             case Write(durable=True) | End(durable=True) | Revoke(durable=True) if self.wait:
                 return (yield from self._durably(operation))
             case Write():
-                return (yield from write(operation, self._prefix, self._say))
+                return (yield from write(operation, self._prefix, self._send))
             case End():
-                ended = yield from end(operation.writes(), self._prefix, self._say)
+                ended = yield from end(operation.writes(), self._prefix, self._send)
                 return Reply(State.LIVE, ended)
             case _:
-                return (yield from many(operation, self._prefix, self._say))
+                return (yield from many(operation, self._prefix, self._send))
 
     def _durably(self, operation: Write | End | Revoke) -> Steps[Reply]:
         # On one server this confirms all earlier writes too.
-        say = Durably(self._say, self._prefix, self._prefix, self.wait)
+        send = Durably(self._send, self._prefix, self._prefix, self.wait)
         match operation:
             case Write():
-                reply = yield from write(operation, self._prefix, say)
+                reply = yield from write(operation, self._prefix, send)
             case End():
-                reply = Reply(State.LIVE, (yield from end(operation.writes(), self._prefix, say)))
+                reply = Reply(State.LIVE, (yield from end(operation.writes(), self._prefix, send)))
             case _:
-                reply = yield from many(operation, self._prefix, say)
-        return replace(reply, confirmed=say.done)
+                reply = yield from many(operation, self._prefix, send)
+        return replace(reply, confirmed=send.done)
 
-    def _say(self, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
+    def _send(self, packet: bytes, replies: int, repeatable: bool) -> Steps[list[Any]]:
         try:
-            answers = yield Ask(None, packet, replies)
+            answers = yield Exchange(None, packet, replies)
         except NotConnected:
             raise
         except redis.ConnectionError:
@@ -68,13 +68,13 @@ class OneServer:
             # repeated.
             if not repeatable:
                 raise
-            answers = yield Ask(None, packet, replies)
+            answers = yield Exchange(None, packet, replies)
         for answer in answers:
             if isinstance(answer, MovedError):
                 raise _cluster(answer)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
             # The server has become a replica, and did nothing: another one may be the primary.
-            answers = yield Ask(None, packet, replies, anew=True)
+            answers = yield Exchange(None, packet, replies, anew=True)
         return answers
 
 

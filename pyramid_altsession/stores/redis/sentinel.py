@@ -10,7 +10,7 @@ from ...config.converters import shown
 from ...config.table import RedisSettings
 from ...protocol.steps import run
 from .connections import connect
-from .exchanges import Address, Ask, Steps
+from .exchanges import Address, Exchange, Steps
 from .failures import NotConnected
 from .pool import ConnectionPool
 from .timed import Timed
@@ -38,7 +38,7 @@ class Discovery:
             # primary.
             share = len(sentinels) - place + 1
             try:
-                (answer,) = yield Ask(sentinel, self._packet, 1, share=share, lookup=True)
+                (answer,) = yield Exchange(sentinel, self._packet, 1, share=share, lookup=True)
             except redis.TimeoutError:
                 answer = "does not answer in its share of the time (redis.connect_timeout)"
             except redis.RedisError as error:
@@ -94,11 +94,13 @@ class Sentinels:
             pool.close()
 
     def _find(self, end: float) -> Address:
-        def exchange(ask: Ask) -> list[Any]:
-            assert ask.address is not None
-            return self._pools[ask.address].exchange(ask.packet, ask.replies, part(ask, end))
+        def carry_out(exchange: Exchange) -> list[Any]:
+            assert exchange.address is not None
+            return self._pools[exchange.address].exchange(
+                exchange.packet, exchange.replies, part(exchange, end)
+            )
 
-        return run(exchange, self._discovery.find())
+        return run(carry_out, self._discovery.find())
 
     def _greet(self, connection: Timed) -> None:
         connection.send(HELLO)

@@ -14,7 +14,7 @@ import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, MovedError
 
-from .exchanges import Address, Ask, Steps
+from .exchanges import Address, Exchange, Steps
 from .failures import NotConnected
 from .wire import no_errors, pack_command
 
@@ -101,7 +101,7 @@ class SlotMap:
         slots, owners = self._table
         return owners[slots[slot]]
 
-    def say(
+    def send(
         self, key: bytes, packet: bytes, replies: int, repeatable: bool,
         address: Address | None = None, tail: int = 0,
     ) -> Steps[list[Any]]:  # fmt: skip
@@ -117,9 +117,9 @@ class SlotMap:
         for _ in range(HOPS):
             try:
                 if asked:
-                    answers = (yield Ask(address, asking(packet), 2 * replies))[1::2]
+                    answers = (yield Exchange(address, asking(packet), 2 * replies))[1::2]
                 else:
-                    answers = yield Ask(address, packet, replies)
+                    answers = yield Exchange(address, packet, replies)
             except redis.TimeoutError:
                 self._doubtful = address
                 raise
@@ -166,7 +166,7 @@ class SlotMap:
         for place, address in enumerate(asked):
             share = len(asked) - place + 1  # time has to be left for the others
             try:
-                replies = yield Ask(address, CLUSTER_SLOTS, 1, share=share, lookup=True)
+                replies = yield Exchange(address, CLUSTER_SLOTS, 1, share=share, lookup=True)
                 (ranges,) = no_errors(replies)
             except redis.RedisError as error:
                 said.append(str(error))

@@ -10,12 +10,12 @@ import redis
 from ...protocol.contract import PendingRead
 from ...protocol.messages import Operation, Read, Reply
 from ...protocol.steps import advance, run
-from .exchanges import Address, Ask, First, Steps
+from .exchanges import Address, Exchange, First, Steps
 from .failures import Trouble
 from .pool import ConnectionPool, PendingReplies
 
 Outcome = list[Any] | redis.RedisError
-"""What became of an :class:`Ask`."""
+"""What became of an :class:`Exchange`."""
 
 
 class Connections(Protocol):
@@ -72,24 +72,26 @@ class Call(Generic[Pool]):
         """Begin the call's time again, now."""
         self.end = time.monotonic() + self._wait
 
-    def turn_to(self, ask: Ask) -> Pool:
+    def turn_to(self, exchange: Exchange) -> Pool:
         """The connections to the server that this packet is for."""
-        pool, trouble = self._servers[ask.address]
-        if not ask.lookup:
+        pool, trouble = self._servers[exchange.address]
+        if not exchange.lookup:
             self.trouble = trouble
-        if ask.anew:
+        if exchange.anew:
             pool.close()
         return pool
 
-    def exchange(self, ask: Ask) -> Any:
+    def carry_out(self, exchange: Exchange) -> Any:
         """As ``exchange`` of the connections: the replies, or an awaitable of them."""
-        return self.turn_to(ask).exchange(ask.packet, ask.replies, part(ask, self.end))
+        return self.turn_to(exchange).exchange(
+            exchange.packet, exchange.replies, part(exchange, self.end)
+        )
 
 
-def part(ask: Ask, end: float) -> float:
+def part(exchange: Exchange, end: float) -> float:
     """The deadline for this packet, in a call that has to be over by ``end``."""
     now = time.monotonic()
-    return end if ask.share == 1 else now + (end - now) / ask.share
+    return end if exchange.share == 1 else now + (end - now) / exchange.share
 
 
 class SteppedStore(Generic[Pool]):
@@ -154,7 +156,7 @@ class WaitingStore(SteppedStore[ConnectionPool]):
         first = self._steps.first(operation)
         if first is None:
             call = self._call()
-            return run(call.exchange, self._answer(operation, call))
+            return run(call.carry_out, self._answer(operation, call))
         address, packet, count, unpack = first
         pool, trouble = self.servers[address]
         end, outcome = time.monotonic() + self._wait, None
@@ -164,7 +166,7 @@ class WaitingStore(SteppedStore[ConnectionPool]):
         except redis.RedisError as error:
             call = self._call(end, trouble)
             steps = self._after(operation, call, first)
-            return run(call.exchange, steps, outcome or error)
+            return run(call.carry_out, steps, outcome or error)
         if trouble.need is not None:
             trouble.served(operation)
         return reply
@@ -173,17 +175,17 @@ class WaitingStore(SteppedStore[ConnectionPool]):
         """Send the packet; its reply is read later."""
         call = self._call()
         steps = self._answer(operation, call)
-        ask = next(steps)
+        exchange = next(steps)
         try:
-            while ask.lookup:  # the steps find where to send it
+            while exchange.lookup:  # the steps find where to send it
                 try:
-                    outcome: Outcome = call.exchange(ask)
+                    outcome: Outcome = call.carry_out(exchange)
                 except redis.RedisError as error:
                     outcome = error
-                ask = advance(steps, outcome)
-            sent = call.turn_to(ask).send(ask.packet, ask.replies, call.end)
+                exchange = advance(steps, outcome)
+            sent = call.turn_to(exchange).send(exchange.packet, exchange.replies, call.end)
         except redis.RedisError as error:
-            return Answered(run(call.exchange, steps, error))
+            return Answered(run(call.carry_out, steps, error))
         return Sent(steps, call, sent)
 
 
@@ -207,7 +209,7 @@ class Sent:
             outcome = self._sent.receive(call.end)
         except redis.RedisError as error:
             outcome = error
-        return run(call.exchange, self._steps, outcome)
+        return run(call.carry_out, self._steps, outcome)
 
     def cancel(self) -> None:
         """If the reply has arrived, the connection stays open; otherwise it is closed."""
