@@ -442,10 +442,9 @@ def test_start_is_bounded(
     assert eventually(lambda: nothing_left(directory))
 
 
-def test_hanging_server_is_an_error(
-    directory: str, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_server_is_an_error(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that listens and does not answer is an error with its log, not a second server."""
+    server = EmbeddedServer(directory, grace=60)  # it has no clients while it hangs
     pid = server_pid(server.socket())
     server.release()
     os.kill(pid, signal.SIGSTOP)
@@ -457,6 +456,7 @@ def test_hanging_server_is_an_error(
     assert len(supervisors(directory)) == 1
     os.kill(pid, signal.SIGCONT)
     assert server_pid(server.socket()) == pid
+    server.release()
 
 
 def test_waiting_for_the_lock_is_bounded(

@@ -13,7 +13,7 @@ from workers import eventually, token_of
 from pyramid_altsession.api import SessionAPI
 from pyramid_altsession.errors import StoreUnavailable
 from pyramid_altsession.protocol.steps import run
-from pyramid_altsession.stores.redis.exchanges import Address, Ask
+from pyramid_altsession.stores.redis.exchanges import Address, Exchange
 from pyramid_altsession.stores.redis.failures import NotConnected
 from pyramid_altsession.stores.redis.sentinel import Discovery, check_role
 
@@ -29,16 +29,16 @@ class Asked:
         self.answers = answers
         self.said: list[tuple[str, int]] = []
 
-    def exchange(self, ask: Ask) -> list[Any]:
-        assert ask.address is not None
-        self.said.append((ask.address[0], ask.share))
-        answer = self.answers[ask.address[0]]
+    def carry_out(self, exchange: Exchange) -> list[Any]:
+        assert exchange.address is not None
+        self.said.append((exchange.address[0], exchange.share))
+        answer = self.answers[exchange.address[0]]
         if isinstance(answer, redis.ConnectionError | redis.TimeoutError):
             raise answer
         return [answer]
 
     def find(self, discovery: Discovery) -> Address:
-        return run(self.exchange, discovery.find())
+        return run(self.carry_out, discovery.find())
 
 
 def test_the_sentinel_that_knew_it_is_asked_first() -> None:

@@ -22,8 +22,11 @@ MASTER = "main"
 SLOTS = 16384
 
 
-def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait for it; what servers say meanwhile may be that they are not ready."""
+def until(holds: Callable[[], object], seconds: float = 300.0) -> None:
+    """Wait for it; what servers say meanwhile may be that they are not ready. Sentinels that a busy
+    machine has stopped for two seconds do nothing for the next thirty (their TILT mode), perhaps
+    several times.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -55,7 +55,7 @@ def token_of(session: OpenSession) -> str:
     return token
 
 
-def eventually(holds: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+def eventually(holds: Callable[[], Any], *, seconds: float = 300.0) -> Any:
     """What the condition gives as soon as it holds; false: not within the deadline. It is asked
     often at first, and then every 20 ms."""
     deadline, pause = time.monotonic() + seconds, 0.001
