@@ -2,14 +2,22 @@
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pyramid.csrf import check_csrf_origin, check_csrf_token, get_csrf_token
+from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPBadRequest, HTTPNotFound, HTTPSeeOther
 from pyramid.request import Request
 from pyramid.response import Response
 
 from ..api import SessionAPI, SessionInfo
 from ..interfaces import ISessionAPI
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+except ImportError as error:
+    raise ConfigurationError(
+        "pyramid_altsession.admin: needs the library jinja2;"
+        ' pip install "pyramid_altsession[admin]"'
+    ) from error
 
 TOKEN = "csrf_token"
 """The field of the forms that holds the CSRF token."""

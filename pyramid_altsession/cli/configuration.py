@@ -139,6 +139,10 @@ def _appsettings(uri: str, variables: Mapping[str, str]) -> dict[str, Any]:
         fault = f"line {line[1] if line else '?'} is neither a section nor name = value"
     except plaster.PlasterError:
         fault = "nothing here can read it; config URIs are paths of .ini or .yaml files"
+    except (ImportError, AttributeError, SyntaxError) as error:
+        fault = f"the application that it names cannot be imported ({error}); if pserve needs"
+        fault += " PYTHONPATH to find it, altsession needs it too"
     except (LookupError, OSError, ValueError, configparser.Error) as error:
-        fault = f"no application's settings could be read ({type(error).__name__})"
+        fault = f"no application's settings could be read ({type(error).__name__}): it needs a"
+        fault += " section [app:main], whose use names an application that is installed"
     raise CommandError(f"{uri}: {fault}")

@@ -14,7 +14,12 @@ was wanted.
 """
 
 
+QUOTED = "; put this value in quotes"
+
+
 def as_text(value: object) -> str:
+    if isinstance(value, int | float):  # what YAML makes of digits, or of yes, without quotes
+        raise ValueError(f"a non-empty text{QUOTED}")
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a non-empty text")
     if not _encodable(value):
@@ -174,7 +179,9 @@ def as_names(value: object) -> tuple[str, ...]:
 
 
 def as_secrets(value: object) -> tuple[str, ...]:
-    wanted = "one or several secrets of at least 16 characters"
+    wanted = "one or several secrets of at least 16 characters, separated by blanks or commas"
+    if isinstance(value, int):
+        raise ValueError(f"{wanted}{QUOTED}")
     try:
         found = as_texts(value)
     except ValueError:

@@ -17,7 +17,10 @@ DEEPEST = 8
 """How deep sections may be nested at most, because a mapping may contain itself."""
 
 
-_MAPPINGS = ("", "redis", "session", "sync")
+_SECTIONS = {
+    "": "redis.url", "redis": "redis.url", "session": "session.tti", "sync": "sync.enabled"
+}  # fmt: skip
+"""The sections, and one of the settings in each, for messages."""
 
 
 OTHER_NAMES = {"session.timeout": "session.tti", "timeout": "session.tti"}
@@ -147,9 +150,11 @@ class _Found:
         for given, value in source.values.items():
             name = ANCESTOR_NAMES.get(given, given)
             title = f"{source.places.get(given, '')}{PREFIX}{given}".rstrip(".")
-            if given in _MAPPINGS:
+            if given in _SECTIONS:
                 if value is not None:  # otherwise all its settings are commented out
-                    self.faults.append(f"{title}: must be a mapping with settings in it")
+                    fault = f"must be a section of settings, such as {PREFIX}{_SECTIONS[given]}"
+                    blank = "; YAML wants a blank after each colon" if source.places else ""
+                    self.faults.append(f"{title}: {fault}{blank}")
             elif name not in self.known:
                 self.faults.append(self.unknown(given, source.places.get(given, "")))
             elif name in spelled:
@@ -203,11 +208,13 @@ def _session_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> li
         faults.append(f"{title(f'session.{name}')}: {text}")
 
     if session.first_tti is not None and session.first_tti > session.tti:
-        fault("first_tti", f"{session.first_tti:g} is longer than tti {session.tti:g}")
-    if session.touch_interval is not None and session.touch_interval > session.tti:
-        fault("touch_interval", f"{session.touch_interval:g} is longer than tti {session.tti:g}")
+        fault("first_tti", f"{session.first_tti:.12g} is longer than tti {session.tti:.12g}")
+    interval = session.touch_interval
+    if interval is not None and interval > session.tti:
+        fault("touch_interval", f"{interval:.12g} is longer than tti {session.tti:.12g}")
     if 0 < session.lifetime < session.tti:
-        fault("tti", f"{session.tti:g} is longer than session.lifetime {session.lifetime:g}")
+        lifetime = f"{session.lifetime:.12g}, where 0 means no end"
+        fault("tti", f"{session.tti:.12g} is longer than session.lifetime {lifetime}")
     cookie_name = session.cookie_name.lower()  # browsers take __HOST- for __Host-
     if cookie_name.startswith("__host-"):
         if not session.secure or session.path != "/" or session.domain is not None:

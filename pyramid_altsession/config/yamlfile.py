@@ -61,6 +61,8 @@ def _told(error: yaml.MarkedYAMLError) -> str:
         return wanted
     if error.problem in _FIXED:
         return str(error.problem)
+    if "'\\t'" in str(error.problem):
+        return "a tab; indent with blanks"
     return "a sign of YAML's in a value; put the value in quotes"
 
 

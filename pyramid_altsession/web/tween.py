@@ -114,8 +114,8 @@ def check(registry: Registry) -> None:
         missing = [name for name in (NAME, TM, TRANSACTION) if name not in present]
         if missing:
             raise ConfigurationError(
-                "altsession.transactional: needs pyramid_tm (config.include), and where"
-                f" pyramid.tweens is given, all of its tweens and ours; missing: {missing}"
+                "altsession.transactional: needs pyramid_tm (config.include), and pyramid.tweens,"
+                f" if the settings have it, has to list {', '.join(missing)}"
             )
     elif NAME not in present:
         log.warning(

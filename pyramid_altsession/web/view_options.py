@@ -1,5 +1,6 @@
 """View options and the configuration of ``request.session``."""
 
+import logging
 from typing import Any
 
 from pyramid.config import PHASE3_CONFIG, Configurator
@@ -11,6 +12,8 @@ from ..config.table import Settings
 from ..interfaces import ISessionAPI
 from ..protocol.keys import SessionKey, field_name
 from .request_session import SyncSession, session_factory
+
+log = logging.getLogger("pyramid_altsession")
 
 
 def fetch_keys(view: Any, info: Any) -> Any:
@@ -67,9 +70,16 @@ def add_sync_layer(config: Configurator) -> None:
 
     def register() -> None:
         settings: Settings = config.registry.getUtility(ISessionAPI).settings
-        if config.registry.queryUtility(ISessionFactory) is None:
+        theirs = config.registry.queryUtility(ISessionFactory)
+        if theirs is None:
             factory = session_factory if settings.sync.enabled else not_enabled
             config.registry.registerUtility(factory, ISessionFactory)
+        elif settings.sync.enabled and theirs not in (session_factory, not_enabled):
+            log.warning(
+                "sessions: altsession.sync.enabled does nothing, because the application has a"
+                " session factory of its own (set_session_factory, or an include that sets one),"
+                " and request.session comes from there; remove the one or the other"
+            )
 
     config.action("altsession sync", register, order=PHASE3_CONFIG + 10)
     for option in (fetch_keys, do_without):

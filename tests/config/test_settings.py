@@ -381,7 +381,11 @@ WISH_PREFIX = (
     "session.prefix: must be 1 to 64 letters, digits or any of . : _ - / (no braces:"
     " they would choose the cluster's slot), not ending in ':user', not "
 )
-WISH_SECRET = "session.secret: must be one or several secrets of at least 16 characters"
+SEPARATED = (
+    "must be one or several secrets of at least 16 characters, separated by blanks or commas"
+)
+WISH_SECRET = f"session.secret: {SEPARATED}"
+QUOTED = "must be a non-empty text; put this value in quotes"
 PORT = "must be a whole number from 1 to 65535"
 NONE_SUCH = "there is no such setting"
 MEANT = f"{NONE_SUCH}; did you mean altsession."
@@ -427,7 +431,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("session.codec", 7,
      "session.codec: must be the dotted name of something that can be called, not 7"),
     ("session.codec_secret", "short",
-     "session.codec_secret: must be one or several secrets of at least 16 characters"),
+     f"session.codec_secret: {SEPARATED}"),
     ("session.codec_enums", "enum.Enumeration",
      "session.codec_enums: must be dotted names of enumerations (No module named"
      " 'enum.Enumeration'; 'enum' is not a package), not 'enum.Enumeration'"),
@@ -453,7 +457,7 @@ REFUSED: list[tuple[str, object, str]] = [
      "session.same_site: must be one of Lax, Strict, None, not False"),
     # texts
     ("redis.host", "  ", "redis.host: must be a non-empty text, not '  '"),
-    ("redis.host", 5, "redis.host: must be a non-empty text, not 5"),
+    ("redis.host", 5, f"redis.host: {QUOTED}, not 5"),
     ("redis.host", "redis://:canary@db", WISH_HOST),
     ("redis.host", "app:canary@db", WISH_HOST),
     ("redis.host", "redis://db", f"{WISH_HOST}, not 'redis://db'"),
@@ -478,9 +482,9 @@ REFUSED: list[tuple[str, object, str]] = [
     ("redis.password", "canary\udcff",
      "redis.password: must be a text that can be encoded as UTF-8"),
     ("session.secret", "canary of sixteen characters \udcff", WISH_SECRET),
-    ("redis.password", 12345678, "redis.password: must be a non-empty text"),
+    ("redis.password", 12345678, f"redis.password: {QUOTED}"),
     ("redis.auth_pass", ["canary"], "redis.auth_pass: must be a non-empty text"),
-    ("redis.url", 7, "redis.url: must be a non-empty text"),
+    ("redis.url", 7, f"redis.url: {QUOTED}"),
     ("session.cookie_name", "s id", "session.cookie_name: must be a cookie name, not 's id'"),
     ("session.cookie_name", "sid=", "session.cookie_name: must be a cookie name, not 'sid='"),
     ("session.cookie_name", "sïd", "session.cookie_name: must be a cookie name, not 'sïd'"),
@@ -501,7 +505,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("session.secret", "canary", WISH_SECRET),
     ("session.secret", ["canary sixteen characters", "canary"], WISH_SECRET),
     ("session.secret", ["canary sixteen characters", 5], WISH_SECRET),
-    ("session.secret", 5, WISH_SECRET),
+    ("session.secret", 5, f"{WISH_SECRET}; put this value in quotes"),
     ("session.secret", ",", WISH_SECRET),
     # urls
     ("redis.url", "canary", WISH_URL),
@@ -664,11 +668,15 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"session.tti": 3600, "session.lifetime": 1800},
-        "session.tti: 3600 is longer than session.lifetime 1800",
+        "session.tti: 3600 is longer than session.lifetime 1800, where 0 means no end",
     ),
     (
         {"session.lifetime": 1800.5, "session.tti": 1800.75},
-        "session.tti: 1800.75 is longer than session.lifetime 1800.5",
+        "session.tti: 1800.75 is longer than session.lifetime 1800.5, where 0 means no end",
+    ),
+    (
+        {"session.tti": 2592000},
+        "session.tti: 2592000 is longer than session.lifetime 86400, where 0 means no end",
     ),
     *[
         (
@@ -799,7 +807,7 @@ def test_all_faults_at_once() -> None:
     }
     assert faults(given) == [
         "altsession.redis.port: must be a whole number from 1 to 65535, not 'x'",
-        "altsession.redis.auth_pass: must be a non-empty text",
+        f"altsession.redis.auth_pass: {QUOTED}",
         "altsession.redis.hots: there is no such setting; did you mean altsession.redis.host?",
         f"altsession.{WISH_SECRET}",
         "altsession.session.path: must be a path that begins with /, not 'x'",
@@ -811,13 +819,13 @@ def test_all_faults_at_once() -> None:
 
 def test_section_that_is_none() -> None:
     """A section that is no mapping is told, and what stands there is not."""
-    wish = "must be a mapping with settings in it"
-    assert faults({"session": SECRET}) == [f"altsession.session: {wish}"]
-    assert faults({"redis": [SECRET], "sync": 0}) == [
-        f"altsession.redis: {wish}",
-        f"altsession.sync: {wish}",
+    wish = "must be a section of settings, such as altsession."
+    assert faults({"session": SECRET}) == [f"altsession.session: {wish}session.tti"]
+    assert faults({"redis": [SECRET], "sync": "true"}) == [
+        f"altsession.redis: {wish}redis.url",
+        f"altsession.sync: {wish}sync.enabled",
     ]
-    assert faults(from_ini({"altsession": SECRET})) == [f"altsession: {wish}"]
+    assert faults(from_ini({"altsession": SECRET})) == [f"altsession: {wish}redis.url"]
 
 
 def test_empty_sections() -> None:

@@ -265,7 +265,7 @@ def test_contradiction_between_the_sources(way: Way, tmp_path: Path) -> None:
 def test_app_yaml_that_holds_no_mapping(text: str, tmp_path: Path) -> None:
     """Something else than a mapping under ``altsession:`` or under a section is refused."""
     file = tmp_path / "app.yaml"
-    wish = "must be a mapping with settings in it"
+    wish = "must be a section of settings, such as altsession.redis.url"
     for start, name in (("altsession:", "altsession"), ("altsession.redis:", "altsession.redis")):
         file.write_text(f"app:\n  {start} {text}\n")
         assert complaints(lambda folder, given: application(file), tmp_path, {}) == [

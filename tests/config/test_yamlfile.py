@@ -74,7 +74,7 @@ def test_values(path: Path, text: str, values: dict[str, object]) -> None:
         ("- a\n- b\n", "{p}:1: must be a mapping with sections such as redis: and session:"),
         ("just text", "{p}:1: must be a mapping with sections such as redis: and session:"),
         ("a: [1\nb: canary", "{p}:2: not YAML: expected ',' or ']'"),
-        ("\tx: canary", "{p}:1: not YAML: " + IN_QUOTES),
+        ("\tx: canary", "{p}:1: not YAML: a tab; indent with blanks"),
         ("a: \x01canary", "{p}: not YAML"),
         ("a: 1\n---\nb: 2\n", "{p}:2: not YAML: it holds several documents"),
         ("session:\n  tti: 1\n  tti: 2\n", "{p}:3: altsession.session.tti: given twice"),
@@ -104,6 +104,7 @@ def test_values(path: Path, text: str, values: dict[str, object]) -> None:
         ("a: }canary\n", "{p}:1: not YAML: expected the node content"),
         ("a: 'b'canary\n", "{p}:1: not YAML: expected <block end>"),
         ("a: b: canary\n", "{p}:1: not YAML: mapping values are not allowed here"),
+        ("a:\n\tb: canary\n", "{p}:2: not YAML: a tab; indent with blanks"),
         ("a: 'canary\n", "{p}:2: not YAML: found unexpected end of stream"),
         ("a: =\n", "{p}:1: altsession.a: not a value of YAML"),
         ("%YAML 3.0\n---\na: canary\n", "{p}:1: not YAML: " + IN_QUOTES),
@@ -116,6 +117,17 @@ def test_faults(path: Path, text: str, fault: str) -> None:
     (found,) = read_yaml(str(path), {}).faults
     assert found == fault.format(p=path)
     assert "canary" not in found.replace(str(path), "")
+
+
+def test_no_blank_after_the_colon(path: Path) -> None:
+    """The whole line is then one text, where a section is wanted."""
+    path.write_text("redis:\n  url:redis://:canary@db\n")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings({"config": str(path)})
+    assert str(caught.value).endswith(
+        f"{path}:2: altsession.redis: must be a section of settings, such as altsession.redis.url;"
+        " YAML wants a blank after each colon"
+    )
 
 
 @pytest.mark.parametrize("text", ["20:00", "0x10", "1:30.5"])

@@ -496,7 +496,10 @@ BROKEN = {
     "no section": (f"{SECRET}\n", "neither a section"),
     "no setting": (f"[app:main]\n{SECRET}\n", "line 2"),
     "lone percent": (f"[app:main]\nuse = x\na = {SECRET}%2\n", "[app:main] a: a %"),
-    "no application": ("[server:main]\nuse = x\n", "no application's settings"),
+    "no application": ("[server:main]\nuse = x\n", "needs a section [app:main]"),
+    "no module": ("[app:main]\nuse = call:nowhere:main\n", "No module named 'nowhere'); if pserve"),
+    "no function": ("[app:main]\nuse = call:json:nowhere\n", "cannot be imported (module 'json'"),
+    "not installed": ("[app:main]\nuse = egg:nowhere\n", "cannot be imported (No package"),
     "wrong setting": (
         f"[app:main]\nuse = egg:pyramid_altsession#demo\naltsession.redis.url = x:{SECRET}\n",
         "altsession.redis.url: must be",

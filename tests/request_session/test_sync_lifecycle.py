@@ -1027,8 +1027,11 @@ def include_theirs(config: Configurator) -> None:
 
 
 @pytest.mark.parametrize("where", ["constructor", "before", "after", "include", "include_before"])
-def test_the_applications_factory_wins(server: Server, where: str) -> None:
-    """The application's own session factory wins wherever it is set."""
+def test_the_applications_factory_wins(
+    server: Server, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The application's own session factory wins wherever it is set, and the log says that the
+    setting does nothing."""
     settings = {"altsession.redis.url": server.url, "altsession.sync.enabled": "true"}
     config = Configurator(
         settings=settings, session_factory=THEIRS if where == "constructor" else None
@@ -1049,6 +1052,22 @@ def test_the_applications_factory_wins(server: Server, where: str) -> None:
         renderer="json",
     )
     assert Site(config.make_wsgi_app(), config.registry).get("/").json is False
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith("sessions: altsession.sync.enabled does nothing")
+
+
+def test_no_warning_of_another_factory(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither after a second include, nor if request.session is not asked for."""
+    for enabled, theirs in (("true", False), ("false", True)):
+        settings = {"altsession.redis.url": "memory://", "altsession.sync.enabled": enabled}
+        config = Configurator(settings=settings)
+        if theirs:
+            include_theirs(config)
+        config.include(OURS)
+        config.commit()
+        config.include(OURS)
+        config.make_wsgi_app()
+    assert "does nothing" not in caplog.text
 
 
 RESTRICTED = {"altsession.sync.keys": "b _f_"}
