@@ -12,7 +12,7 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 
 from ..config.sources import from_ini, read_settings
 from ..web.view_options import not_enabled
-from .views import end, search, session
+from .views import end, search, session, to_search
 
 
 def includeme(config: Configurator) -> None:
@@ -44,6 +44,13 @@ def includeme(config: Configurator) -> None:
             require_csrf=False,  # the view checks it itself, whatever the application's options are
             http_cache=0,
         )
+    config.add_route("altsession_admin_prefix", "", inherit_slash=True)  # as people type it
+    config.add_view(
+        to_search,
+        route_name="altsession_admin_prefix",
+        request_method="GET",
+        permission=permission,
+    )
     config.action("pyramid_altsession.admin", _check, (config,), order=PHASE3_CONFIG + 11)
 
 

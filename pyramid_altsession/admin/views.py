@@ -27,6 +27,11 @@ pages = Environment(
 )
 
 
+def to_search(request: Request) -> HTTPSeeOther:
+    """The same address with a slash at its end."""
+    return HTTPSeeOther(location=request.route_path("altsession_admin", _query=request.GET))
+
+
 def search(request: Request) -> Response:
     """The form, and the sessions of the user, or with the id, that it asks for."""
     asked = request.GET.get("q", "").strip()

@@ -26,6 +26,7 @@ URL_PARTS = (
     *("username", "password", "db", "ssl"),
 )
 """Settings that ``redis.url`` sets."""
+_SECTIONS = ("redis.", "session.", "sync.")
 
 
 class Configured(NamedTuple):
@@ -119,6 +120,8 @@ def _parsed(overrides: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
             raise CommandError(f"{text.partition('@')[0]!r}: settings are given as key=value")
+        if name.strip().startswith(_SECTIONS):  # else it would be a variable nobody reads
+            raise CommandError(f"{name.strip()}: write {PREFIX}{name.strip()}=… to set it")
         (own if name.startswith(PREFIX) else variables)[name.strip()] = value.strip()
     return own, variables
 

@@ -10,6 +10,8 @@ from ..config.table import RedisSettings, SessionSettings, Settings
 from .findings import ERROR, OK, WARNING, Finding
 
 HOUR, DAY = 3600, 86400
+LONGEST_WAIT = 30
+"""Seconds: as long as servers in front commonly wait for an answer."""
 GUIDE = "NIST SP 800-63B-4, AAL2, advises at most an hour without use and 24 hours in all"
 
 
@@ -21,6 +23,7 @@ def of_settings(
     yield from scheme(settings.session, server)
     yield times(settings.session)
     yield transport(settings.redis)
+    yield from waits(settings.redis)
     yield from transaction(settings, application)
 
 
@@ -70,6 +73,15 @@ def times(session: SessionSettings) -> Finding:
     if session.tti > HOUR or not 0 < session.lifetime <= DAY:
         return Finding("times", WARNING, found, GUIDE)
     return Finding("times", OK, found)
+
+
+def waits(redis: RedisSettings) -> Iterator[Finding]:
+    """How long a visitor waits while the server hangs. Some packages count in milliseconds."""
+    for name in ("timeout", "connect_timeout"):
+        seconds = getattr(redis, name)
+        if seconds > LONGEST_WAIT:
+            advice = f"a request waits as long for a server that hangs; altsession.redis.{name} is"
+            yield Finding("waits", WARNING, f"{name} {seconds:g} s", f"{advice} in seconds")
 
 
 def transport(redis: RedisSettings) -> Finding:

@@ -96,6 +96,7 @@ def found(ann: TestApp, asked: str) -> Any:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
+        ("GET", "/admin/sessions"),
         ("GET", "/admin/sessions/"),
         ("GET", "/admin/sessions/session/x"),
         ("POST", "/admin/sessions/end"),
@@ -141,6 +142,12 @@ def test_no_place_for_csrf_tokens() -> None:
     config.set_csrf_storage_policy(CookieCSRFStoragePolicy())
     site = Site(config)
     assert site.browser("ann").get("/admin/sessions/").status_int == 200
+
+
+def test_address_without_a_slash(ann: TestApp) -> None:
+    """The prefix itself, as people type it, leads to the page."""
+    page = ann.get("/admin/sessions?q=ann").follow()
+    assert page.request.path_qs == "/admin/sessions/?q=ann"
 
 
 # -- what is shown

@@ -272,6 +272,17 @@ def test_other_arguments_that_look_like_ids(server: Server, command: Command) ->
     assert parse([word, "stats"]).config_uri == word
 
 
+@pytest.mark.parametrize("name", ["redis.timeout", " session.tti", "sync.enabled"])
+def test_setting_without_the_prefix(name: str, server: Server, command: Command) -> None:
+    """It would be a variable of the file, which nothing reads."""
+    ran = command(server.url, "stats", f"{name}=5")
+    name = name.strip()
+    assert (ran.code, ran.error) == (
+        1,
+        f"altsession: {name}: write altsession.{name}=… to set it\n",
+    )
+
+
 # -- stats and load
 
 

@@ -586,6 +586,13 @@ def test_times(given: dict[str, object]) -> None:
     assert "times" not in of()
 
 
+def test_waits() -> None:
+    """Milliseconds in place of seconds, most likely."""
+    assert "waits" not in of(**{"redis.timeout": 30})
+    for name in ("timeout", "connect_timeout"):
+        assert of(**{f"redis.{name}": 500})["waits"].found == f"{name} 500 s"
+
+
 def test_transport() -> None:
     """Plain text is for this host."""
     assert "transport" not in of(**{"redis.url": "redis://127.0.0.1"})
