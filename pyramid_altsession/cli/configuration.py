@@ -44,6 +44,11 @@ class Configured(NamedTuple):
 
     def store(self) -> Store:
         """Where the sessions live. No round trip."""
+        if not self.settings.redis.configured:  # somebody else's sessions may be there
+            raise CommandError(
+                "the settings name no server: set altsession.redis.url, or add"
+                " altsession.redis.url=redis://localhost for the default"
+            )
         if self.settings.redis.scheme == "memory":
             raise CommandError(
                 "altsession.redis.url: memory:// keeps sessions within the application, where no"

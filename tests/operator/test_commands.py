@@ -535,6 +535,20 @@ def test_no_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert (ran.code, ran.error) == (1, "altsession: nowhere.ini: there is no such file\n")
 
 
+@pytest.mark.parametrize("command", [["list"], ["end-all", "--yes"], ["doctor"], ["watch"]])
+def test_no_server_named(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server at the default address may hold the sessions of others, so it is not assumed."""
+    file = tmp_path / "app.ini"
+    file.write_text("[app:main]\nuse = egg:pyramid_altsession#demo\naltsesion.redis.url = x\n")
+    ran = run_main(capsys, str(file), *command, "altsession.session.notify=life")
+    assert (ran.code, "altsession: the settings name no server" in ran.error) == (1, True)
+    assert run_main(capsys, str(file), "settings").code == 0
+    port = "altsession.redis.port=1"
+    assert "localhost:1 does not serve" in run_main(capsys, str(file), "list", port).error
+
+
 def test_unknown_scheme(capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody reads such a URI."""
     ran = run_main(capsys, "gopher://x", "list")
