@@ -33,6 +33,8 @@ ANCESTOR_NAMES = {"redis.auth_pass": "redis.password", "session.dbIndex": "redis
 
 def from_ini(mapping: Mapping[str, object], prefix: str = PREFIX) -> dict[str, object]:
     """The settings of this package among those of an application, without the prefix."""
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"the settings must be a mapping, not {type(mapping).__name__}")
     found: dict[str, object] = {}
     for name, value in mapping.items():
         if name.startswith(prefix):

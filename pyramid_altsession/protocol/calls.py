@@ -152,6 +152,8 @@ class Calls:
             raise TypeError(f"login: remember must be a number of seconds, not {remember!r}")
         if remember is not None and not 1 <= remember <= LONGEST:
             raise ValueError(f"login: remember must be 1 second to 400 days, not {remember!r}")
+        if not (info is None or isinstance(info, Mapping)):
+            raise TypeError(f"login: info must be a mapping, not {type(info).__name__}")
         noted = b"" if info is None else framed(self._commands.codec.encode("info", dict(info)))
         if len(noted) > MAX_INFO_BYTES:
             raise ValueTooLarge(f"login: info has {len(noted)} bytes, and {MAX_INFO_BYTES} fit")

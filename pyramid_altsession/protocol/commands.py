@@ -159,6 +159,10 @@ class Commands:
         return Command((Set(name, raw, _ttl(key, ttl)),), nothing)
 
     def mset(self, values: Values) -> Command[None]:
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                f"mset: wanted a mapping of keys to values, not {type(values).__name__}"
+            )
         verbs = [Set(*self.stored(key, value), _ttl(key)) for key, value in values.items()]
         return Command(tuple(verbs), nothing)
 

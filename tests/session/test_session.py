@@ -305,6 +305,20 @@ def test_increment_by_no_number(known: Browser, watched: Watched, by: Any) -> No
         known.visit().increment("x", by)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.mset([("a", 1)]), "mset: wanted a mapping of keys to values, not list"),
+        (lambda s: s.login("ann", info="phone"), "login: info must be a mapping, not str"),
+    ],
+    ids=["mset", "login"],
+)
+def test_no_mapping(known: Browser, watched: Watched, call: Any, message: str) -> None:
+    """What has to be a mapping is looked at before anything is sent."""
+    with watched.costs(0), pytest.raises(TypeError, match=message):
+        call(known.visit())
+
+
 def test_compare_and_set_on_equal(known: Browser) -> None:
     """compare_and_set stores when the stored value equals the expected one."""
     assert known.does(lambda s: s.compare_and_set("name", "Ann", "Bob")) is True
@@ -1451,6 +1465,13 @@ def test_from_settings() -> None:
         api = SessionAPI.from_settings(mapping)
         assert repr(api) == "<SessionAPI <MemoryStore>>"
         assert api.create({"k": 1}).get("k") == 1
+
+
+def test_from_settings_that_are_no_mapping() -> None:
+    """An address is easily taken for the settings."""
+    url: Any = "redis://localhost"
+    with pytest.raises(TypeError, match="the settings must be a mapping, not str"):
+        SessionAPI.from_settings(url)
 
 
 def test_other_codec(store: Store) -> None:
