@@ -79,7 +79,8 @@ class PendingChanges:
 
     ``dirty``: the new bytes of fields, None for a field to remove. ``flashes``: messages to append.
     ``held``: values that the application has got and may change in place; ``_former``: those whose
-    key was then read anew, or written through ``request.altsession``.
+    key was then read anew, or written through ``request.altsession``. ``_spoiled``: keys of values
+    that cannot be encoded any more, after a call has raised the error.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class PendingChanges:
         self.flashes: dict[str, list[Flash]] = {}
         self.held: dict[str, Held] = {}
         self._former: list[tuple[str, Held]] = []
+        self._spoiled: set[str] = set()
 
     def set(self, name: str, value: Any) -> None:
         """Replace a field."""
@@ -161,6 +163,8 @@ class PendingChanges:
         """Whether anything has to be written. If a value cannot be encoded, this raises the error
         once and drops the changes, because otherwise the page for the error would meet it again.
         """
+        if self._spoiled:
+            self._spoiled.clear()
         try:
             self.publish()
         except BaseException:
@@ -172,17 +176,27 @@ class PendingChanges:
 
     def publish(self) -> None:
         """Put changed values into the cache, where ``request.altsession`` finds them. Their size is
-        checked when they are written.
+        checked when they are written. A value that cannot be encoded raises its error once before
+        it is ``due``, because the page for the error may use the session too.
         """
         fields = self.cache.fields
         fields.update(self.dirty)
-        for waiting in self.flashes.values():
-            waiting[:] = [self.flash(flash.name, flash.message) for flash in waiting]
+        for name, waiting in self.flashes.items():
+            try:
+                waiting[:] = [self.flash(name, flash.message) for flash in waiting]
+            except Exception:
+                if self._is_new(name):
+                    raise
         for name, held in list(self.held.items()):
             if fields.get(name) != held.raw:
                 self._former.append((name, self.held.pop(name)))
                 continue
-            plain = self._commands.codec.encode(name, held.value)
+            try:
+                plain = self._commands.codec.encode(name, held.value)
+            except Exception:
+                if self._is_new(name):
+                    raise
+                continue
             if plain != held.plain and self._differ(name, held.plain, plain):
                 raw = holding(held.raw or b"", plain)  # a change in place keeps the value's end
                 self.held[name] = Held(held.value, raw, plain)
@@ -197,7 +211,7 @@ class PendingChanges:
             try:
                 plain = self._commands.codec.encode(name, held.value)
                 changed = plain != held.plain and self._differ(name, held.plain, plain)
-            except (TypeError, ValueError):  # what was put into it is no JSON
+            except Exception:  # what was put into it cannot be encoded
                 changed = True
             if changed:
                 log.warning(
@@ -310,6 +324,12 @@ class PendingChanges:
     def flash(self, name: str, message: Any) -> Flash:
         item = self._commands.codec.encode(name, [message])[1:-1]
         return Flash(name, item, self._commands.limit, message)
+
+    def _is_new(self, name: str) -> bool:
+        """Whether no error about this key was raised before."""
+        new = name not in self._spoiled
+        self._spoiled.add(name)
+        return new
 
     def queue(self, name: str, raw: Raw) -> list[Any]:
         """The stored messages."""

@@ -966,6 +966,49 @@ def test_not_json_at_the_write_back(server: Server, status: int) -> None:
     assert stored(app) == UNCHANGED
 
 
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize("spoil", ["item", "message"])
+@pytest.mark.parametrize("call", range(4))
+def test_not_json_before_the_write_back(server: Server, call: int, spoil: str, status: int) -> None:
+    """A call that meets such a value raises the error; the page for it can use the session all the
+    same, and nothing at all is written."""
+
+    def batch(request: Request) -> None:
+        with request.altsession.batch() as batch:
+            batch.set("c", 1)
+
+    calls: list[Callable[[Request], object]] = [
+        lambda request: request.altsession.get("c"),
+        lambda request: request.altsession.set("c", 1),
+        lambda request: request.session.flash("bye"),
+        batch,
+    ]
+
+    def view(request: Request) -> dict[str, str]:
+        change(request)
+        if spoil == "item":
+            request.session["b"] = [1]
+            request.session["b"].append(object())
+        else:
+            message: list[object] = []
+            request.session.flash(message)
+            message.append(object())
+        calls[call](request)
+        return {}
+
+    def refuse(request: Request) -> Response:
+        known = request.altsession.get("a"), request.session.get("c"), request.altsession.userid()
+        return Response(f"{request.exception} {known}", status=status)
+
+    app = make(
+        server.url,
+        view,
+        configure=lambda config: config.add_exception_view(refuse, context=TypeError),
+    )
+    assert "JSON cannot carry object" in app.get("/", status=status)
+    assert stored(app) == UNCHANGED
+
+
 def test_not_json_without_a_page(server: Server) -> None:
     """Without an exception view it is a TypeError for the WSGI server."""
 
