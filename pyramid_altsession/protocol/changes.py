@@ -51,6 +51,10 @@ def messages_of(flashes: list[Flash]) -> list[Any]:
     return [flash.message for flash in flashes]
 
 
+def names_of(verbs: Collection[Verb]) -> set[str]:
+    return {name for verb in verbs for name in verb.names or ()}
+
+
 def appended(name: str, raw: Raw, flashes: list[Flash]) -> Raw:
     """The bytes of a queue with the messages added; unchanged if the value is no queue."""
     items = b",".join([flash.item for flash in flashes])
@@ -68,10 +72,13 @@ def as_queue(name: str, value: Any) -> list[Any]:
 
 
 class Snapshot(NamedTuple):
-    """The unwritten changes at one moment: fields, and flash messages to append."""
+    """The unwritten changes at one moment: fields, and flash messages to append. ``written``: keys
+    whose changes were written since.
+    """
 
     dirty: dict[str, Raw]
     flashes: dict[str, list[Flash]]
+    written: set[str]
 
 
 class PendingChanges:
@@ -82,6 +89,8 @@ class PendingChanges:
     key was then read anew, or written through ``request.altsession``. ``_spoiled``: keys of values
     that cannot be encoded any more, after a call has raised the error.
     """
+
+    _snapshots: tuple[Snapshot, ...] = ()
 
     def __init__(
         self, cache: FieldCache, commands: Commands, login_keys: Collection[str] = ()
@@ -254,6 +263,8 @@ class PendingChanges:
 
     def restore(self, verbs: Collection[Verb]) -> None:
         """Take back the verbs that ``pending`` returned, because they were not written."""
+        for snapshot in self._snapshots:
+            snapshot.written.difference_update(names_of(verbs))
         for verb in verbs:
             if isinstance(verb, Flash):
                 self.flashes.setdefault(verb.name, []).append(verb)
@@ -264,20 +275,25 @@ class PendingChanges:
 
     def forget(self) -> None:
         """Drop every change that is not written yet."""
-        self.restart(Snapshot({}, {}))
+        self.restart(Snapshot({}, {}, set()))
 
     def snapshot(self) -> Snapshot:
         """The changes that are not written yet."""
         self.publish()
-        return Snapshot(dict(self.dirty), {n: list(items) for n, items in self.flashes.items()})
+        flashes = {name: list(items) for name, items in self.flashes.items()}
+        snapshot = Snapshot(dict(self.dirty), flashes, set())
+        self._snapshots += (snapshot,)
+        return snapshot
 
     def restart(self, changes: Snapshot) -> None:
-        """Go back to these changes."""
+        """Go back to these changes, except those that a call has written since."""
+        written = changes.written
         self.cache.forget(*self.dirty)
         self.held.clear()
         self._former.clear()
-        self.dirty = dict(changes.dirty)
-        self.flashes = {name: list(items) for name, items in changes.flashes.items()}
+        self.dirty = {n: raw for n, raw in changes.dirty.items() if n not in written}
+        flashes = changes.flashes.items()
+        self.flashes = {name: list(items) for name, items in flashes if name not in written}
         self.cache.fields.update(self.dirty)
 
     def _differ(self, name: str, before: bytes, now: bytes) -> bool:
@@ -313,6 +329,8 @@ class PendingChanges:
                 raw = self.dirty.pop(name)
                 verbs.append(Remove(name) if raw is None else Set(name, raw))
             verbs += self.flashes.pop(name, [])
+        for snapshot in self._snapshots:
+            snapshot.written.update(names_of(verbs))
         return renewal, tuple(verbs)
 
     def signs_in(self, name: str) -> bool:

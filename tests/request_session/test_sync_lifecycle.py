@@ -715,6 +715,31 @@ def test_savepoint(server: Server) -> None:
     assert stored(app) == {"a": 1, "before": [1], "_f_": ["before"]}
 
 
+@pytest.mark.parametrize("spoiled", [True, False])
+def test_savepoint_and_what_was_written_since(server: Server, spoiled: bool) -> None:
+    """A rollback to a savepoint does not have written again what a call wrote meanwhile; what a
+    refused call did not write, it does."""
+
+    def view(request: Request) -> dict[str, str]:
+        session = request.session
+        session["x"] = "text"
+        session.flash("once")
+        savepoint = request.tm.savepoint()
+        if spoiled:
+            with pytest.raises(TypeError):
+                request.altsession.increment("x")
+        else:
+            session.write_back()
+            request.altsession.set("x", 5)
+        savepoint.rollback()
+        return {}
+
+    app = make(server.url, view, includes=[OURS, "pyramid_tm"], settings=TRANSACTIONAL)
+    app.get("/")
+    found = stored(app)
+    assert (found["x"], found["_f_"]) == ("text" if spoiled else 5, ["once"])
+
+
 @pytest.mark.parametrize("used", [True, False])
 def test_savepoint_before_the_first_use(server: Server, used: bool) -> None:
     """A rollback to a savepoint older than the first use takes everything back."""
