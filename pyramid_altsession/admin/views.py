@@ -1,5 +1,6 @@
 """The pages. They show ids, users, times, sizes and names of keys; never a value or a token."""
 
+import re
 from typing import Any
 
 from pyramid.csrf import check_csrf_origin, check_csrf_token, get_csrf_token
@@ -21,6 +22,7 @@ except ImportError as error:
 
 TOKEN = "csrf_token"
 """The field of the forms that holds the CSRF token."""
+NUMBER = re.compile(r"[0-9]{1,15}")
 
 pages = Environment(
     loader=PackageLoader("pyramid_altsession.admin"), autoescape=True, undefined=StrictUndefined
@@ -43,7 +45,7 @@ def search(request: Request) -> Response:
     ended = request.GET.get("ended", "")
     return _page(
         "search", request, asked=asked, sessions=found, users=sorted(users),
-        ended=int(ended) if ended.isdecimal() and ended.isascii() else None,
+        ended=int(ended) if NUMBER.fullmatch(ended) else None,
     )  # fmt: skip
 
 
@@ -85,4 +87,8 @@ def _page(name: str, request: Request, **shown: Any) -> Response:
         style=request.static_path("pyramid_altsession.admin:static/admin.css"),
         **shown,
     )
-    return Response(body, content_type="text/html", charset="utf-8")
+    response = Response(body, content_type="text/html", charset="utf-8")
+    # Within another page, an operator could be led to press a button that cannot be seen. The
+    # Content-Security-Policy is left to the application.
+    response.headers["X-Frame-Options"] = "DENY"
+    return response

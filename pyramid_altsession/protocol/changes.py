@@ -51,6 +51,10 @@ def messages_of(flashes: list[Flash]) -> list[Any]:
     return [flash.message for flash in flashes]
 
 
+def names_of(verbs: Collection[Verb]) -> set[str]:
+    return {name for verb in verbs for name in verb.names or ()}
+
+
 def appended(name: str, raw: Raw, flashes: list[Flash]) -> Raw:
     """The bytes of a queue with the messages added; unchanged if the value is no queue."""
     items = b",".join([flash.item for flash in flashes])
@@ -68,10 +72,13 @@ def as_queue(name: str, value: Any) -> list[Any]:
 
 
 class Snapshot(NamedTuple):
-    """The unwritten changes at one moment: fields, and flash messages to append."""
+    """The unwritten changes at one moment: fields, and flash messages to append. ``written``: keys
+    whose changes were written since.
+    """
 
     dirty: dict[str, Raw]
     flashes: dict[str, list[Flash]]
+    written: set[str]
 
 
 class PendingChanges:
@@ -79,8 +86,11 @@ class PendingChanges:
 
     ``dirty``: the new bytes of fields, None for a field to remove. ``flashes``: messages to append.
     ``held``: values that the application has got and may change in place; ``_former``: those whose
-    key was then read anew, or written through ``request.altsession``.
+    key was then read anew, or written through ``request.altsession``. ``_spoiled``: keys of values
+    that cannot be encoded any more, after a call has raised the error.
     """
+
+    _snapshots: tuple[Snapshot, ...] = ()
 
     def __init__(
         self, cache: FieldCache, commands: Commands, login_keys: Collection[str] = ()
@@ -92,6 +102,7 @@ class PendingChanges:
         self.flashes: dict[str, list[Flash]] = {}
         self.held: dict[str, Held] = {}
         self._former: list[tuple[str, Held]] = []
+        self._spoiled: set[str] = set()
 
     def set(self, name: str, value: Any) -> None:
         """Replace a field."""
@@ -161,6 +172,8 @@ class PendingChanges:
         """Whether anything has to be written. If a value cannot be encoded, this raises the error
         once and drops the changes, because otherwise the page for the error would meet it again.
         """
+        if self._spoiled:
+            self._spoiled.clear()
         try:
             self.publish()
         except BaseException:
@@ -172,17 +185,27 @@ class PendingChanges:
 
     def publish(self) -> None:
         """Put changed values into the cache, where ``request.altsession`` finds them. Their size is
-        checked when they are written.
+        checked when they are written. A value that cannot be encoded raises its error once before
+        it is ``due``, because the page for the error may use the session too.
         """
         fields = self.cache.fields
         fields.update(self.dirty)
-        for waiting in self.flashes.values():
-            waiting[:] = [self.flash(flash.name, flash.message) for flash in waiting]
+        for name, waiting in self.flashes.items():
+            try:
+                waiting[:] = [self.flash(name, flash.message) for flash in waiting]
+            except Exception:
+                if self._is_new(name):
+                    raise
         for name, held in list(self.held.items()):
             if fields.get(name) != held.raw:
                 self._former.append((name, self.held.pop(name)))
                 continue
-            plain = self._commands.codec.encode(name, held.value)
+            try:
+                plain = self._commands.codec.encode(name, held.value)
+            except Exception:
+                if self._is_new(name):
+                    raise
+                continue
             if plain != held.plain and self._differ(name, held.plain, plain):
                 raw = holding(held.raw or b"", plain)  # a change in place keeps the value's end
                 self.held[name] = Held(held.value, raw, plain)
@@ -197,7 +220,7 @@ class PendingChanges:
             try:
                 plain = self._commands.codec.encode(name, held.value)
                 changed = plain != held.plain and self._differ(name, held.plain, plain)
-            except (TypeError, ValueError):  # what was put into it is no JSON
+            except Exception:  # what was put into it cannot be encoded
                 changed = True
             if changed:
                 log.warning(
@@ -240,6 +263,8 @@ class PendingChanges:
 
     def restore(self, verbs: Collection[Verb]) -> None:
         """Take back the verbs that ``pending`` returned, because they were not written."""
+        for snapshot in self._snapshots:
+            snapshot.written.difference_update(names_of(verbs))
         for verb in verbs:
             if isinstance(verb, Flash):
                 self.flashes.setdefault(verb.name, []).append(verb)
@@ -250,20 +275,25 @@ class PendingChanges:
 
     def forget(self) -> None:
         """Drop every change that is not written yet."""
-        self.restart(Snapshot({}, {}))
+        self.restart(Snapshot({}, {}, set()))
 
     def snapshot(self) -> Snapshot:
         """The changes that are not written yet."""
         self.publish()
-        return Snapshot(dict(self.dirty), {n: list(items) for n, items in self.flashes.items()})
+        flashes = {name: list(items) for name, items in self.flashes.items()}
+        snapshot = Snapshot(dict(self.dirty), flashes, set())
+        self._snapshots += (snapshot,)
+        return snapshot
 
     def restart(self, changes: Snapshot) -> None:
-        """Go back to these changes."""
+        """Go back to these changes, except those that a call has written since."""
+        written = changes.written
         self.cache.forget(*self.dirty)
         self.held.clear()
         self._former.clear()
-        self.dirty = dict(changes.dirty)
-        self.flashes = {name: list(items) for name, items in changes.flashes.items()}
+        self.dirty = {n: raw for n, raw in changes.dirty.items() if n not in written}
+        flashes = changes.flashes.items()
+        self.flashes = {name: list(items) for name, items in flashes if name not in written}
         self.cache.fields.update(self.dirty)
 
     def _differ(self, name: str, before: bytes, now: bytes) -> bool:
@@ -299,6 +329,8 @@ class PendingChanges:
                 raw = self.dirty.pop(name)
                 verbs.append(Remove(name) if raw is None else Set(name, raw))
             verbs += self.flashes.pop(name, [])
+        for snapshot in self._snapshots:
+            snapshot.written.update(names_of(verbs))
         return renewal, tuple(verbs)
 
     def signs_in(self, name: str) -> bool:
@@ -310,6 +342,12 @@ class PendingChanges:
     def flash(self, name: str, message: Any) -> Flash:
         item = self._commands.codec.encode(name, [message])[1:-1]
         return Flash(name, item, self._commands.limit, message)
+
+    def _is_new(self, name: str) -> bool:
+        """Whether no error about this key was raised before."""
+        new = name not in self._spoiled
+        self._spoiled.add(name)
+        return new
 
     def queue(self, name: str, raw: Raw) -> list[Any]:
         """The stored messages."""

@@ -152,7 +152,7 @@ class SessionKey(Generic[T, D]):
 
 
 class _Inexact(TypeError):
-    """A time that would be stored as another one."""
+    """A value that would be stored as another one."""
 
 
 def _builtins(value: object) -> Any:
@@ -160,15 +160,17 @@ def _builtins(value: object) -> Any:
     # msgspec writes offsets in minutes, and a time of day without a zone that needs a date.
     precise = msgspec.to_builtins(value, builtin_types=_TIMES, enc_hook=plain_value)
     if precise != plain:  # it holds times, or a dict whose keys are no str
-        _check_times(precise)
+        _check_exact(precise)
     return plain
 
 
-def _check_times(value: object) -> None:
+def _check_exact(value: object) -> None:
     parts = [value]
     while parts:
         part = parts.pop()
         if isinstance(part, dict):
+            if len(msgspec.to_builtins(dict.fromkeys(part), str_keys=True)) < len(part):
+                raise _Inexact("two keys of a dict would be stored as the same text")
             parts += (*part.keys(), *part.values())
         elif isinstance(part, list | tuple):
             parts += part
@@ -198,6 +200,7 @@ def field_name(key: object) -> str:
         if isinstance(key, SessionKey):
             return key.name
         raise InvalidKey(f"a key must be a str or a SessionKey, not {key!r}")
+    key = str.__str__(key)  # the text itself, even if its class has its own __str__
     if not key or key[0] == "@":
         raise InvalidKey(f"a key must not be empty or begin with '@': {key!r}")
     try:
@@ -209,7 +212,7 @@ def field_name(key: object) -> str:
             f"a key must have at most {MAX_KEY_BYTES} bytes, not {size}: {key[:40]!r}…"
         )
     if len(_known) < _MOST_KNOWN:
-        _known.add(str(key))
+        _known.add(key)
     return key
 
 

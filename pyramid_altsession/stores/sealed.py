@@ -162,20 +162,26 @@ class Sealing:
         # The result of a Set does not depend on the old value.
         reading = [verb.names or () for verb in write.verbs if not isinstance(verb, Set)]
         names = tuple(sorted({name for names in reading for name in names}))
+        # What it shows of all keys must be what the write meets, not what the read before it met.
+        whole = tuple([verb for verb in write.verbs if isinstance(verb, Everything)][:1])
         for _ in range(TRIES):
             found, stored = yield from self._stored(write, names)
             plain = {name: self._unsealed(id, name, raw) for name, raw in stored.items()}
             try:
                 # At time 0, a new end is the same as a time to live: the server adds its clock.
-                changes = self._changes(id, plain, worked_out(write.verbs, plain, 0)[0])
+                after = worked_out(write.verbs, plain, 0)[0]
+                changes = self._changes(id, write.verbs, plain, after)
             except Refused as refused:
                 if found.state is State.LIVE:
                     user = found.facts and found.facts.user  # as the reply to a write tells it
                     return replace(found, state=State.REFUSED, values=refused.args[0], user=user)
                 changes = _IMPOSSIBLE  # the other store reports the session's state
-            unchanged = [Expect(n, raw) for n, raw in stored.items() if n in names or raw is None]
-            reply = yield replace(write, verbs=(*unchanged, *changes), life=life)
+            unchanged = [Expect(name, raw) for name, raw in stored.items() if name in names]
+            reply = yield replace(write, verbs=(*unchanged, *whole, *changes), life=life)
             if reply.state is State.LIVE:
+                if whole:
+                    met = pairs(reply.values[len(unchanged)])
+                    plain = {name: self._unsealed(id, name, raw) for name, raw in met.items()}
                 return replace(reply, values=worked_out(write.verbs, plain, reply.now)[1])
             if reply.state is not State.REFUSED:
                 return reply
@@ -196,12 +202,19 @@ class Sealing:
             held |= reply.values if whole else zip(names, reply.values, strict=True)
         return reply, {n: alive(raw, reply.now) for n, raw in held.items() if n[:1] != "@"}
 
-    def _changes(self, id: str, before: dict[str, Raw], after: dict[str, Raw]) -> tuple[Verb, ...]:
+    def _changes(
+        self, id: str, verbs: tuple[Verb, ...], before: dict[str, Raw], after: dict[str, Raw]
+    ) -> tuple[Verb, ...]:
         """The verbs that turn the old values into the new ones; none for values that stay as they
-        are.
+        are, unless a Set stores the same again: another request may change it meanwhile.
         """
+        stored = {verb.name for verb in verbs if isinstance(verb, Set)}
         return tuple(
-            [self._change(id, name, raw) for name, raw in after.items() if raw != before.get(name)]
+            [
+                self._change(id, name, raw)
+                for name, raw in after.items()
+                if name in stored or raw != before.get(name)
+            ]
         )
 
     def _change(self, id: str, name: str, raw: Raw) -> Verb:

@@ -214,6 +214,12 @@ def test_pages_are_not_kept(ann: TestApp) -> None:
     assert "no-store" in ann.get("/admin/sessions/").headers["Cache-Control"]
 
 
+def test_pages_are_in_no_frame(site: Site, ann: TestApp) -> None:
+    """Nobody can lay a page over the buttons."""
+    for path in ("", f"session/{site.id_of('ann')}"):
+        assert ann.get(f"/admin/sessions/{path}").headers["X-Frame-Options"] == "DENY"
+
+
 def test_style(ann: TestApp) -> None:
     """The style is a file of its own: a content security policy needs no exception."""
     page = ann.get("/admin/sessions/")
@@ -294,3 +300,4 @@ def test_number_in_the_address(ann: TestApp) -> None:
     """What the address says was ended is a number or nothing."""
     assert "were ended" not in ann.get("/admin/sessions/?ended=many").text
     assert "were ended" not in ann.get("/admin/sessions/?ended=%C2%B2").text
+    assert "were ended" not in ann.get(f"/admin/sessions/?ended={'9' * 5000}").text

@@ -850,6 +850,29 @@ def test_value_at_hand_that_was_replaced(
     assert said == ([] if item is None else [True])
 
 
+class Picky(JSONCodec):
+    """A codec that refuses some values with an error of its own."""
+
+    def encode(self, key: str, value: Any) -> bytes:
+        if value == ["refused"]:
+            raise LookupError(key)
+        return super().encode(key, value)
+
+
+def test_value_at_hand_that_a_codec_refuses(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever error a codec raises, the end of the request only warns that such a change is
+    lost."""
+    visitor = Visitor(MemoryStore(), codec=Picky())
+    visitor()["b"] = []
+    visitor.done()
+    held = visitor()["b"]
+    visitor.latest.altsession.set("b", ["newer"])
+    held.append("refused")
+    visitor.done()
+    assert visitor.stored == {"b": ["newer"]}
+    assert caplog.text.count("the change is lost") == 1
+
+
 def test_end_of_a_value(visitor: Visitor) -> None:
     """A change within a value that has an end of its own keeps the end; an assignment takes it
     off."""

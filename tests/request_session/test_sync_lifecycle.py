@@ -715,6 +715,31 @@ def test_savepoint(server: Server) -> None:
     assert stored(app) == {"a": 1, "before": [1], "_f_": ["before"]}
 
 
+@pytest.mark.parametrize("spoiled", [True, False])
+def test_savepoint_and_what_was_written_since(server: Server, spoiled: bool) -> None:
+    """A rollback to a savepoint does not have written again what a call wrote meanwhile; what a
+    refused call did not write, it does."""
+
+    def view(request: Request) -> dict[str, str]:
+        session = request.session
+        session["x"] = "text"
+        session.flash("once")
+        savepoint = request.tm.savepoint()
+        if spoiled:
+            with pytest.raises(TypeError):
+                request.altsession.increment("x")
+        else:
+            session.write_back()
+            request.altsession.set("x", 5)
+        savepoint.rollback()
+        return {}
+
+    app = make(server.url, view, includes=[OURS, "pyramid_tm"], settings=TRANSACTIONAL)
+    app.get("/")
+    found = stored(app)
+    assert (found["x"], found["_f_"]) == ("text" if spoiled else 5, ["once"])
+
+
 @pytest.mark.parametrize("used", [True, False])
 def test_savepoint_before_the_first_use(server: Server, used: bool) -> None:
     """A rollback to a savepoint older than the first use takes everything back."""
@@ -963,6 +988,49 @@ def test_not_json_at_the_write_back(server: Server, status: int) -> None:
         configure=lambda config: config.add_exception_view(refuse, context=TypeError),
     )
     assert "'b'" in app.get("/", status=status)
+    assert stored(app) == UNCHANGED
+
+
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize("spoil", ["item", "message"])
+@pytest.mark.parametrize("call", range(4))
+def test_not_json_before_the_write_back(server: Server, call: int, spoil: str, status: int) -> None:
+    """A call that meets such a value raises the error; the page for it can use the session all the
+    same, and nothing at all is written."""
+
+    def batch(request: Request) -> None:
+        with request.altsession.batch() as batch:
+            batch.set("c", 1)
+
+    calls: list[Callable[[Request], object]] = [
+        lambda request: request.altsession.get("c"),
+        lambda request: request.altsession.set("c", 1),
+        lambda request: request.session.flash("bye"),
+        batch,
+    ]
+
+    def view(request: Request) -> dict[str, str]:
+        change(request)
+        if spoil == "item":
+            request.session["b"] = [1]
+            request.session["b"].append(object())
+        else:
+            message: list[object] = []
+            request.session.flash(message)
+            message.append(object())
+        calls[call](request)
+        return {}
+
+    def refuse(request: Request) -> Response:
+        known = request.altsession.get("a"), request.session.get("c"), request.altsession.userid()
+        return Response(f"{request.exception} {known}", status=status)
+
+    app = make(
+        server.url,
+        view,
+        configure=lambda config: config.add_exception_view(refuse, context=TypeError),
+    )
+    assert "JSON cannot carry object" in app.get("/", status=status)
     assert stored(app) == UNCHANGED
 
 

@@ -573,6 +573,44 @@ def test_somebody_else_is_always_faster(api: SessionAPI, session: OpenSession) -
         later(api, session).increment("n")
 
 
+def crossed(api: SessionAPI, session: OpenSession, other: Act) -> OpenSession:
+    """The session, whose next write another request has just crossed."""
+    sealed = store_in(api)
+    assert isinstance(sealed, SealedStore)
+    watched = Watched(store_in(sealed))
+    put_store(sealed, watched)
+
+    def cross(operation: object) -> None:
+        if isinstance(operation, Write):
+            watched.before = lambda operation: None
+            other(later(api, session))
+
+    watched.before = cross
+    return later(api, session)
+
+
+def test_batch_that_shows_all_keys_shows_one_moment(api: SessionAPI, session: OpenSession) -> None:
+    """Beside a call that is worked out here, ``all`` and ``keys`` show what the write meets."""
+    with crossed(api, session, lambda s: s.set("meanwhile", 1)).batch() as batch:
+        before, number, after = batch.all(), batch.increment("n"), batch.keys()
+    assert before.result() == {"cart": [1, 2], "name": "Ann", "meanwhile": 1}
+    assert number.result() == 1
+    assert after.result() == ["cart", "meanwhile", "n", "name"]
+
+
+@pytest.mark.parametrize("look", ["all", "get"])
+def test_batch_that_stores_the_same_value_again(
+    api: SessionAPI, session: OpenSession, look: str
+) -> None:
+    """It is stored, although another request removes it between the read and the write."""
+    with crossed(api, session, lambda s: s.remove("name")).batch() as batch:
+        seen = batch.all() if look == "all" else batch.get("name")
+        batch.increment("n")
+        batch.set("name", "Ann")
+    assert seen.result() == ({"cart": [1, 2]} if look == "all" else None)
+    assert later(api, session).get("name") == "Ann"
+
+
 # -- the same as without
 
 

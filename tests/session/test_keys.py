@@ -785,6 +785,36 @@ def test_one_key_is_no_list_of_keys(session: OpenSession) -> None:
         session.mget(CART)  # type: ignore[arg-type]
 
 
+class Shown(str):
+    """A text that shows itself as another one."""
+
+    def __str__(self) -> str:
+        return "@v"
+
+
+def test_key_that_shows_itself_as_another_one(session: OpenSession) -> None:
+    """What counts is its text; what it shows as does not become a key that is allowed."""
+    session.set(Shown("a"), 1)
+    with pytest.raises(InvalidKey):
+        session.set("@v", "planted")
+    (found,) = session.keys()
+    assert (found, type(found)) == ("a", str)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{1: "a", "1": "b"}, {"1": "a", 1: "b"}],
+)
+def test_dict_whose_keys_become_one(session: OpenSession, value: dict[int | str, str]) -> None:
+    """It is refused, because one of its values would be lost."""
+    key = SessionKey("k", list[dict[int | str, str]])
+    with pytest.raises(TypeError, match="two keys of a dict would be stored as the same text"):
+        session.set(key, [value])
+    assert not session.exists("k")
+    session.set(key, [{1: "a", "2": "b"}])
+    assert session.get("k", fresh=True) == [{"1": "a", "2": "b"}]
+
+
 def test_keys_beyond_those_that_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many keys are remembered as good ones is limited; all others are looked at anew."""
     monkeypatch.setattr("pyramid_altsession.protocol.keys._MOST_KNOWN", 0)
