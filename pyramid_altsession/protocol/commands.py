@@ -183,8 +183,10 @@ class Commands:
 
     def increment(self, key: Key, by: int) -> Command[int]:
         name = field_name(key)
-        if isinstance(by, bool) or not isinstance(by, int) or abs(by) > SAFE_INTEGER:
+        if isinstance(by, bool) or not isinstance(by, int):
             raise TypeError(f"increment({name!r}): by must be a whole number, not {by!r}")
+        if abs(by) > SAFE_INTEGER:
+            raise TypeError(f"increment({name!r}): by must be within ±(2**53 - 1)")
         zero = framed(b"0")
         if isinstance(key, SessionKey):
             key.check_increment()
