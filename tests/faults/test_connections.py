@@ -115,7 +115,7 @@ def visit(number):
     return session.get("n", fresh=True) == number
 
 jobs = [gevent.spawn(visit, number) for number in range(6)]
-gevent.joinall(jobs, timeout=20)
+gevent.joinall(jobs, timeout=250)
 print([job.value for job in jobs])
 api.close()
 """
@@ -131,7 +131,7 @@ def test_gevent_may_patch_after_the_application_was_made(
     script = tmp_path / "late.py"
     script.write_text(LATE)
     command = [sys.executable, "-W", "ignore", str(script), url[kind]]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (said.stdout.strip(), said.returncode) == (str([True] * 6), 0), said.stderr
 
 
@@ -305,7 +305,7 @@ def test_a_handshake_that_is_not_answered(fake: Callable[..., Fake]) -> None:
     """Connecting is not over before the server has answered, and has a setting of its own."""
 
     def mute(connection: socket.socket, number: int) -> None:
-        there.wait(30)
+        there.wait(300)
 
     there = fake(mute)
     api = api_at(f"redis://:secret@{there.address}", redis__connect_timeout=0.3)
@@ -322,7 +322,7 @@ def test_a_reply_that_is_incomplete_when_the_time_is_over(fake: Callable[..., Fa
     def half(connection: socket.socket, number: int) -> None:
         connection.recv(65536)
         connection.sendall(b"$100\r\nhalf")
-        there.wait(30)
+        there.wait(300)
 
     there = fake(half)
     api = api_at(f"redis://{there.address}")
@@ -714,7 +714,7 @@ def ask(port: int, cookie: str = "") -> tuple[str, bytes]:
     """The cookie that the answer sets, and its body."""
     from http.client import HTTPConnection
 
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = HTTPConnection("127.0.0.1", port, timeout=300)
     try:
         connection.request("GET", "/", headers={"Cookie": cookie} if cookie else {})
         answer = connection.getresponse()

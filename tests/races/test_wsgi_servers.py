@@ -114,6 +114,8 @@ use = egg:gunicorn#main
 bind = 127.0.0.1:{port}
 worker_class = gevent
 workers = 2
+timeout = 120
+keepalive = 120
 """
 
 CONFS = {
@@ -121,7 +123,11 @@ CONFS = {
     "late.py": "import app\n",
 }
 
-GUNICORN = ["gunicorn", "wsgi", "--workers", "2", "--bind", "127.0.0.1:{port}", "--timeout", "120"]
+# --keep-alive also limits how long gevent's worker waits for the first request of a connection.
+GUNICORN = [
+    *("gunicorn", "wsgi", "--workers", "2", "--bind", "127.0.0.1:{port}"),
+    *("--timeout", "120", "--keep-alive", "120"),
+]
 GEVENT = [*GUNICORN, "-k", "gevent"]
 UWSGI = [
     *("pyuwsgi", "--http-socket", "127.0.0.1:{port}", "--wsgi-file", "wsgi.py", "--need-app"),
