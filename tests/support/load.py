@@ -6,10 +6,10 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from topologies import until
 
@@ -66,6 +66,18 @@ class Cost:
                      "durably", "resurrected_durably", "unconfirmed", "endless"):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lines |= other.lines  # the limit is each process's
+
+
+def patiently(call: Callable[..., object], *arguments: Any) -> None:
+    """Carry it out, however slow the servers still are on a busy machine."""
+
+    def done() -> bool:
+        with suppress(StoreUnavailable):
+            call(*arguments)
+            return True
+        return False
+
+    until(done)
 
 
 class Lines(logging.Handler):
@@ -238,13 +250,13 @@ class Load:
             if visitor.session is None:
                 continue
             try:
-                self._read(visitor, visitor.session)
+                patiently(self._read, visitor, visitor.session)
             except SessionGone:
                 self._lost(visitor)
         self.cost.ended = len(self._ended)
         for token, durable in self._ended:
             self.cost.durably += durable
             with suppress(SessionGone):
-                self.api.open(token).get("whose")
+                patiently(self.api.open(token).get, "whose")
                 self.cost.resurrected += 1
                 self.cost.resurrected_durably += durable

@@ -204,6 +204,12 @@ def replaced(servers: Any, holds: Callable[[], object]) -> None:
 # -- sentinels
 
 
+def rejoined(servers: Sentinels, old: Server) -> None:
+    """Wait until the old primary follows the new one."""
+    with servers.patient():
+        until(lambda: role(old) == "slave")
+
+
 def primary_killed(servers: Sentinels, load: Load) -> None:
     old = servers.current
     old.kill()
@@ -211,7 +217,7 @@ def primary_killed(servers: Sentinels, load: Load) -> None:
     replaced(servers, lambda: servers.current is not old)
     load.serves(20)
     old.start()
-    until(lambda: role(old) == "slave")
+    rejoined(servers, old)
 
 
 def primary_stopped(servers: Sentinels, load: Load) -> None:
@@ -222,7 +228,7 @@ def primary_stopped(servers: Sentinels, load: Load) -> None:
     replaced(servers, lambda: role(other) == "master")
     load.serves(20)
     old.resume()
-    until(lambda: role(old) == "slave")
+    rejoined(servers, old)
 
 
 def handed_over(servers: Sentinels, load: Load) -> None:

@@ -4,8 +4,8 @@ primaries and three replicas."""
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pyramid_altsession.stores.embedded import server_binary
 
 Address = tuple[str, int]
 MASTER = "main"
+PATIENCE = 20_000  # ms
 SLOTS = 16384
 
 
@@ -93,6 +94,7 @@ class Sentinels:
         lines: Sequence[str] = (),
     ) -> None:
         binary = binary or server_binary()
+        self.down_after = down_after
         quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", *options)
         self.primary = Server(binary, *quick, start=False)
         follows = ("--replicaof", f"127.0.0.1 {self.primary.port}")
@@ -142,8 +144,9 @@ class Sentinels:
 
     def settle(self) -> None:
         """Until every sentinel sees the replica in good health."""
-        until(lambda: all(link_is_up(node) for node in self.nodes))
-        until(lambda: all(self._healthy(sentinel) for sentinel in self.sentinels))
+        with self.patient():
+            until(lambda: all(link_is_up(node) for node in self.nodes))
+            until(lambda: all(self._healthy(sentinel) for sentinel in self.sentinels))
 
     def _healthy(self, sentinel: Server) -> bool:
         replicas = sentinel.client.execute_command("SENTINEL", "REPLICAS", MASTER)
@@ -152,9 +155,21 @@ class Sentinels:
 
     def suspect_after(self, ms: int) -> None:
         """A primary that does not answer for so long is replaced."""
+        self.down_after = ms
         for sentinel in self.sentinels:
             told = (MASTER, "down-after-milliseconds", ms)
             sentinel.client.execute_command("SENTINEL", "SET", *told)
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Within the block nobody is replaced for being slow. Sentinels turn an old primary into a
+        replica once both have answered in time for eight seconds, which on a busy machine they
+        would otherwise not do.
+        """
+        before = self.down_after
+        self.suspect_after(PATIENCE)
+        yield
+        self.suspect_after(before)
 
     def failover(self) -> None:
         """An ordered one, to its end: the old primary hands over without losing a write."""
