@@ -143,12 +143,15 @@ class Sentinels:
         raise redis.ConnectionError("no primary")
 
     def settle(self) -> None:
-        """Until every sentinel sees the replica in good health."""
+        """Until every sentinel names the primary and sees the replica in good health."""
         with self.patient():
             until(lambda: all(link_is_up(node) for node in self.nodes))
             until(lambda: all(self._healthy(sentinel) for sentinel in self.sentinels))
 
     def _healthy(self, sentinel: Server) -> bool:
+        named = sentinel.client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
+        if int(named[1]) != self.current.port:
+            return False  # it has not heard of a failover yet
         replicas = sentinel.client.execute_command("SENTINEL", "REPLICAS", MASTER)
         told = [each if isinstance(each, dict) else _pairs(each) for each in replicas]
         return [(r["flags"], r["master-link-status"]) for r in told] == [("slave", "ok")]
