@@ -13,7 +13,7 @@ from pyramid.paster import get_appsettings
 
 from ..api import SessionAPI
 from ..config.converters import PREFIX
-from ..config.sources import from_ini, read_with_places
+from ..config.sources import SECTIONS, from_ini, read_with_places
 from ..config.table import Settings, table
 from ..config.yamlfile import read_yaml
 from ..interfaces import Store
@@ -26,7 +26,6 @@ URL_PARTS = (
     *("username", "password", "db", "ssl"),
 )
 """Settings that ``redis.url`` sets."""
-_SECTIONS = ("redis.", "session.", "sync.")
 
 
 class Configured(NamedTuple):
@@ -123,11 +122,13 @@ def _parsed(overrides: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     variables: dict[str, str] = {}
     for text in overrides:
         name, sign, value = text.partition("=")
-        if not sign or not name.strip():
+        name = name.strip()
+        if not sign or not name:
             raise CommandError(f"{text.partition('@')[0]!r}: settings are given as key=value")
-        if name.strip().startswith(_SECTIONS):  # else it would be a variable nobody reads
-            raise CommandError(f"{name.strip()}: write {PREFIX}{name.strip()}=… to set it")
-        (own if name.startswith(PREFIX) else variables)[name.strip()] = value.strip()
+        section, dot, _ = name.partition(".")
+        if section and dot and section in SECTIONS:  # else it would be a variable nobody reads
+            raise CommandError(f"{name}: write {PREFIX}{name}=… to set it")
+        (own if name.startswith(PREFIX) else variables)[name] = value.strip()
     return own, variables
 
 

@@ -17,7 +17,7 @@ DEEPEST = 8
 """How deep sections may be nested at most, because a mapping may contain itself."""
 
 
-_SECTIONS = {
+SECTIONS = {
     "": "redis.url", "redis": "redis.url", "session": "session.tti", "sync": "sync.enabled"
 }  # fmt: skip
 """The sections, and one of the settings in each, for messages."""
@@ -152,9 +152,9 @@ class _Found:
         for given, value in source.values.items():
             name = ANCESTOR_NAMES.get(given, given)
             title = f"{source.places.get(given, '')}{PREFIX}{given}".rstrip(".")
-            if given in _SECTIONS:
+            if given in SECTIONS:
                 if value is not None:  # otherwise all its settings are commented out
-                    fault = f"must be a section of settings, such as {PREFIX}{_SECTIONS[given]}"
+                    fault = f"must be a section of settings, such as {PREFIX}{SECTIONS[given]}"
                     blank = "; YAML wants a blank after each colon" if source.places else ""
                     self.faults.append(f"{title}: {fault}{blank}")
             elif name not in self.known:

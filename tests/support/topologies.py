@@ -171,8 +171,10 @@ class Sentinels:
         """
         before = self.down_after
         self.suspect_after(PATIENCE)
-        yield
-        self.suspect_after(before)
+        try:
+            yield
+        finally:
+            self.suspect_after(before)
 
     def failover(self) -> None:
         """An ordered one, to its end: the old primary hands over without losing a write."""
