@@ -7,6 +7,7 @@ import select
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context, copy_context
 from functools import cache, partial
 from typing import Any
 
@@ -31,6 +32,30 @@ LAST_LOOK = 0.001
 """
 
 
+class Arrival(asyncio.Future[None]):
+    """What one task awaits. Other futures leave it to the event loop's next turn to resume the
+    task, after another look at all sockets; this one can do so at once.
+    """
+
+    __slots__ = ("_resume",)
+
+    def add_done_callback(
+        self, fn: Callable[[Any], object], /, *, context: Context | None = None
+    ) -> None:
+        super().add_done_callback(fn, context=context)
+        self._resume = fn, context or copy_context()
+
+    def arrived(self) -> None:
+        """To be the last step of a callback of the event loop, because the task goes on in here."""
+        if asyncio.current_task() is None:
+            resume, context = self._resume
+            self.remove_done_callback(resume)
+            self.set_result(None)
+            context.run(resume, self)
+        else:
+            self.set_result(None)
+
+
 class Connection(asyncio.Protocol):
     """Sends one packet at a time and returns its replies. After an error it cannot be used any
     more, because nobody can tell to which packet the next reply would belong.
@@ -45,7 +70,7 @@ class Connection(asyncio.Protocol):
         self._replies: list[Any] = []
         self._expected = 0
         self._bytes_received = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Arrival | None = None
         self._end = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -65,7 +90,7 @@ class Connection(asyncio.Protocol):
         """
         if self.failure is not None:
             raise self.failure
-        waiter = self._waiter = self._loop.create_future()
+        waiter = self._waiter = Arrival(loop=self._loop)
         self._expected, self._bytes_received = replies, 0
         self._end = end
         if end < self._timer_at:
@@ -131,7 +156,7 @@ class Connection(asyncio.Protocol):
         if waiter is None or len(replies) > self._expected:
             self._unexpected()
         elif len(replies) == self._expected and not waiter.done():
-            waiter.set_result(None)
+            waiter.arrived()
 
     def _unexpected(self) -> None:
         if self._on_message is None:
@@ -181,7 +206,7 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         self._timer, self._timer_at = None, math.inf
 
-    def _too_late(self, waiter: "asyncio.Future[None] | None") -> None:
+    def _too_late(self, waiter: Arrival | None) -> None:
         if waiter is self._waiter:
             self._fail(no_answer(self.timeout))
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+import selectors
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from proxy import Proxy
@@ -75,6 +77,31 @@ def test_storm_of_cancellations(server: Server) -> None:
 
     asyncio.run(storm())
     assert eventually(lambda: clients(server) == 0)
+
+
+class CountingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+    looks = 0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.looks += 1
+        return super().select(timeout)
+
+
+def test_a_reply_resumes_its_task_at_once(server: Server) -> None:
+    """A call needs one turn of the event loop, the one in which its reply comes."""
+    selector = CountingSelector()
+
+    async def calls() -> int:
+        async with api_at(server.url) as api:
+            session = await api.create({"cart": 1})
+            before = selector.looks
+            for _ in range(100):
+                assert await session.get("cart", fresh=True) == 1
+            return selector.looks - before
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        # A busy machine may deliver a reply in two parts, but not every one.
+        assert 100 <= runner.run(calls()) < 150
 
 
 def test_replies_that_do_not_come(proxy: Proxy, server: Server) -> None:

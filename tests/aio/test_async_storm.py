@@ -180,10 +180,10 @@ async def storm(
     settings = {"redis": {**redis, "connect_timeout": TIMEOUT}}
     async with AsyncSessionAPI.from_settings(settings) as api:
         found = Storm(api)
+        each = calls // TASKS
+        names = [f"v{number}" for number in range(TASKS)]
+        tokens = await asyncio.gather(*[found.begun(name) for name in names])
         async with beside(found.heart(), *works):
-            each = calls // TASKS
-            names = [f"v{number}" for number in range(TASKS)]
-            tokens = await asyncio.gather(*[found.begun(name) for name in names])
             known = zip(names, tokens, strict=True)
             await asyncio.gather(*[found.visitor(*visitor, each) for visitor in known])
         places = 0 if server is None else await places_of(api, server)
