@@ -33,10 +33,10 @@ types: $(VENV)/test.stamp
 unit: $(VENV)/test.stamp
 	$(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-report=term
 
-# Without what repeats itself thousands of times, what starts processes of its own, and what is there
-# a second time: on another store, or under pyramid_retry.
+# Without what repeats itself thousands of times, what starts processes of its own, what is slow, and
+# what is there a second time: on another store, or under pyramid_retry.
 quick: $(VENV)/test.stamp
-	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not volume and not process and not repeated"
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not (volume or process or slow or repeated)"
 
 docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

@@ -35,6 +35,7 @@ def clients(server: Server) -> int:
     return len(server.client.client_list()) - 1
 
 
+@pytest.mark.slow
 def test_nothing_of_it_is_imported_unasked() -> None:
     """``import pyramid_altsession`` imports neither this package nor, in a module of the package,
     asyncio. The demo is an application, of two processes."""

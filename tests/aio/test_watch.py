@@ -50,6 +50,7 @@ def listeners(server: Server) -> int:
 # -- what is told
 
 
+@pytest.mark.slow
 def test_what_is_told(url: str) -> None:
     """Each write tells once: the keys that it set, changed or removed, and whether the cookie was
     renewed. What only reads, or finds the value as it wants it, tells nothing. The end is the last
@@ -460,6 +461,7 @@ def test_what_was_missed_is_found(url: str, request: pytest.FixtureRequest) -> N
     plain.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_falls_silent(server: Server) -> None:
     """A connection on which nothing comes any more is noticed, and another one is opened."""
     proxy = Proxy(server)

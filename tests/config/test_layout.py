@@ -114,6 +114,7 @@ def test_every_module_has_its_layer() -> None:
     assert set(modules()) - set().union(*LAYERS) == set()
 
 
+@pytest.mark.slow
 def test_imports_go_one_way(tmp_path: Path) -> None:
     """A module imports nothing from a layer above its own."""
     above = []
@@ -162,6 +163,7 @@ def test_no_private_attribute_of_another_module() -> None:
     assert [(name, each) for name, each in used if not each.endswith(documented)] == []
 
 
+@pytest.mark.slow
 def test_imports_form_no_circle(tmp_path: Path) -> None:
     """No module imports itself over others."""
     graph = {}
@@ -330,6 +332,7 @@ def touches(path: Path, names: set[str]) -> int:
     return len(lines)
 
 
+@pytest.mark.slow
 def test_tests_keep_to_what_is_public() -> None:
     """The tests touch the package's private names in few places (support/inside.py)."""
     names = private_names()

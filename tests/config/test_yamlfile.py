@@ -68,6 +68,7 @@ def test_values(path: Path, text: str, values: dict[str, object]) -> None:
     assert (source.values, source.faults) == (values, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

@@ -65,6 +65,7 @@ def test_examples_say_what_they_are(page: Path) -> None:
     assert re.findall(others, shown, re.MULTILINE) == []
 
 
+@pytest.mark.slow
 @page_test
 def test_python_examples(page: Path) -> None:
     """The Python of a page runs from top to bottom, and the tests in it pass; a template is there

@@ -112,6 +112,7 @@ def check(command: str) -> None:
             raise AssertionError(f"no test knows {command!r}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), typed())
 def test_a_command(page: str, command: str) -> None:
     """Programs, targets, extras, files and options that a page names exist."""

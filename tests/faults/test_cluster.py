@@ -570,6 +570,7 @@ def test_what_no_replica_confirms_stays_in_the_index(nodes: OneForAll) -> None:
     assert set(nodes.books.index("ann")) == {one.claim.id, other.claim.id}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("takes", "unsure", "waits"),
     [
@@ -739,6 +740,7 @@ def all_there(api: SessionAPI, tokens: list[str]) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_an_end_while_the_slot_moves(api: SessionAPI, cluster: Cluster) -> None:
     """A node that hands a slot over answers only for keys that it has: a session that ends there
     never leaves its key missing, and its cookie is told of the end."""
@@ -830,6 +832,7 @@ def test_slots_that_move(api: SessionAPI, cluster: Cluster) -> None:
     assert cluster.primary_of(key) is target
 
 
+@pytest.mark.slow
 def test_a_primary_that_is_killed(
     api: SessionAPI, cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -883,6 +886,7 @@ def test_all_nodes_get_new_addresses(cluster: Cluster) -> None:
         front.close()
 
 
+@pytest.mark.slow
 def test_a_read_that_was_sent_ahead(api: SessionAPI, cluster: Cluster) -> None:
     """A prefetch asks for the map where it is not known, and goes to the right node; where the node
     went away in between, the read is carried out anew."""

@@ -242,6 +242,7 @@ def test_addresses_that_do_not_answer_share_one_time(monkeypatch: pytest.MonkeyP
             each.close()
 
 
+@pytest.mark.slow
 def test_a_repetition_has_what_is_left_of_the_time(fake: Callable[..., Fake]) -> None:
     """A connection that breaks late is no reason to wait as long again."""
 
@@ -371,7 +372,7 @@ def test_times_of_a_connection_can_be_set_as_with_redis_py(server: Server) -> No
 @pytest.fixture
 def limited(own_server: Server) -> Iterator[SessionAPI]:
     """A utility with two healthy connections to a server that takes no further ones."""
-    api = api_at(own_server.tcp_url, redis__timeout=20, redis__connect_timeout=20)
+    api = api_at(own_server.tcp_url, redis__timeout=60, redis__connect_timeout=60)
     pool = pool_of(api)
     taken = [take(pool), take(pool)]
     idle_in(pool).extend(taken)

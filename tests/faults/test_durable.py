@@ -90,6 +90,7 @@ def pair() -> Iterator[Pair]:
     pair.stop()
 
 
+@pytest.mark.slow
 def test_what_is_lost(pair: Pair) -> None:
     """Replication is cut, the primary killed, the replica promoted. Without ``durable`` every
     acknowledged end comes back; with it, each call has said so."""
@@ -111,6 +112,7 @@ def test_what_is_lost(pair: Pair) -> None:
     assert [api.open(token).get("n") for token in tokens] == list(range(MANY))
 
 
+@pytest.mark.slow
 def test_what_is_kept(pair: Pair) -> None:
     """Each call that returns is kept; old cookies stay dead, new ones are good."""
     ended, renewed, signed_in, several = (pair.sessions() for _ in range(4))
@@ -140,6 +142,7 @@ CALLS: dict[str, Callable[[SessionAPI, OpenSession], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_repeat_asks_again(pair: Pair, name: str) -> None:
     """Also on another connection, where the server would say at once that replicas have all of
@@ -175,6 +178,7 @@ def test_each_part_of_an_end_has_to_be_confirmed(unconfirmed: type[Operation]) -
     assert asked == [Revoke, End]
 
 
+@pytest.mark.slow
 def test_an_end_that_was_not_durable_is_made_so(pair: Pair) -> None:
     """In the same request, and from a dead cookie."""
     session = pair.sessions()[0]
@@ -191,6 +195,7 @@ def test_an_end_that_was_not_durable_is_made_so(pair: Pair) -> None:
         session.invalidate(durable=True)
 
 
+@pytest.mark.slow
 def test_a_script_sent_again(pair: Pair) -> None:
     """The server has forgotten the script: the text is sent, and replicas are asked."""
     session = pair.sessions()[0]
@@ -200,6 +205,7 @@ def test_a_script_sent_again(pair: Pair) -> None:
     assert pair.api.invalidate_user("ann", durable=True) == MANY
 
 
+@pytest.mark.slow
 def test_on_a_full_server(pair: Pair) -> None:
     """An end works there, durable or not; what is written for the replicas has an end."""
     session = pair.sessions()[0]
@@ -209,6 +215,7 @@ def test_on_a_full_server(pair: Pair) -> None:
     assert all(pair.primary.client.pttl(key) > 0 for key in pair.primary.client.keys("*"))
 
 
+@pytest.mark.slow
 def test_without_the_right_to_wait(pair: Pair) -> None:
     """StoreUnavailable names the command."""
     pair.primary.client.acl_setuser(
@@ -233,6 +240,7 @@ def test_without_replicas_to_ask(url: str) -> None:
     api.close()
 
 
+@pytest.mark.slow
 def test_a_visitor_is_signed_out_all_the_same(pair: Pair) -> None:
     """503, and the cookie is dropped."""
 
@@ -282,6 +290,7 @@ def test_the_page_of_an_unconfirmed_call() -> None:
     assert UNCONFIRMED not in page
 
 
+@pytest.mark.slow
 def test_awaited_calls(pair: Pair) -> None:
     """The same, awaited."""
 

@@ -144,6 +144,7 @@ class Mistaken:
         self._listener.close()
 
 
+@pytest.mark.slow
 def test_a_replica_is_never_read(api: SessionAPI, servers: Sentinels) -> None:
     """A sentinel that names one is not believed: it would serve old values without a word."""
     token = token_of(api.create({"a": 1}))
@@ -159,6 +160,7 @@ def test_a_replica_is_never_read(api: SessionAPI, servers: Sentinels) -> None:
         sentinel.close()
 
 
+@pytest.mark.slow
 def test_an_ordered_failover(api: SessionAPI, servers: Sentinels) -> None:
     """Sessions are there afterwards, and go on to be written, at the new primary."""
     token = token_of(api.create({"a": 1}))
@@ -170,6 +172,7 @@ def test_an_ordered_failover(api: SessionAPI, servers: Sentinels) -> None:
     assert serves(api, token, a=2)
 
 
+@pytest.mark.slow
 def test_a_primary_that_is_killed(api: SessionAPI, servers: Sentinels) -> None:
     """StoreUnavailable until the sentinels have agreed on another one."""
     token = token_of(api.create({"a": 1}))

@@ -182,6 +182,7 @@ def test_a_password_file_that_cannot_be_read(server: Server, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_sentinels_have_users_of_their_own() -> None:
     """Their password is not the server's, and one right is enough there."""
     servers = Sentinels(down_after=30_000)

@@ -63,6 +63,7 @@ async def goes_on(api: WatchedAPI, replace: Callable[[str], None]) -> None:
         assert kinds[-1] == "ended"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["ordered", "killed", "stopped"])
 def test_sentinels_name_another_primary(sentinels: Sentinels, way: str) -> None:
     """In whatever way the old one goes."""
@@ -87,6 +88,7 @@ def test_sentinels_name_another_primary(sentinels: Sentinels, way: str) -> None:
     asyncio.run(act())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["ordered", "killed"])
 def test_a_replica_takes_over_in_a_cluster(cluster: Cluster, way: str) -> None:
     """The slot of the session gets another node."""

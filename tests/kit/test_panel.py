@@ -106,6 +106,7 @@ def test_operations_in_order(toolbar: Callable[..., Toolbar]) -> None:
     assert page.advice == []
 
 
+@pytest.mark.slow
 def test_gone(toolbar: Callable[..., Toolbar]) -> None:
     """A cookie that opens no session is seen at a glance."""
     shop = toolbar(lambda request: request.altsession.get("cart"))
@@ -116,6 +117,7 @@ def test_gone(toolbar: Callable[..., Toolbar]) -> None:
     assert [row[3] for row in page.rows] == ["gone"]
 
 
+@pytest.mark.slow
 def test_nothing_secret(toolbar: Callable[..., Toolbar]) -> None:
     """Values are shown only where the setting says so; the cookie and the CSRF token never."""
     seen: list[str] = []
@@ -229,6 +231,7 @@ def test_unused(toolbar: Callable[..., Toolbar]) -> None:
     assert page.text.endswith("This request did not use its session.")
 
 
+@pytest.mark.slow
 def test_one_observer(toolbar: Callable[..., Toolbar]) -> None:
     """However many requests there are, each operation is written down once."""
     shop = toolbar(lambda request: request.altsession.get("cart", fresh=True))

@@ -77,6 +77,7 @@ def test_list_for_people(server: Server, api: SessionAPI, command: Command) -> N
     assert "in 21 min" in out or "in 20 min" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--json"], []])
 def test_list_streams(
     arguments: list[str],
@@ -337,6 +338,7 @@ def test_load_refuses(server: Server, api: SessionAPI, command: Command) -> None
     assert len(list(api.scan())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "shown", "result"),
     [
@@ -409,6 +411,7 @@ def test_everywhere(everywhere: str, command: Command) -> None:
     assert said("list") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["valkey", "cluster"])
 def test_memory_stays_flat(
     kind: str,
@@ -535,6 +538,7 @@ def test_no_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert (ran.code, ran.error) == (1, "altsession: nowhere.ini: there is no such file\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["list"], ["end-all", "--yes"], ["doctor"], ["watch"]])
 def test_no_server_named(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -681,6 +685,7 @@ def test_interrupted(server: Server, command: Command, monkeypatch: pytest.Monke
     assert command(server.url, "list", "--json").code == 130
 
 
+@pytest.mark.slow
 def test_reader_that_has_seen_enough(server: Server, api: SessionAPI, tmp_path: Path) -> None:
     """`altsession … | head` ends without a traceback."""
     session(api, k=1)
@@ -713,6 +718,7 @@ def test_broken_pipe(
     assert (tmp_path / "out").read_text() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["secret"], ["secret", "--json"], ["settings"], ["settings", "--json"], ["list"]]
 )
@@ -776,6 +782,7 @@ def test_span(seconds: float, text: str) -> None:
 # -- what is ended is logged
 
 
+@pytest.mark.slow
 def test_audit(
     server: Server, api: SessionAPI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -324,6 +324,7 @@ def test_replica(fit: Server, command: Command) -> None:
     assert found(ran)["replication"][1] == "a read-only replica"
 
 
+@pytest.mark.slow
 def test_plain_text_where_tls_is_configured(server: Server, command: Command) -> None:
     """The advice says so, and no password was sent."""
     url = f"rediss://ann:word@127.0.0.1:{server.port}"
@@ -401,6 +402,7 @@ def state_of(node: Server) -> str:
     return str(node.client.execute_command("CLUSTER", "INFO"))
 
 
+@pytest.mark.slow
 def test_cluster_with_a_node_down(command: Command) -> None:
     """The node is named, the others are examined, and what requests meet is told."""
     cluster = Cluster()
@@ -609,6 +611,7 @@ PLAIN, HTTPS = "waitress serves plain http", "https"
 PROXY = "trusted_proxy = 127.0.0.1\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("server", "found_there"),
     [

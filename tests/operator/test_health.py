@@ -51,6 +51,7 @@ def test_a_full_server(primary: Server) -> None:
     assert (told["status"], told["memory_free"]) == ("unavailable", 0.0)
 
 
+@pytest.mark.slow
 def test_a_replica(primary: Server) -> None:
     """503, and its role; without a maxmemory nothing is said of memory."""
     replica = valkey("--replicaof", f"127.0.0.1 {primary.port}")

@@ -7,6 +7,7 @@ import pytest
 from servers import Server
 
 
+@pytest.mark.slow
 def test_output_on_the_page(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

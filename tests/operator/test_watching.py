@@ -331,6 +331,7 @@ def test_for_people_and_of_one_user(
     assert len(command(server.url, "watch", "--json", session=LIFE).objects) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--json"], []])
 def test_in_a_terminal(arguments: list[str], server: Server, tmp_path: Path) -> None:
     """Each line is there as soon as it happens. Ctrl-C ends the watch: exit code 0, no word."""

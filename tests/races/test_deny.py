@@ -135,11 +135,13 @@ def test_two_sign_ins(limit: int, ended: int, live: int, age: int) -> None:
     assert len(every_order(in_memory(limit, ended, live, 2, age))) >= 20
 
 
+@pytest.mark.slow
 def test_session_that_ends_meanwhile() -> None:
     """The same where a session ends by itself at any moment."""
     assert len(every_order(in_memory(1, 0, 1, world=Expiring))) >= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("age", [OLD, YOUNG], ids=["old", "young"])
 @pytest.mark.parametrize("kind", ["valkey", "cluster"])
 def test_two_sign_ins_on_a_server(kind: str, age: int, request: pytest.FixtureRequest) -> None:

@@ -137,6 +137,7 @@ def test_tokens_before_permissions(way: Any) -> None:
     check(configured(way, warehouse))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_orders_of_view_derivers(way: Any) -> None:
     """So does one with any order of Pyramid's derivers that Pyramid itself works with."""
@@ -145,6 +146,7 @@ def test_orders_of_view_derivers(way: Any) -> None:
         check(configured(way, arranged(order)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_every_order_starts(way: Any) -> None:
     """No order is a cycle."""

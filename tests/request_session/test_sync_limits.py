@@ -171,6 +171,7 @@ def test_depth_that_is_stored(kind: str) -> None:
     assert deep_in_the_stack(lambda: codec.decode("k", raw) == value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 900, 100_000])
 def test_depth_that_is_not_stored(depth: int) -> None:
     """One level more is a TypeError, whatever the stack; so is a value within itself."""

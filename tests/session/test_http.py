@@ -771,6 +771,7 @@ def test_subrequest_without_a_cookie(make: Make, use_tweens: bool, first: str) -
     assert app.get("/get").json is None
 
 
+@pytest.mark.slow
 @subrequests
 @pytest.mark.parametrize("first", ["", "?first=get", "?first=set"])
 def test_session_used_in_a_subrequest(make: Make, how: str, use_tweens: bool, first: str) -> None:
@@ -944,6 +945,7 @@ def test_outage_page(make: Make, mortal: Server, accept: str, content_type: str)
         assert set_cookies(response) == []
 
 
+@pytest.mark.slow
 def test_outage_and_recovery(make: Make, mortal: Server) -> None:
     """When the server is back so are the answers."""
     app = make(BASIC, url=mortal.url)
@@ -1225,7 +1227,8 @@ def test_fuzzed_cookies(bare: Bare, server: Server, values: list[str], seed: int
     values += [damaged(random, f"{t.id}.{t.verifier}") for t in map(new, range(100 - len(values)))]
     commands = bare.site.watched.costs
     for value in values:
-        good = [v for v in re.split("; ?sid *= *", value) if GOOD.fullmatch(v.strip(" \t"))]
+        sent = [v.partition(";")[0] for v in re.split("; ?sid *= *", value)]
+        good = [v for v in sent if GOOD.fullmatch(v.strip(" \t"))]
         with commands(1 if good else 0):
             bare.visit("/get", f"sid={value}")
     for value in values[:10]:
@@ -1275,6 +1278,7 @@ def of_ours(thing: object) -> bool:
     return str(type(thing).__module__).startswith("pyramid_altsession")
 
 
+@pytest.mark.slow
 def test_verifier_is_nowhere(make: Make, server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """The verifier is neither on the server (keys, values, SLOWLOG) nor in logs nor in the repr
     of anything of ours; the id may be."""

@@ -153,6 +153,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(value=JSON_VALUES)
 def test_plain_json_stays_plain(value: object) -> None:
     """What JSON carries is the same bytes as under the default codec, both ways; the only other

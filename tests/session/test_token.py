@@ -319,6 +319,7 @@ def check(header: str) -> int:
     return came
 
 
+@pytest.mark.slow
 def test_no_pieced_header_does_harm() -> None:
     """Headers made of good, cut, changed and foreign pieces: nothing raises, and nothing but
     well-formed and well-signed values comes out."""

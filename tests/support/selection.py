@@ -4,8 +4,8 @@ Many tests take the fixture ``store`` and so have a case for each kind of store.
 machine each case runs in memory and on Valkey, and the other kinds of store share the cases among
 them. In CI, or where ALTSESSION_EVERY_STORE is set, every case runs on every store.
 
-``make quick`` leaves out the tests marked ``volume``, ``process`` and ``repeated`` (see
-pyproject.toml); this module sets the last two where a test's parameters say so.
+``make quick`` leaves out the tests marked ``volume``, ``process``, ``slow`` and ``repeated`` (see
+pyproject.toml); this module sets ``process`` and ``repeated`` where a test's parameters say so.
 
 tests/conftest.py takes over the hooks from here.
 """
