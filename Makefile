@@ -65,7 +65,6 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/prefetch.py
 	$(BIN)/python benchmarks/script.py
 	$(BIN)/python benchmarks/cluster.py
-	$(BIN)/python benchmarks/awaitable.py
 
 # What would be released: the archive holds every file, and its page can be rendered.
 package: $(VENV)/test.stamp

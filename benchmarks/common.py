@@ -118,11 +118,12 @@ def process_of(path: str) -> int:
 
 
 def at(path: str) -> dict[str, str]:
-    """Settings for a server's unix socket. The time-out is long: where a machine is busy with other
-    things, a figure is worse, and no call fails."""
+    """Settings for a server's unix socket. The time-outs are long: where a machine is busy with
+    other things, a figure is worse, and no call fails."""
     return {
         "altsession.redis.url": f"unix://{path}",
         "altsession.redis.timeout": "30",
+        "altsession.redis.connect_timeout": "30",
         "altsession.session.secure": "false",
     }
 

@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import awaitable
 import growth
 import in_process
 import load
@@ -44,6 +45,7 @@ def parts(quick: bool) -> dict[str, Callable[[], Any]]:
             "growth": lambda: growth.measured(3, 30, 10_000, 0.1),
             "server": lambda: on_server.measured(3, 50, 2_000, 2_000),
             "start": lambda: start.measured(2),
+            "awaitable": lambda: awaitable.measured(3, 30),
             "load": lambda: load.measured(1, 1) if load.available() else {},
         }
     return {
@@ -51,6 +53,7 @@ def parts(quick: bool) -> dict[str, Callable[[], Any]]:
         "growth": lambda: growth.measured(15, 40, 1_000_000, 0.5),
         "server": lambda: on_server.measured(7, 300, 50_000, 300_000),
         "start": lambda: start.measured(7),
+        "awaitable": lambda: awaitable.measured(31, 300),
         "load": lambda: load.measured(2, 2) if load.available() else {},
     }
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from awaitable import CONNECTIONS, HGET, READS, TASKS
 from peers import BEAKER, COOKIE, DICT, HOLDS_LITTLE, NACL, OURS, REDIS
 
 Results = dict[str, Any]
@@ -225,6 +226,37 @@ def start(results: Results) -> str:
     )
 
 
+def awaited(results: Results) -> str:
+    if "awaitable" not in results:
+        return "Not measured in this run.\n"
+    calls, crowd = results["awaitable"]["calls"], results["awaitable"]["crowd"]
+    rows = [
+        [
+            f"``redis.asyncio``: {name}" if name in _THEIRS else f"{OURS}: {name}",
+            *(
+                f"{each[clock]:.1f} ({each[clock] / calls[HGET][clock]:.2f})"
+                for clock in ("wall", "cpu")
+            ),
+        ]
+        for name, each in calls.items()
+    ]
+    ms = {name: f"{each:,.0f}" for name, each in crowd.items()}
+    return (
+        table(
+            "µs of one awaited call, and in those of ``hget`` of ``redis.asyncio``; client and"
+            " server share one CPU; CPU is the client's",
+            ("", "time on the wall", "CPU time"),
+            rows,
+        )
+        + f"\n{TASKS:,} tasks share {CONNECTIONS} connections, and each reads {READS} times: a"
+        f" read takes {ms['median']} ms in the median, {ms['p99']} ms at p99 and {ms['most']} ms at"
+        f" most; a task is through after {ms['least of a task']} to {ms['most of a task']} ms.\n"
+    )
+
+
+_THEIRS = (HGET, "hset")
+
+
 def bars(results: Results) -> str:
     rows = [
         [bar["what"], f"{bar['found']:.2f}", f"{bar['allowed']:g}", bar["verdict"]]
@@ -241,4 +273,5 @@ PAGES = {
     "growth": growth,
     "server": server,
     "start": start,
+    "awaitable": awaited,
 }
