@@ -53,7 +53,7 @@ lowest: $(VENV)/wheel.stamp
 	$(VENV)-lowest/bin/pip install --quiet --constraint tests/lowest.txt "$$(ls dist/*.whl)[test]"
 	$(VENV)-lowest/bin/pytest
 
-# The contract suite on Valkey 8.1 and Redis 8, and the quick tests on each Python, Pyramid and
+# The contract suite on Valkey 8.1 and Redis 8, and the quick and slow tests on each Python, Pyramid and
 # redis-py that are supported. Takes most of an hour. PYTHONS="python3.12 /opt/python3.13" names others.
 matrix: $(VENV)/test.stamp
 	$(BIN)/python tests/support/matrix.py

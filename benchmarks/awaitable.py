@@ -57,6 +57,7 @@ async def compare(path: str, rounds: int, times: int) -> dict[str, Times]:
         token = (await api.create({"cart": [1, 2, 3]})).token
         assert token is not None
         held = api.open(token)
+        # redis-py types each call for its plain client, too: its result, or an awaitable.
         return await medians(
             {
                 HGET: lambda: peer.hget("hash", "cart"),  # type: ignore[dict-item]

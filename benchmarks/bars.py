@@ -29,9 +29,8 @@ def _all(results: Results) -> Iterator[tuple[str, float, float]]:
     yield from _load(results)
     for name, each in results["server"]["memory"].items():
         yield f"bytes of a session with five small keys, {name}", each["bytes"], 400
-    if "awaitable" in results:
-        ratio = read_in_hgets(results["awaitable"]["calls"])
-        yield "awaited read, x hget of redis.asyncio", ratio, MOST
+    ratio = read_in_hgets(results["awaitable"]["calls"])
+    yield "awaited read, x hget of redis.asyncio", ratio, MOST
     client = results["server"]["client"]
     yield "the process after the requests, x before", client["after_kb"] / client["before_kb"], 1.02
 

@@ -227,8 +227,6 @@ def start(results: Results) -> str:
 
 
 def awaited(results: Results) -> str:
-    if "awaitable" not in results:
-        return "Not measured in this run.\n"
     calls, crowd = results["awaitable"]["calls"], results["awaitable"]["crowd"]
     rows = [
         [

@@ -46,7 +46,9 @@ class Arrival(asyncio.Future[None]):
         self._resume = fn, context or copy_context()
 
     def arrived(self) -> None:
-        """To be the last step of a callback of the event loop, because the task goes on in here."""
+        """To be the last step of a callback of the event loop, because the task goes on in here.
+        Within a task no other one can go on: then it does so in the loop's next turn.
+        """
         if asyncio.current_task() is None:
             resume, context = self._resume
             self.remove_done_callback(resume)

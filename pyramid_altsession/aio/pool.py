@@ -75,7 +75,8 @@ class LoopPool:
                     self._idle.append(connection)
                 else:
                     connection.close()
-                self._breaker.answered()
+                if self._breaker.timeouts:
+                    self._breaker.answered()
                 return answers
         finally:
             self._places.release()

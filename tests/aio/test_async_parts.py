@@ -3,6 +3,7 @@ tests do not reach."""
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
@@ -85,6 +86,20 @@ def test_a_tls_connection_that_breaks() -> None:
         connection = connected(sslcontext=object())
         connection.connection_lost(OSError("reset"))
         assert str(connection.failure) == "the connection broke: reset"
+
+    asyncio.run(broken())
+
+
+def test_what_the_server_said_before_a_write_failed() -> None:
+    """It is read once the connection is lost, and is the reason that is told."""
+
+    async def broken() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.sendall(b"-ERR max number of clients reached\r\n")
+            connection = connected(socket=ours)
+            connection.connection_lost(OSError("reset"))
+        assert str(connection.failure) == "max number of clients reached"
 
     asyncio.run(broken())
 

@@ -2,9 +2,9 @@
 
     make matrix
 
-prints two tables: the contract suite on each server that a package brings, and the quick tests on
-each version. ``PYTHONS`` names the Pythons, by default python3.11 to python3.13; of one that is not
-there it is told. The logs are in ``.venv-matrix``.
+prints two tables: the contract suite on each server that a package brings, and the quick and slow
+tests on each version. ``PYTHONS`` names the Pythons, by default python3.11 to python3.13; of one
+that is not there it is told. The logs are in ``.venv-matrix``.
 """
 
 import os
@@ -30,7 +30,7 @@ CONTRACT = (
     "-k",
     "redis7 and not redis7tls",
 )
-QUICK = ("-m", "not volume and not process and not repeated")
+QUICK_AND_SLOW = ("-m", "not volume and not process and not repeated")
 PYTHONS = os.environ.get("PYTHONS", "python3.11 python3.12 python3.13").split()
 PYRAMIDS = ("2.0", "2.1")
 SUMMARY = re.compile(r"\d+ (?:passed|failed|errors?|skipped)")
@@ -111,7 +111,7 @@ def versions(wheel: str) -> bool:
             for redis in (*lowest, "redis"):
                 install(python, "--upgrade", f"pyramid == {pyramid}.*", redis)
                 versions = said(python, "-c", VERSIONS).split()
-                found, well = tested(python, "-".join(versions), *QUICK)
+                found, well = tested(python, "-".join(versions), *QUICK_AND_SLOW)
                 row(*versions, found)
                 passed = passed and well
     return passed

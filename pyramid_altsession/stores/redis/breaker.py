@@ -63,10 +63,9 @@ class Breaker:
         """An answer came. It ends what time-outs began; whether another connection can be made, it
         does not tell.
         """
-        if self.timeouts:
-            if self.unresponsive:
-                self._open = None
-            self.timeouts = 0
+        if self.unresponsive:
+            self._open = None
+        self.timeouts = 0
 
     @property
     def unresponsive(self) -> bool:
