@@ -6,6 +6,7 @@ from typing import Any
 from awaitable import MOST, read_in_hgets
 from peers import BEAKER, COOKIE, DICT, OURS, REDIS
 from tables import Results
+from views import RAW
 
 WAITRESS = "waitress, 4 threads"
 
@@ -51,9 +52,7 @@ def _requests(found: Results) -> Iterator[tuple[str, float, float]]:
         ratio = over[OURS, "write one"] / over[library, "write one"]
         yield f"write one, pinned, x {library}", ratio, most
     for doing, most in (("read one", 1.45), ("write one", 1.7)):
-        ratio = (normal[OURS][doing]["us"] - normal[""]["bare"]["us"]) / normal[""]["raw HGET"][
-            "us"
-        ]
+        ratio = (normal[OURS][doing]["us"] - normal[""]["bare"]["us"]) / normal[""][RAW]["us"]
         yield f"{doing}, normal, in raw HGET round trips over bare", ratio, most
     for doing in ("read one", "write one"):
         ratio = pinned[DICT][doing]["us"] / pinned[OURS][doing]["us"]  # whole requests

@@ -28,7 +28,7 @@ from common import (
     server,
 )
 from peers import DICT, FACTORIES, FRAMEWORKS, HOLDS_LITTLE, OURS, browsers
-from views import Floor, bare, plain
+from views import ASKING, RAW, Floor, bare, plain
 
 MICRO = 1e6
 
@@ -52,9 +52,11 @@ def measured(rounds: int, times: int) -> dict[str, Any]:
             library: {name: traffic(call) for name, call in each.items()}
             for library, each in large.items()
         }
+        floor = Floor(path)
         raw: Calls = {
-            "raw HGET": Floor(path).ask,
+            RAW: floor.ask,
             "bare": Browser(application(bare, {})),
+            ASKING: Browser(application(floor.view, {})),
             "bare, no request property": Browser(application(plain, {}, property=False)),
         }
         for mode, clock in (("normal", time.perf_counter), ("pinned", cpu_of_both(path))):

@@ -25,6 +25,9 @@ LARGE = "x" * 64_000
 """One more value of a session of 64 kB."""
 
 
+RAW, ASKING = "raw HGET", "bare, with a raw HGET in the view"
+
+
 class Floor:
     """HGET on a raw socket: what any client pays at least."""
 
@@ -36,6 +39,10 @@ class Floor:
     def ask(self, packet: bytes = b"*3\r\n$4\r\nHGET\r\n$4\r\nhash\r\n$4\r\ncart\r\n") -> bytes:
         self.socket.sendall(packet)
         return self.socket.recv(4096)
+
+    def view(self, request: Request) -> Response:
+        request.trivial  # noqa: B018
+        return Response(str(self.ask()))
 
 
 def plain(request: Request) -> Response:
