@@ -28,7 +28,7 @@ from common import (
     server,
 )
 from peers import DICT, FACTORIES, FRAMEWORKS, HOLDS_LITTLE, OURS, browsers
-from views import ASKING, RAW, Floor, bare, plain
+from views import BY_HAND, RAW, Floor, bare, plain
 
 MICRO = 1e6
 
@@ -56,7 +56,10 @@ def measured(rounds: int, times: int) -> dict[str, Any]:
         raw: Calls = {
             RAW: floor.ask,
             "bare": Browser(application(bare, {})),
-            ASKING: Browser(application(floor.view, {})),
+            **{
+                f"{BY_HAND} {doing}": Browser(application(floor.view(packet), {}))
+                for doing, packet in packets(calls[OURS]).items()
+            },
             "bare, no request property": Browser(application(plain, {}, property=False)),
         }
         for mode, clock in (("normal", time.perf_counter), ("pinned", cpu_of_both(path))):
@@ -124,6 +127,16 @@ def counting() -> Iterator[tuple[list[bytes], list[int]]]:
     finally:
         for name in kept:
             delattr(socket.socket, name)
+
+
+def packets(calls: Calls) -> dict[str, bytes]:
+    """What one read and one write send, so that a view without the library can send the same."""
+    found = {}
+    for doing in ("read one", "write one"):
+        with counting() as (sent, _):
+            calls[doing]()
+        (found[doing],) = sent
+    return found
 
 
 def traffic(call: Callable[[], object], times: int = 20) -> dict[str, float]:
