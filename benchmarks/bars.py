@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from awaitable import MOST, read_in_hgets
+from load import WAITRESS
 from peers import BEAKER, COOKIE, DICT, OURS, REDIS
 from tables import Results
 from views import RAW
-
-WAITRESS = "waitress, 4 threads"
 
 
 def judged(results: Results) -> list[dict[str, Any]]:

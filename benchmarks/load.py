@@ -29,6 +29,9 @@ from views import View, bare, fill, read, session_fill, session_read, write
 
 HERE = Path(__file__).parent
 CLIENTS = (1, 8, 64)
+INTERVAL = 0.005
+"""Seconds after which a thread that waits asks for the interpreter's lock: Python's own setting."""
+SHORTER = (0.0005, 0.0001)
 APPS: dict[str, tuple[str, View, View]] = {
     "bare": ("", bare, bare),
     "untouched": (OURS, bare, fill),
@@ -37,8 +40,9 @@ APPS: dict[str, tuple[str, View, View]] = {
     f"read one, {COOKIE}": (COOKIE, session_read, session_fill),
     f"read one, {REDIS}": (REDIS, session_read, session_fill),
 }
+WAITRESS = "waitress, 4 threads"
 SERVERS = {
-    "waitress, 4 threads": ["waitress", "--threads=4", "--listen=127.0.0.1:{port}", "load:app"],
+    WAITRESS: ["waitress", "--threads=4", "--listen=127.0.0.1:{port}", "load:app"],
     "gunicorn, 2 processes of 4 threads": [
         *("gunicorn", "--workers=2", "--threads=4", "--bind=127.0.0.1:{port}"),
         *("--log-level=error", "--keep-alive=60", "load:app"),
@@ -49,6 +53,7 @@ SERVERS = {
 def app(environ: dict[str, Any], start_response: Any) -> Any:
     """What the servers run: the application that the environment names."""
     if not _made:
+        sys.setswitchinterval(float(os.environ["BENCH_INTERVAL"]))
         _made.append(make(os.environ["BENCH_APP"], os.environ["BENCH_SOCKET"]))
     return _made[0](environ, start_response)
 
@@ -67,13 +72,18 @@ def make(name: str, path: str) -> Any:
 
 
 @contextmanager
-def serving(command: list[str], name: str, path: str) -> Iterator[int]:
+def serving(command: list[str], name: str, path: str, interval: float = INTERVAL) -> Iterator[int]:
     """The port where a server process serves one application."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     arguments = [part.format(port=port) for part in command]
-    environ = os.environ | {"BENCH_APP": name, "BENCH_SOCKET": path, "PYTHONPATH": str(HERE)}
+    environ = os.environ | {
+        "BENCH_APP": name,
+        "BENCH_SOCKET": path,
+        "BENCH_INTERVAL": str(interval),
+        "PYTHONPATH": str(HERE),
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
         env=environ,
@@ -156,6 +166,25 @@ def measured(rounds: int, seconds: int) -> dict[str, Any]:
                     }
                     for name in APPS
                 }
+    return found
+
+
+def switching(rounds: int, seconds: int) -> dict[str, Any]:
+    """{application: {interval: {"rate", "p99_ms"}}} with the most clients that share one process;
+    medians of the rounds."""
+    most = CLIENTS[-1]
+    taken: dict[tuple[str, float], list[tuple[float, float]]] = {}
+    with server() as path:
+        for _ in range(rounds):
+            for name in ("bare", "read one", f"read one, {REDIS}"):
+                for interval in (INTERVAL, *SHORTER):
+                    with serving(SERVERS[WAITRESS], name, path, interval) as port:
+                        pair = drive(name, port, cookie_of(port), most, seconds)
+                        taken.setdefault((name, interval), []).append(pair)
+    found: dict[str, Any] = {}
+    for (name, interval), pairs in taken.items():
+        rate, slow = (statistics.median(each) for each in zip(*pairs, strict=True))
+        found.setdefault(name, {})[f"{interval * 1e3:g} ms"] = {"rate": rate, "p99_ms": slow * 1e3}
     return found
 
 

@@ -47,6 +47,7 @@ def parts(quick: bool) -> dict[str, Callable[[], Any]]:
             "start": lambda: start.measured(2),
             "awaitable": lambda: awaitable.measured(3, 30),
             "load": lambda: load.measured(1, 1) if load.available() else {},
+            "switching": lambda: load.switching(1, 1) if load.available() else {},
         }
     return {
         "in process": lambda: in_process.measured(21, 100),
@@ -55,6 +56,7 @@ def parts(quick: bool) -> dict[str, Callable[[], Any]]:
         "start": lambda: start.measured(7),
         "awaitable": lambda: awaitable.measured(31, 300),
         "load": lambda: load.measured(2, 2) if load.available() else {},
+        "switching": lambda: load.switching(3, 2) if load.available() else {},
     }
 
 

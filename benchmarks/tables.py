@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from awaitable import CONNECTIONS, HGET, READS, TASKS
+from load import CLIENTS, WAITRESS
 from peers import BEAKER, COOKIE, DICT, HOLDS_LITTLE, NACL, OURS, REDIS
 from views import BY_HAND, RAW
 
@@ -151,6 +152,22 @@ def load(results: Results) -> str:
     return "\n".join(parts) or "Not measured: ``wrk`` was not there.\n"
 
 
+def switching(results: Results) -> str:
+    found = results.get("switching", {})
+    if not found:
+        return "Not measured: ``wrk`` was not there.\n"
+    rows = [
+        [name, *(f"{each['rate']:.0f} / {each['p99_ms']:.0f}" for each in taken.values())]
+        for name, taken in found.items()
+    ]
+    return table(
+        f"{WAITRESS}, {CLIENTS[-1]} clients, by the interpreter's switch interval: requests a"
+        " second / p99 in ms",
+        ("", *found["bare"]),
+        rows,
+    )
+
+
 def growth(results: Results) -> str:
     found = results["growth"]
     size, sessions = found["size"], found["sessions"]
@@ -281,6 +298,7 @@ PAGES = {
     "bars": bars,
     "requests": requests,
     "load": load,
+    "switching": switching,
     "growth": growth,
     "server": server,
     "start": start,
