@@ -43,7 +43,8 @@ class Arrival(asyncio.Future[None]):
         self, fn: Callable[[Any], object], /, *, context: Context | None = None
     ) -> None:
         super().add_done_callback(fn, context=context)
-        self._resume = fn, context or copy_context()
+        # (An empty context counts as false.)
+        self._resume = fn, copy_context() if context is None else context
 
     def arrived(self) -> None:
         """To be the last step of a callback of the event loop, because the task goes on in here.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextvars import Context, ContextVar
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,21 @@ def test_a_reply_resumes_its_task_at_once(server: Server) -> None:
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
         # A busy machine may deliver a reply in two parts, but not every one.
         assert 100 <= runner.run(calls()) < 150
+
+
+def test_a_task_goes_on_in_its_own_context(server: Server) -> None:
+    """What it sets after a call is there after its next wait, even if nothing was set before."""
+    variable: ContextVar[int] = ContextVar("variable")
+
+    async def calls() -> None:
+        async with api_at(server.url) as api:
+            await api.create()
+            before = variable.set(1)
+            await asyncio.sleep(0)
+            assert variable.get() == 1
+            variable.reset(before)
+
+    Context().run(asyncio.run, calls())
 
 
 def test_replies_that_do_not_come(proxy: Proxy, server: Server) -> None:
