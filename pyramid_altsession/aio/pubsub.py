@@ -95,15 +95,22 @@ class PubSubConnection:
         self._commands: deque[tuple[bytes, asyncio.Future[Any] | None]] = deque()
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
+        self._failure: redis.RedisError | None = None  # the last one to open it
         self._timer: asyncio.TimerHandle | None = None
         self._silent = False
 
     async def subscribe(self, channel: bytes, queue: NoticeQueue) -> Any:
         """Subscribe the queue; returns the server's answer, which may be an error. Raises
         redis.RedisError if there is no answer.
+
+        Calls that wait while another one tries to open the connection share its failure. If they
+        tried one after the other, the last one would fail far too late.
         """
+        before = self._failure
         async with self._opening:
             if self._connection is None:
+                if self._failure is not None and self._failure is not before:
+                    raise self._failure
                 await self._connect()
         self._queues.setdefault(channel, set()).add(queue)
         answer = asyncio.get_running_loop().create_future()
@@ -124,7 +131,11 @@ class PubSubConnection:
             self._connection.close()
 
     async def _connect(self) -> None:
-        connection = await self._open(time.monotonic() + self._connect_wait)
+        try:
+            connection = await self._open(time.monotonic() + self._connect_wait)
+        except redis.RedisError as error:
+            self._failure = error
+            raise
         self._connection, self._silent = connection, False
         connection.listen(self._receive, self._lost)
         self._timer = asyncio.get_running_loop().call_later(self._wait, self._ping)

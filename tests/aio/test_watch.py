@@ -15,7 +15,7 @@ from watches import WatchedAPI, turns, watching
 
 from pyramid_altsession import SessionAPI, StoreUnavailable
 from pyramid_altsession.aio import AsyncSessionAPI, Change
-from pyramid_altsession.aio.pubsub import MAX_WAITING, NoticeQueue
+from pyramid_altsession.aio.pubsub import MAX_WAITING, NoticeQueue, PubSubConnection
 from pyramid_altsession.aio.store import DirectStore
 from pyramid_altsession.aio.store import open_store as open_aio
 from pyramid_altsession.config.sources import read_settings
@@ -496,6 +496,35 @@ def test_it_gives_up(own_server: Server) -> None:
                     await watch.rest()
             with pytest.raises(StoreUnavailable):
                 await anext(api.watch(str(session.id), patience=0))
+
+    asyncio.run(act())
+
+
+def test_many_watches_of_a_server_that_cannot_be_reached() -> None:
+    """They fail together, and do not wait for each other's tries. A try that is cancelled tells
+    nothing, and the next watch tries."""
+    tries: list[asyncio.Event] = []
+
+    async def open(end: float) -> Any:
+        tries.append(asyncio.Event())
+        await tries[-1].wait()
+        raise redis.TimeoutError("no connection")
+
+    async def fail_together(line: PubSubConnection, queue: NoticeQueue, before: int) -> None:
+        calls = [asyncio.create_task(line.subscribe(b"x", queue)) for _ in range(20)]
+        await turns(lambda: len(tries) == before + 1)
+        calls.pop(0).cancel()
+        await turns(lambda: len(tries) == before + 2)
+        tries[-1].set()
+        async with asyncio.timeout(60):
+            said = await asyncio.gather(*calls, return_exceptions=True)
+        assert {str(each) for each in said} == {"no connection"}
+
+    async def act() -> None:
+        line, queue = PubSubConnection(open, wait=30.0, connect_wait=30.0), NoticeQueue()
+        for before in (0, 2):
+            await fail_together(line, queue, before)
+        assert len(tries) == 4
 
     asyncio.run(act())
 
