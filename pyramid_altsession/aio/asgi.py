@@ -16,7 +16,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-ACCEPT, CLOSE = "websocket.accept", "websocket.close"
+ACCEPT, CLOSE, DISCONNECT = "websocket.accept", "websocket.close", "websocket.disconnect"
 HEADERS = ("http.response.start", ACCEPT, "websocket.http.response.start")
 """Messages that carry the headers of an answer."""
 POLICY, TRY_LATER = 1008, 1013
@@ -109,16 +109,23 @@ class Answer:
         self._send = send
         self._warn = warn
         self._stage: str | None = None  # the last message that began the answer, or closed it
+        self._left = False  # the browser has closed the websocket
 
     async def of(self, app: App, receive: Receive) -> None:
+        async def heard() -> Message:
+            message = await receive()
+            self._left = self._left or message["type"] == DISCONNECT
+            return message
+
         try:
-            await app(self._scope, receive, self.send)
+            await app(self._scope, heard, self.send)
         except AltSessionError as error:
             code = code_of(error)
             if self._stage is None and isinstance(error, HTTPException):
                 await self._show(error)
             elif self._stage == ACCEPT and code is not None:
-                await self._send({"type": CLOSE, "code": code})
+                if not self._left:  # a server refuses to close what is closed
+                    await self._send({"type": CLOSE, "code": code})
             else:
                 raise
 

@@ -245,6 +245,27 @@ def test_websocket_of_a_full_session(app: Any) -> None:
     assert ask(app, "/full", type="websocket")[-1] == {"type": "websocket.close", "code": 1008}
 
 
+def test_websocket_that_the_browser_left() -> None:
+    """Nobody is there to be told, and servers refuse to close such a socket again."""
+    sent: list[str] = []
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        assert (await receive())["type"] == "websocket.disconnect"
+        raise SessionGone
+
+    async def receive() -> Any:
+        return {"type": "websocket.disconnect", "code": 1001}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    api = AsyncSessionAPI.from_settings({"redis.url": "memory://"})
+    scope = {"type": "websocket", "headers": []}
+    asyncio.run(AltSessionMiddleware(plain, api)(scope, receive, send))
+    assert sent == ["websocket.accept"]
+
+
 def test_websocket_that_is_refused(app: Any) -> None:
     """Before the handshake it is the page, where the server can send one."""
     extensions = {"websocket.http.response": {}}
