@@ -55,8 +55,12 @@ def _further(name: str, own: Mapping[str, object], first: Settings) -> Settings:
         settings = replace(settings, session=replace(settings.session, cookie_name=f"sid_{name}"))
     if "session.prefix" not in given:
         settings = replace(settings, session=replace(settings.session, prefix=f"sess_{name}"))
-    if not any(title.startswith("redis.") for title in given):
-        settings = replace(settings, redis=first.redis)
+    if not settings.redis.configured:  # the first session's server, with what is said otherwise
+        names = [title.removeprefix("redis.") for title in given if title.startswith("redis.")]
+        said = {name: getattr(settings.redis, name) for name in names}
+        if "password" in said:  # a file would take precedence
+            said.setdefault("password_file", None)
+        settings = replace(settings, redis=replace(first.redis, **said))
     return settings
 
 

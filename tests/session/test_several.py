@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,26 @@ def test_a_server_of_its_own() -> None:
     given = {**TWO, "altsession.redis.url": "redis://a", "altsession_admin.redis.url": "redis://b"}
     found = read_sessions({**given, "altsession_admin.session.prefix": "sess"})
     assert {name: each.redis.host for name, each in found.items()} == {"": "a", "admin": "b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [("timeout", "3", 3.0), ("db", "2", 2), ("username", "clerk", "clerk")],
+)
+def test_the_first_server_in_other_words(name: str, value: str, read: object) -> None:
+    """Settings of the server that do not say where it is change only what they say."""
+    given = {
+        "altsession.redis.url": "redis://shop@a:7000/1",
+        f"altsession_admin.redis.{name}": value,
+    }
+    first, admin = read_sessions({**TWO, **given}).values()
+    assert admin.redis == replace(first.redis, **{name: read})
+
+
+def test_a_password_in_place_of_the_first_file() -> None:
+    given = {"altsession.redis.url": "redis://a", "altsession.redis.password_file": "/run/secret"}
+    admin = read_sessions({**TWO, **given, "altsession_admin.redis.password": "word"})["admin"]
+    assert (admin.redis.password, admin.redis.password_file) == ("word", None)
 
 
 @pytest.mark.parametrize(
