@@ -73,7 +73,8 @@ def _tell_apart(where: str, settings: Settings, other: str, known: Settings) -> 
         )
     mine, theirs = f"{settings.session.prefix}:", f"{known.session.prefix}:"
     within = mine.startswith(theirs) or theirs.startswith(mine)
-    if within and settings.redis == known.redis and settings.redis.scheme != "memory":
+    places = {(each.redis.place, each.redis.db) for each in (settings, known)}
+    if within and len(places) == 1 and settings.redis.scheme != "memory":
         raise _fault(
             f"{where}session.prefix",
             f"its keys must stand apart from those of {other[:-1]}; {mine[:-1]!r} and"

@@ -260,6 +260,19 @@ def test_a_password_in_place_of_the_first_file() -> None:
             " 'sess:admin' and 'sess' do not",
         ),
         (
+            {"altsession_admin.session.prefix": "sess", "altsession_admin.redis.timeout": "3"},
+            "altsession_admin.session.prefix: its keys must stand apart from those of altsession;"
+            " 'sess' and 'sess' do not",
+        ),
+        (
+            {
+                "altsession_admin.session.prefix": "sess",
+                "altsession_admin.redis.url": "redis://clerk@a:6379/0",
+            },
+            "altsession_admin.session.prefix: its keys must stand apart from those of altsession;"
+            " 'sess' and 'sess' do not",
+        ),
+        (
             {"altsession_admin.sync.enabled": "true"},
             "altsession_admin.sync: request.session is that of altsession; remove it",
         ),
