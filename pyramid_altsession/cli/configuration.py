@@ -95,7 +95,10 @@ def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
 
 
 def dotted(value: Any) -> str:
-    """The dotted name to show for it: where the package offers it, if it does."""
+    """The dotted name to show for it: where the package offers it, if it does. For an object
+    without a name it is that of the object's type, because the object's text may hold a secret.
+    """
+    value = value if hasattr(value, "__qualname__") else type(value)
     package = value.__module__.rpartition(".")[0]
     offered = getattr(sys.modules.get(package), value.__qualname__, None) is value
     return f"{package if offered else value.__module__}.{value.__qualname__}"

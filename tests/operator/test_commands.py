@@ -503,6 +503,20 @@ def test_settings_of_an_application_in_yaml(
     assert rows_of(ran.out)["session.tti"] == (300, str(file))
 
 
+def test_settings_of_a_codec_without_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its type is shown, and nothing of what it holds."""
+    module = "import functools\nfrom pyramid_altsession.codecs import rich\n"
+    (tmp_path / "nameless.py").write_text(f"{module}made = functools.partial(rich, '{SECRET}')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "own.yaml"
+    file.write_text("session: {codec: nameless.made}\n")
+    ran = run_main(capsys, str(file), "settings", "--json")
+    assert SECRET not in ran.out
+    assert rows_of(ran.out)["session.codec"] == ("functools.partial", f"{file}:1")
+
+
 # -- one clear line
 
 
