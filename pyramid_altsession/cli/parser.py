@@ -24,9 +24,16 @@ _MARK = "\0"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments, as argparse takes them. A session id or user id may begin with a hyphen."""
+    """The arguments, as argparse takes them. A session id or user id may begin with a hyphen, and
+    settings may follow an option; there argparse leaves them over.
+    """
     marked = [f"{_MARK}{arg}" if _HANDLE.fullmatch(arg) else arg for arg in argv]
-    return parser().parse_args(marked)
+    own = parser()
+    arguments, rest = own.parse_known_args(marked)
+    if unknown := [arg for arg in rest if arg.startswith("-")]:
+        own.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments.overrides += [_text(arg) for arg in rest]
+    return arguments
 
 
 def _text(argument: str) -> str:

@@ -273,6 +273,25 @@ def test_other_arguments_that_look_like_ids(server: Server, command: Command) ->
     assert parse([word, "stats"]).config_uri == word
 
 
+@pytest.mark.parametrize(
+    "arguments", [["show", "ID", "--values"], ["end", "ID", "--json"], ["load", "5", "--json"]]
+)
+def test_settings_after_an_option(arguments: list[str]) -> None:
+    """Settings may stand anywhere behind the command's own arguments."""
+    settings = ["altsession.redis.timeout=5", "port=1"]
+    found = parse(["a.ini", *arguments, *settings])
+    assert found.overrides == settings
+    assert found == parse(["a.ini", *arguments[:-1], *settings, arguments[-1]])
+
+
+@pytest.mark.parametrize("rest", [["--nothing"], ["port=1", "--nothing"], ["--nothing", "port=1"]])
+def test_unknown_option(rest: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        parse(["a.ini", "show", "ID", "--json", *rest])
+    assert info.value.code == 2
+    assert "unrecognized arguments: --nothing\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["redis.timeout", " session.tti", "sync.enabled"])
 def test_setting_without_the_prefix(name: str, server: Server, command: Command) -> None:
     """It would be a variable of the file, which nothing reads."""
