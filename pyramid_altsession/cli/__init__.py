@@ -109,8 +109,13 @@ def audit(uri: str, configured: Configured) -> None:
     because a command itself prints what goes wrong.
     """
     if configured.settings.log_events:
-        with suppress(plaster.PlasterError):  # a file without logging sections
-            plaster.setup_logging(uri)
+        try:
+            plaster.setup_logging(uri, dict(configured.variables))
+        except plaster.PlasterError:  # a file without logging sections
+            pass
+        except Exception as error:  # of the parser, or of a handler that the application names
+            fault = f"logging cannot be set up as its sections say ({type(error).__name__})"
+            raise CommandError(f"{uri}: {fault}") from None
     log = logging.getLogger("pyramid_altsession")
     if not log.handlers:
         log.addHandler(logging.NullHandler())

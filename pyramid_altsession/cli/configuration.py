@@ -32,7 +32,7 @@ class Configured(NamedTuple):
     """``sources``: where each setting comes from. ``application``: everything in the config URI's
     file, because the doctor also checks settings of other packages. ``server``: the WSGI server's
     settings, if they are in that file. ``empty``: the secrets that are given and empty, as a
-    message names them.
+    message names them. ``variables``: those of the file that the command line sets.
     """
 
     settings: Settings
@@ -40,6 +40,7 @@ class Configured(NamedTuple):
     application: Mapping[str, Any]
     server: Mapping[str, Any]
     empty: tuple[str, ...]
+    variables: Mapping[str, str]
 
     def store(self) -> Store:
         """Where the sessions live. No round trip."""
@@ -91,7 +92,7 @@ def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
         sources[name] = place or (COMMAND_LINE if PREFIX + name in own else path)
     if "redis.url" in sources:
         sources |= {f"redis.{part}": "redis.url" for part in URL_PARTS}
-    return Configured(settings, sources, application, server, empty)
+    return Configured(settings, sources, application, server, empty, variables)
 
 
 def dotted(value: Any) -> str:

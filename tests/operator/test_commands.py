@@ -828,12 +828,34 @@ def test_audit(
         f"altsession.redis.url = unix://{server.socket}\n"
         "[loggers]\nkeys = root\n[handlers]\nkeys = file\n[formatters]\nkeys = line\n"
         "[logger_root]\nlevel = INFO\nhandlers = file\n"
-        f"[handler_file]\nclass = FileHandler\nargs = ('{log}',)\nformatter = line\n"
+        "[handler_file]\nclass = FileHandler\nargs = ('%(logs)s/audit.log',)\nformatter = line\n"
         "[formatter_line]\nformat = %(message)s\n"
     )
-    subprocess.run(tool(file, "end", id, "--json"), check=True)
+    subprocess.run(tool(file, "end", id, "--json", f"logs={tmp_path}"), check=True)
     line = json.loads(log.read_text())
     assert (line["event"], line["session"], line["by"]) == ("invalidated", id, "administration")
+
+
+@pytest.mark.parametrize(
+    ("failure", "name"),
+    [(KeyError("formatters"), "KeyError"), (ConnectionRefusedError(), "ConnectionRefusedError")],
+)
+def test_logging_that_cannot_be_set_up(
+    failure: Exception,
+    name: str,
+    server: Server,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One line says so, and nothing is done: what is ended could not be logged."""
+
+    def fail(*ignored: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(plaster, "setup_logging", fail)
+    ran = command(server.url, "end-all", "--yes", log_events=True)
+    assert ran.code == 1
+    assert f"logging cannot be set up as its sections say ({name})" in ran.error
 
 
 @pytest.mark.parametrize(("events", "asked"), [(True, 1), ("json", 1), (False, 0)])
@@ -847,7 +869,7 @@ def test_logging_is_set_up_for_events(
     """Only where events are logged; a file that says nothing of logging is no fault."""
     uris: list[str] = []
 
-    def set_up(uri: str) -> None:
+    def set_up(uri: str, defaults: object) -> None:
         uris.append(uri)
         raise plaster.PlasterError
 
