@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 
 import plaster
 from pyramid.exceptions import ConfigurationError
@@ -48,6 +49,8 @@ COMMANDS: dict[str, Run] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script; returns its exit code. An error is one line on standard error."""
+    if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack what is printed, such as a –
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = parse(sys.argv[1:] if argv is None else argv)
     if sys.stdout is None:  # a file or connection would be opened in its place
         return _failed("standard output is closed")

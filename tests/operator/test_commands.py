@@ -797,6 +797,26 @@ def test_closed_output(
     assert api.describe(id) is not None
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("arguments", [["list"], ["stats"], ["settings"], ["list", "--help"]])
+def test_output_in_an_encoding_that_lacks_characters(
+    arguments: list[str], encoding: str, server: Server, api: SessionAPI, tmp_path: Path
+) -> None:
+    """They are printed as escapes."""
+    session(api, "Łucja")
+    session(api, k=1)
+    file = tmp_path / "a.yaml"
+    file.write_text(f"redis: {{url: 'unix://{server.socket}'}}\n")
+    ran = subprocess.run(
+        tool(file, *arguments),
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert b"\\u" in ran.stdout
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
