@@ -410,11 +410,17 @@ def test_a_stale_connection_does_not_hide_a_healthy_one(
     assert [pool.exchange(PING, 1) for _ in range(20)] == [[b"PONG"]] * 20
 
 
-def test_more_callers_than_connections_that_can_be_made(limited: SessionAPI) -> None:
-    """Those who cannot connect wait for the healthy connections, as at max_connections."""
+@pytest.mark.parametrize("commands", [1, 3])
+def test_more_callers_than_connections_that_can_be_made(commands: int, limited: SessionAPI) -> None:
+    """Those who cannot connect wait for the healthy connections, as at max_connections. The server
+    refuses a connection with one reply, however many commands are sent.
+    """
     pool = pool_of(limited)
-    answers = in_threads(6, lambda number: [pool.exchange(PING, 1) for _ in range(30)])
-    assert answers == [[[b"PONG"]] * 30] * 6
+
+    def ping(number: int) -> list[object]:
+        return [pool.exchange(PING * commands, commands) for _ in range(30)]
+
+    assert in_threads(6, ping) == [[[b"PONG"] * commands] * 30] * 6
 
 
 class Flapping:

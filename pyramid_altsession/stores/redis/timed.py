@@ -130,7 +130,7 @@ class Timed(AbstractConnection):
                 if reply.__class__ not in PLAIN and not isinstance(reply, redis.ResponseError):
                     raise reply  # about the connection
         except redis.ConnectionError as error:
-            said = [reply for reply in replies if isinstance(reply, redis.ResponseError)]
+            said = [reply for reply in replies if isinstance(reply, redis.RedisError)]
             if said:
                 raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
             raise
