@@ -123,7 +123,7 @@ class GuardedWrite:
             if state is not State.LIVE:
                 return Reply(state, (), self.now, user=self.user)
         done = 0 if self.life is None else self.take(self.life)
-        if isinstance(self.life, Invalidate) and done:
+        if isinstance(self.life, Invalidate):  # if it is another user's, nothing is written
             return Reply(State.LIVE, results, self.now, user=self.user, done=done)
         self.confirm()
         self.keep()

@@ -378,6 +378,15 @@ def test_invalidate_id_whatever_the_verifier(store: Store) -> None:
     assert api.invalidate_id(id_of(browser)) is True
 
 
+def test_invalidate_id_of_another_user(api: SessionAPI, books: Books) -> None:
+    """Who names another user's session, in a form of theirs, does not prolong it."""
+    id = id_of(signed_in(api))
+    books.pass_time(id, 600)
+    before, left = books.fields(id), books.left(id)
+    assert api.invalidate_id(id, userid="bob") is False
+    assert (books.fields(id), books.left(id)) == (before, pytest.approx(left, abs=60))
+
+
 def test_administration_is_told(store: Store) -> None:
     """Sessions that administration ends are told with that reason, and with the user where it
     is known."""

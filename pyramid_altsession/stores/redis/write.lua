@@ -460,10 +460,10 @@ elseif life ~= '' then
   elseif life == 'invalidate' then
     local whose, told = ARGV[14], ARGV[15] == '1'
     if whose ~= '' and whose ~= user then
-      done = 0
-    else
-      over, owed = fresh, not told and ''
+      -- Nothing is written: who names another user's session must not prolong it.
+      return {'LIVE', now, -2, -1, user, since, 0, results}
     end
+    over, owed = fresh, not told and ''
   else
     local who, tti, info = ARGV[14], ARGV[15], ARGV[18]
     local lifetime, limit = tonumber(ARGV[16]), tonumber(ARGV[17])
