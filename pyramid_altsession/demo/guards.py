@@ -72,6 +72,9 @@ def add_headers(event: NewResponse) -> None:
 
 def came_from(request: Request, otherwise: str) -> str:
     """Path of our page that the visitor was on, or ``otherwise``; never another site's."""
-    referrer = urlsplit(request.referrer or "")
+    try:
+        referrer = urlsplit(request.referrer or "")
+    except ValueError:  # no address at all, such as "http://[/"
+        return otherwise
     ours = f"{referrer.scheme}://{referrer.netloc}" == request.host_url
     return referrer.path if ours and referrer.path[:2] not in ("", "//") else otherwise

@@ -1094,6 +1094,7 @@ def test_a_form_of_ours_is_taken() -> None:
         ("http://localhost//evil.example/", "/"),
         ("https://evil.example/cart", "/"),
         ("http://localhost", "/"),
+        ("http://[/cart", "/"),
     ],
 )
 def test_a_form_leads_to_pages_of_ours_alone(referrer: str, back: str) -> None:
