@@ -1,6 +1,7 @@
 """The pages. They show ids, users, times, sizes and names of keys; never a value or a token."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pyramid.csrf import check_csrf_origin, check_csrf_token, get_csrf_token
@@ -31,18 +32,19 @@ pages = Environment(
 
 def to_search(request: Request) -> HTTPSeeOther:
     """The same address with a slash at its end."""
-    return HTTPSeeOther(location=request.route_path("altsession_admin", _query=request.GET))
+    return HTTPSeeOther(location=request.route_path("altsession_admin", _query=_asked(request)))
 
 
 def search(request: Request) -> Response:
     """The form, and the sessions of the user, or with the id, that it asks for."""
-    asked = request.GET.get("q", "").strip()
+    query = _asked(request)
+    asked = query.get("q", "").strip()
     found: list[SessionInfo] = []
     if asked:
         by_id = _api(request).describe(asked, keys=True)
         found = [by_id] if by_id is not None else _api(request).sessions_of(asked, keys=True)
     users = {info.userid for info in found if info.userid is not None}
-    ended = request.GET.get("ended", "")
+    ended = query.get("ended", "")
     return _page(
         "search", request, asked=asked, sessions=found, users=sorted(users),
         ended=int(ended) if NUMBER.fullmatch(ended) else None,
@@ -72,6 +74,14 @@ def end(request: Request) -> HTTPSeeOther:
         raise HTTPBadRequest("The form does not say which sessions to end.")
     there = request.route_path("altsession_admin", _query={"ended": number})
     return HTTPSeeOther(location=there)
+
+
+def _asked(request: Request) -> Mapping[str, str]:
+    """What stands behind the question mark."""
+    try:
+        return request.GET
+    except UnicodeDecodeError:
+        raise HTTPBadRequest("The address is not UTF-8.") from None
 
 
 def _api(request: Request) -> SessionAPI:

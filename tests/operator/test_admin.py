@@ -301,3 +301,9 @@ def test_number_in_the_address(ann: TestApp) -> None:
     assert "were ended" not in ann.get("/admin/sessions/?ended=many").text
     assert "were ended" not in ann.get("/admin/sessions/?ended=%C2%B2").text
     assert "were ended" not in ann.get(f"/admin/sessions/?ended={'9' * 5000}").text
+
+
+@pytest.mark.parametrize("address", ["?q=%ff", "/?q=%ff", "/?ended=%ff"])
+def test_address_that_cannot_be_read(address: str, ann: TestApp) -> None:
+    """What is no UTF-8 in an address is 400."""
+    ann.get(f"/admin/sessions{address}", status=400)
