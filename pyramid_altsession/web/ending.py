@@ -58,7 +58,11 @@ class Ending:
         session leaves everything to that request.
         """
         if moment is Moment.RAISED:
-            response = render(request)
+            try:
+                response = render(request)
+            except BaseException:
+                self.at(Moment.FAILED, request, state)
+                raise
         if state is None or state.root != id(request):
             return response
         match moment:
@@ -66,6 +70,8 @@ class Ending:
                 self._note_error(request, state)
             case Moment.FAILED:
                 state.abandon()
+                if state.changes is not None:
+                    state.changes.forget()  # a tween above may still answer
             case Moment.VOTE:
                 self._write_back(request, response, state)
             case Moment.ANSWERED:
@@ -89,13 +95,15 @@ class Ending:
 
     def _write_back(self, request: Request, response: Response, state: SessionState) -> None:
         """Write the changes of ``request.session``, unless the answer is a failure, already says
-        that the session is gone, or is discarded for another attempt.
+        that the session is gone, or is discarded for another attempt. Those of a failure are
+        dropped, because a tween above may put another answer in its place.
         """
         changes = state.changes
         if changes is None or not changes.possible:
             return
         raised = getattr(request, "exception", None)
         if response.status_int >= 500 or isinstance(raised, SessionGone):
+            changes.forget()
             return
         if raised is not None and tried_again(request, raised):
             return

@@ -34,7 +34,7 @@ from servers import Server, free_port, valkey
 from workers import in_threads
 from zope.interface import implementer
 
-from pyramid_altsession import SessionGone, StoreUnavailable
+from pyramid_altsession import SessionGone, StoreUnavailable, ValueTooLarge
 from pyramid_altsession.protocol.messages import Read, Write
 from pyramid_altsession.web.request_session import SyncSession
 from pyramid_altsession.web.transaction import TM, TRANSACTION
@@ -288,6 +288,44 @@ def test_returned_5xx(server: Server, includes: Sequence[str]) -> None:
     app = in_order(server.url, view, includes)
     app.get("/", status=502)
     assert stored(app) == UNCHANGED
+
+
+def answering_tween_factory(handler: Callable[[Request], Response], registry: Any) -> Any:
+    """A tween of the application's above ours, which has an answer for every failure."""
+
+    def tween(request: Request) -> Response:
+        try:
+            response = handler(request)
+        except (Unforeseen, ValueTooLarge):
+            response = Response(status=500)
+        if response.status_int < 500:
+            return response
+        request.session.flash("sorry")
+        return Response("sorry", status=registry.settings["status"])
+
+    return tween
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("failure", [Unforeseen, ValueTooLarge, Mistake])
+def test_failure_that_a_tween_above_answers(
+    server: Server, failure: type[Exception], status: int
+) -> None:
+    """Nothing of it is written, whatever the answer; what the tween itself changes is, unless it
+    answers 5xx."""
+
+    def view(request: Request) -> None:
+        request.session["a"] = 5
+        change(request)
+        raise failure
+
+    def configure(config: Configurator) -> None:
+        with_error_pages(config)
+        config.add_tween(f"{__name__}.answering_tween_factory")
+
+    app = make(server.url, view, settings={"status": status}, configure=configure)
+    app.get("/", status=status)
+    assert stored(app) == UNCHANGED | ({"_f_": ["sorry"]} if status < 500 else {})
 
 
 @pytest.mark.parametrize("use_tweens", [True, False])
