@@ -72,12 +72,13 @@ def as_queue(name: str, value: Any) -> list[Any]:
 
 
 class Snapshot(NamedTuple):
-    """The unwritten changes at one moment: fields, and flash messages to append. ``written``: keys
-    whose changes were written since.
+    """The unwritten changes at one moment: fields, and flash messages to append. ``held``: the
+    values that the application had got. ``written``: keys whose changes were written since.
     """
 
     dirty: dict[str, Raw]
     flashes: dict[str, list[Flash]]
+    held: dict[str, Held]
     written: set[str]
 
 
@@ -217,12 +218,7 @@ class PendingChanges:
     def _warn_of_lost(self) -> None:
         """Warn of changes in place that cannot be written."""
         for name, held in self._former:
-            try:
-                plain = self._commands.codec.encode(name, held.value)
-                changed = plain != held.plain and self._differ(name, held.plain, plain)
-            except Exception:  # what was put into it cannot be encoded
-                changed = True
-            if changed:
+            if self._changed(name, held):
                 log.warning(
                     "the value of %r that request.session returned was changed in place, after the"
                     " key was read anew or written through request.altsession: the change is lost",
@@ -275,26 +271,42 @@ class PendingChanges:
 
     def forget(self) -> None:
         """Drop every change that is not written yet."""
-        self.restart(Snapshot({}, {}, set()))
+        self.restart(Snapshot({}, {}, {}, set()))
 
     def snapshot(self) -> Snapshot:
         """The changes that are not written yet."""
         self.publish()
         flashes = {name: list(items) for name, items in self.flashes.items()}
-        snapshot = Snapshot(dict(self.dirty), flashes, set())
+        snapshot = Snapshot(dict(self.dirty), flashes, dict(self.held), set())
         self._snapshots += (snapshot,)
         return snapshot
 
     def restart(self, changes: Snapshot) -> None:
-        """Go back to these changes, except those that a call has written since."""
+        """Go back to these changes, except those that a call has written since. A value that the
+        application had got already, and has not changed since, stays the session's.
+        """
         written = changes.written
+        self.held = {
+            name: held
+            for name, held in changes.held.items()
+            if name not in written and not self._changed(name, held)
+        }
+        fields = {name: held.raw for name, held in self.held.items() if name in self.dirty}
         self.cache.forget(*self.dirty)
-        self.held.clear()
+        self.cache.fields.update(fields)
         self._former.clear()
         self.dirty = {n: raw for n, raw in changes.dirty.items() if n not in written}
         flashes = changes.flashes.items()
         self.flashes = {name: list(items) for name, items in flashes if name not in written}
         self.cache.fields.update(self.dirty)
+
+    def _changed(self, name: str, held: Held) -> bool:
+        """Whether the value was changed in place; also if it cannot be encoded any more."""
+        try:
+            plain = self._commands.codec.encode(name, held.value)
+            return plain != held.plain and self._differ(name, held.plain, plain)
+        except Exception:
+            return True
 
     def _differ(self, name: str, before: bytes, now: bytes) -> bool:
         """Whether the values differ, and not only their bytes: a sealed value has other bytes each

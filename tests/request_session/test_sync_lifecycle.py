@@ -643,6 +643,40 @@ def test_subrequest_that_aborts(server: Server) -> None:
     assert stored(app) == {"a": 1, "outer": 1}
 
 
+@pytest.mark.parametrize("use", ["nothing", "assign", "within", "written"])
+def test_value_at_hand_while_a_subrequest_aborts(server: Server, use: str) -> None:
+    """What the outer request puts into a value that it has got before is written, also if the
+    subrequest assigned another one. If the subrequest changed the value itself, or wrote another
+    one with a call, it is not the session's any more."""
+
+    def inner(request: Request) -> None:
+        request.session["inner"] = 2
+        if use == "assign":
+            request.session["cart"] = ["inner"]
+        elif use == "within":
+            request.session["cart"].append("inner")
+        elif use == "written":
+            request.altsession.set("cart", ["inner"])
+        raise Problem
+
+    def view(request: Request) -> list[str]:
+        cart = request.session.setdefault("cart", [])
+        cart.append("tea")
+        sub = Request.blank("/inner", headers={"Cookie": request.headers["Cookie"]})
+        assert request.invoke_subrequest(sub, use_tweens=True).status_int == 400
+        cart.append("cup")
+        cart = request.session["cart"]
+        cart.append("honey")
+        return list(cart)
+
+    settings = TRANSACTIONAL | {"tm.manager_hook": "pyramid_tm.explicit_manager"}
+    app = in_order(server.url, view, tuple(INCLUDES), inner=inner, settings=settings)
+    expected = {"within": ["tea", "honey"], "written": ["inner", "honey"]}
+    cart = expected.get(use, ["tea", "cup", "honey"])
+    assert app.get("/").json == cart
+    assert stored(app) == {"a": 1, "cart": cart}
+
+
 def test_committed_5xx(server: Server) -> None:
     """A 5xx answer writes nothing, though pyramid_tm commits."""
 
