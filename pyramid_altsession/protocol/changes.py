@@ -361,6 +361,11 @@ class PendingChanges:
         self._spoiled.add(name)
         return new
 
+    def as_stored(self, name: str, message: Any) -> Any:
+        """What the next request gets for this message: a list for a tuple, for instance."""
+        codec = self._commands.codec
+        return codec.decode(name, codec.encode(name, message))
+
     def queue(self, name: str, raw: Raw) -> list[Any]:
         """The stored messages."""
         return as_queue(name, [] if raw is None else self._commands.decode(name, raw))

@@ -151,8 +151,10 @@ class SyncSession(MutableMapping[str, Any]):
         """
         name = self._name(FLASH + queue)
         self._refuse_late()
-        if not allow_duplicate and msg in self.peek_flash(queue):
-            return
+        if not allow_duplicate:
+            known = self.peek_flash(queue)
+            if msg in known or self._changes.as_stored(name, msg) in known:
+                return
         self._changes.publish()
         if self._changes.appends(name):
             self._changes.append(name, msg)

@@ -429,6 +429,14 @@ def test_flash_without_duplicates(visitor: Visitor) -> None:
     assert later.peek_flash() == ["one", "one"]
 
 
+def test_flash_without_duplicates_of_what_json_makes_of_it(visitor: Visitor) -> None:
+    """A tuple is held already if the queue holds the list that it came back as."""
+    for _ in range(2):
+        visitor().flash(("error", ("no", "such tea")), allow_duplicate=False)
+        visitor.done()
+    assert visitor().peek_flash() == [["error", ["no", "such tea"]]]
+
+
 def test_flash_and_show_in_one_request(visitor: Visitor) -> None:
     """A message that is shown in its own request comes after the stored ones, and is not stored."""
     visitor().flash("stored")
