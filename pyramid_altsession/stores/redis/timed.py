@@ -126,14 +126,14 @@ class Timed(AbstractConnection):
                 self._read()
                 replies += islice(iter(gets, NOTHING), missing)  # replies that have come
                 missing = count - len(replies)
-            for reply in replies:
-                if reply.__class__ not in PLAIN and not isinstance(reply, redis.ResponseError):
-                    raise reply  # about the connection
         except redis.ConnectionError as error:
             said = [reply for reply in replies if isinstance(reply, redis.RedisError)]
             if said:
                 raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
             raise
+        for reply in replies:
+            if reply.__class__ not in PLAIN and not isinstance(reply, redis.ResponseError):
+                raise reply  # about the connection
         return replies
 
     def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
