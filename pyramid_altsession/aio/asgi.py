@@ -119,7 +119,10 @@ class Answer:
 
         try:
             await app(self._scope, heard, self.send)
-        except AltSessionError as error:
+        except (AltSessionError, ExceptionGroup) as raised:
+            error = reason_of(raised)
+            if error is None:
+                raise
             code = code_of(error)
             if self._stage is None and isinstance(error, HTTPException):
                 await self._show(error)
@@ -167,6 +170,17 @@ class Answer:
         start = {"type": f"{kind}.start", "status": error.status_int}
         await self.send({**start, "headers": encoded(error.headerlist)})
         await self.send({"type": f"{kind}.body", "body": body})
+
+
+def reason_of(raised: Exception) -> AltSessionError | None:
+    """The error of this package that was raised: by itself, or by tasks of a TaskGroup of which
+    none failed for another reason.
+    """
+    while isinstance(raised, ExceptionGroup):
+        if raised.split(AltSessionError)[1] is not None:
+            return None
+        raised = raised.exceptions[0]
+    return raised if isinstance(raised, AltSessionError) else None
 
 
 def code_of(error: AltSessionError) -> int | None:

@@ -296,6 +296,45 @@ def test_requests_that_do_without() -> None:
     assert (ask(app, "/needed", cookie)[0]["status"], len(found)) == (503, 2)
 
 
+# -- errors of tasks
+
+
+def fails_in_tasks(*errors: Exception, accepts: bool = False) -> AltSessionMiddleware:
+    """An application whose tasks, in groups within groups, raise these errors."""
+
+    async def fail(error: Exception) -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    async def fail_together(errors: tuple[Exception, ...]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for error in errors:
+                tasks.create_task(fail(error))
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        if accepts:
+            await send({"type": "websocket.accept"})
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail_together(errors))
+
+    return AltSessionMiddleware(plain, AsyncSessionAPI.from_settings({"redis.url": "memory://"}))
+
+
+def test_tasks_that_fail() -> None:
+    """Errors of a TaskGroup are answered as the error itself is."""
+    away = StoreUnavailable("away")
+    assert ask(fails_in_tasks(away, StoreUnavailable("away")), "/")[0]["status"] == 503
+    app = fails_in_tasks(SessionGone(), accepts=True)
+    assert ask(app, "/", type="websocket")[-1] == {"type": "websocket.close", "code": 1008}
+
+
+def test_tasks_that_fail_for_another_reason() -> None:
+    """The server gets all errors: no page may hide a mistake of the application."""
+    with pytest.raises(ExceptionGroup) as caught:
+        ask(fails_in_tasks(StoreUnavailable("away"), KeyError("x")), "/")
+    assert caught.group_contains(KeyError)
+
+
 # -- a first use after the answer began
 
 
