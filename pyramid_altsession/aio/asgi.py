@@ -136,12 +136,12 @@ class Answer:
         """Pass on what the application sends, and add the session's headers."""
         kind = message["type"]
         if kind in HEADERS:
-            self._stage = kind
             if self._session.begun is None:
                 self._session.answered()
             else:
                 headers = [*message.get("headers", ())]
                 message = {**message, "headers": await self._finished(headers)}
+            self._stage = kind  # not before: while it waits, the application may give up
         elif kind == CLOSE:
             self._stage = kind
             self._session.answered()

@@ -440,6 +440,27 @@ class Gate:
         await self.store.close()
 
 
+def test_an_answer_that_is_given_up() -> None:
+    """While it waits for a call of another task, nothing of it has been sent: an error after that
+    gets its page."""
+    api = AsyncSessionAPI.from_settings(IN_MEMORY)
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        session = scope["altsession"]
+        gate = session.driver.store = Gate(store_in(api))
+        task = asyncio.create_task(session.set("cart", 1))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await send(BEGINNINGS["http"])
+        gate.opened.set()
+        await task
+        raise SessionGone
+
+    start, _ = ask(AltSessionMiddleware(plain, api), "/")
+    assert start["status"] == 409
+
+
 @pytest.mark.parametrize("renews", [False, True])
 def test_calls_under_way_when_the_answer_begins(renews: bool) -> None:
     """The answer waits for a call of another task, and carries the cookie that it needs: of the
