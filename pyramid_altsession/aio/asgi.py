@@ -57,10 +57,13 @@ class AltSessionMiddleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, self._closing(send))
             return
-        outer = scope.get("altsession")
-        mounted = isinstance(outer, AsyncRequestSession) and outer.belongs_to(self._api)
-        if scope["type"] not in ("http", "websocket") or mounted:
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
+            return
+        outer = scope.get("altsession")
+        if isinstance(outer, AsyncRequestSession) and outer.belongs_to(self._api):
+            mounted = Answer(self._api, outer, scope, send, self._warn, mounted=True)
+            await mounted.of(self._app, receive)
             return
         cookies = [value for name, value in scope["headers"] if name == b"cookie"]
         header = b"; ".join(cookies).decode("latin-1")
@@ -93,7 +96,9 @@ class AltSessionMiddleware:
 
 
 class Answer:
-    """The answer to one request, on its way."""
+    """The answer to one request, on its way. ``mounted``: around it is another one with the same
+    session, which adds the headers.
+    """
 
     def __init__(
         self,
@@ -102,7 +107,10 @@ class Answer:
         scope: Scope,
         send: Send,
         warn: Callable[[Scope], None],
+        *,
+        mounted: bool = False,
     ) -> None:
+        self._mounted = mounted
         self._api = api
         self._session = session
         self._scope = scope
@@ -138,7 +146,7 @@ class Answer:
         if kind in HEADERS:
             if self._session.begun is None:
                 self._session.answered()
-            else:
+            elif not self._mounted:
                 headers = [*message.get("headers", ())]
                 message = {**message, "headers": await self._finished(headers)}
             self._stage = kind  # not before: while it waits, the application may give up

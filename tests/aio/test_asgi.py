@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from pyramid_altsession import (
@@ -294,6 +294,19 @@ def test_requests_that_do_without() -> None:
     assert "set-cookie" not in dict(of_asgi(start))
     assert ask(app, "/write", cookie)[0]["status"] == 503
     assert (ask(app, "/needed", cookie)[0]["status"], len(found)) == (503, 2)
+
+
+@pytest.mark.parametrize("path", ["/sub/gone", "/sub/write"])
+def test_a_mounted_application(path: str) -> None:
+    """Its errors get their pages, before its own middleware makes a 500 of them; its answers have
+    the cookie once."""
+    api = AsyncSessionAPI.from_settings({"redis.url": "memory://"})
+    middleware = [Middleware(AltSessionMiddleware, api=api)]
+    routes = [Mount("/sub", starlette_app(api))]
+    start, _ = ask(Starlette(routes=routes, middleware=middleware), path)
+    assert start["status"] == (409 if path == "/sub/gone" else 200)
+    names = [name for name, _ in of_asgi(start)]
+    assert names.count("set-cookie") == (path == "/sub/write")
 
 
 # -- errors of tasks
