@@ -536,7 +536,9 @@ def test_wrong_password(user: Callable[..., Session], caplog: pytest.LogCaptureF
 
 
 def test_no_password(any_server: Server, session: Session) -> None:
-    """A server that wants a password and got none (NOAUTH) is StoreUnavailable."""
+    """A server that wants a password and got none (NOAUTH) is StoreUnavailable, and the error says
+    so: to a long command the server itself speaks only of its protocol.
+    """
     with redis.Redis(
         unix_socket_path=any_server.socket, single_connection_client=True, protocol=2
     ) as admin:
@@ -545,7 +547,7 @@ def test_no_password(any_server: Server, session: Session) -> None:
         try:
             with pytest.raises(StoreUnavailable, match="uthentic"):
                 fresh.read("a")
-            with pytest.raises(StoreUnavailable, match="uthentic"):
+            with pytest.raises(StoreUnavailable, match=r"Authentication required|wants a password"):
                 fresh.write(Touch())
         finally:
             admin.config_set("requirepass", "")

@@ -24,6 +24,9 @@ OUR_MISTAKES = (
 proxy.
 """
 
+UNAUTHENTICATED = "unauthenticated multibulk length"
+"""What a server that wants a password says to a command of many arguments, such as a write."""
+
 
 LULL = 5.0
 """Seconds in which an outage that begins again is not logged again."""
@@ -83,6 +86,8 @@ class Trouble:
         is an outage.
         """
         said = str(error) + command_of(str(error), operation)
+        if UNAUTHENTICATED in said:
+            said += " (it wants a password)"
         if said.startswith("WRONGTYPE"):
             return CorruptValue("the session's key on the server holds no hash")
         if isinstance(error, redis.ResponseError) and said.startswith(OUR_MISTAKES):
