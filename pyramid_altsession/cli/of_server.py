@@ -28,14 +28,17 @@ def info_of(text: bytes) -> dict[str, str]:
 
 
 def of_server(info: Said, config: Said | None) -> Iterator[Finding]:
-    """The findings. ``config``: None if the server does not allow CONFIG GET."""
+    """The findings. ``config``: None if the server does not allow CONFIG GET. Hosted servers may
+    tell only a part of it, and the findings about the rest are left out.
+    """
     yield version(info)
     yield persistence(info, config)
     yield eviction(info)
     yield memory(info)
     yield from replication(info, config)
-    if config is not None:
+    if config and "hash-max-listpack-value" in config:
         yield listpack(config)
+    if config and "timeout" in config:
         yield idle(config)
 
 
@@ -59,7 +62,7 @@ def persistence(info: Said, config: Said | None) -> Finding:
         return Finding("persistence", ERROR, f"{failed[0]} is err", "see the server's log and disk")
     if info["aof_enabled"] == "1":
         return Finding("persistence", OK, "append-only file")
-    if config is None:
+    if config is None or "save" not in config:
         return Finding("persistence", WARNING, "no append-only file", "see whether it saves at all")
     if config["save"]:
         advice = "what came after the last snapshot is lost; appendonly yes loses a second at most"
@@ -110,7 +113,7 @@ def replication(info: Said, config: Said | None) -> Iterator[Finding]:
         yield Finding("replication", WARNING, found, "see that replica's log")
     if not late:
         yield Finding("replication", OK, _number(len(replicas)))
-    if replicas and config is not None:
+    if replicas and config and "min-replicas-to-write" in config:
         yield min_replicas(config)
 
 

@@ -486,6 +486,18 @@ def test_persistence_that_is_not_told() -> None:
 REPLICA = "ip=10.0.0.2,port=6379,state=online,offset=7,lag=1"
 
 
+@pytest.mark.parametrize(
+    "name", ["save", "timeout", "hash-max-listpack-value", "min-replicas-to-write"]
+)
+def test_a_part_of_the_configuration_that_is_not_told(name: str) -> None:
+    """A hosted server may leave out any of it: what depends on it is not judged."""
+    info = INFO | {"aof_enabled": "0", "slave0": REPLICA}
+    told = {other: value for other, value in CONFIG.items() if other != name}
+    checks = {finding.check for finding in of_server(info, told)}
+    assert {"version", "persistence", "eviction", "memory", "replication"} <= checks
+    assert name not in checks
+
+
 def test_primary_that_restarts_empty() -> None:
     """Its replicas would drop all they have."""
     bad = judged(aof_enabled="0", connected_slaves="1", slave0=REPLICA)["persistence"]
