@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import date
 from enum import Enum
 from typing import Any
 
@@ -15,10 +16,12 @@ was wanted.
 
 
 QUOTED = "; put this value in quotes"
+UNQUOTED = (int, float, date)
+"""What YAML makes of digits, of yes, or of 2026-01-31, without quotes."""
 
 
 def as_text(value: object) -> str:
-    if isinstance(value, int | float):  # what YAML makes of digits, or of yes, without quotes
+    if isinstance(value, UNQUOTED):
         raise ValueError(f"a non-empty text{QUOTED}")
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a non-empty text")
@@ -180,7 +183,7 @@ def as_names(value: object) -> tuple[str, ...]:
 
 def as_secrets(value: object) -> tuple[str, ...]:
     wanted = "one or several secrets of at least 16 characters, separated by blanks or commas"
-    if isinstance(value, int):
+    if isinstance(value, UNQUOTED):
         raise ValueError(f"{wanted}{QUOTED}")
     try:
         found = as_texts(value)

@@ -1,6 +1,7 @@
 """Settings: from text or typed, every fault at once, and never a secret in a message."""
 
 import dataclasses
+import datetime
 import enum
 import re
 from pathlib import Path
@@ -483,6 +484,7 @@ REFUSED: list[tuple[str, object, str]] = [
      "redis.password: must be a text that can be encoded as UTF-8"),
     ("session.secret", "canary of sixteen characters \udcff", WISH_SECRET),
     ("redis.password", 12345678, f"redis.password: {QUOTED}"),
+    ("redis.password", datetime.date(2026, 1, 31), f"redis.password: {QUOTED}"),
     ("redis.auth_pass", ["canary"], "redis.auth_pass: must be a non-empty text"),
     ("redis.url", 7, f"redis.url: {QUOTED}"),
     ("session.cookie_name", "s id", "session.cookie_name: must be a cookie name, not 's id'"),
@@ -506,6 +508,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("session.secret", ["canary sixteen characters", "canary"], WISH_SECRET),
     ("session.secret", ["canary sixteen characters", 5], WISH_SECRET),
     ("session.secret", 5, f"{WISH_SECRET}; put this value in quotes"),
+    ("session.secret", 12345678901234.56, f"{WISH_SECRET}; put this value in quotes"),
     ("session.secret", ",", WISH_SECRET),
     # urls
     ("redis.url", "canary", WISH_URL),
