@@ -292,6 +292,20 @@ def test_a_login_under_way_counts_as_a_session(
     assert len(api.sessions_of("ann")) == 1
 
 
+def test_an_entry_of_the_future_is_of_no_login_under_way(nodes: OneForAll) -> None:
+    """The index has it since before its node's clock was set back. Its session has ended, so it
+    does not keep the user out until the clock is there again."""
+    api = SessionAPI(LIMITED, store=Plain(nodes))
+    first = api.create()
+    first.login("ann")
+    assert first.id is not None
+    nodes.run(End(None, (first.id,), b"e" * 16, TIMING))
+    entered = nodes.books.index("ann")[first.id]
+    nodes.books.put_entry("ann", first.id, entered + 3_600_000)
+    api.create().login("ann")
+    assert len(api.sessions_of("ann")) == 1
+
+
 def test_a_logout_makes_room_whoever_asks(nodes: OneForAll) -> None:
     """Also if it is a request's first call, which does not know the user yet: the user can sign in
     again at once."""

@@ -299,7 +299,7 @@ class ClusterSteps:
         index = index_key(self._prefix, operation.user)
         *replies, clock = no_errors((yield from self.map.send(index, packet, count + 1, True)))
         reply, now = unpack_many(operation, self._prefix, replies), milliseconds(clock)
-        young = [id for id, entered in reply.values if now - entered < ENTERING]
+        young = [id for id, entered in reply.values if abs(now - entered) < ENTERING]
         return replace(reply, entering=frozenset(young))
 
     # -- many sessions
