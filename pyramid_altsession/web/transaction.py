@@ -83,8 +83,17 @@ def transaction_tween_factory(handler: Handler, registry: Registry) -> Handler:
     def transaction_tween(request: Request) -> Response:
         if "tm.active" not in request.environ:
             return handler(request)
+        transaction, visit = request.tm.get(), api.requests.visit(request)
+        try:
+            transaction.data(visit)
+        except KeyError:
+            transaction.set_data(visit, True)
+        else:
+            # A copy of a request that has joined. If it joined as well, an abort would end at what
+            # there was when the copy came.
+            return handler(request)
         part = WriteBack(api.requests, request)
-        request.tm.get().join(part)
+        transaction.join(part)
         part.response = handler(request)
         return part.response
 

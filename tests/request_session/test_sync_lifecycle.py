@@ -677,6 +677,31 @@ def test_value_at_hand_while_a_subrequest_aborts(server: Server, use: str) -> No
     assert stored(app) == {"a": 1, "cart": cart}
 
 
+@pytest.mark.parametrize("ends", ["commits", "aborts"])
+def test_subrequest_in_the_same_transaction(server: Server, ends: str) -> None:
+    """A copy of the request has the outer request's transaction; what both changed is written at
+    its commit, and taken back together."""
+
+    def inner(request: Request) -> dict[str, str]:
+        request.session["inner"] = 2
+        return {}
+
+    def view(request: Request) -> dict[str, str]:
+        request.session["outer"] = 1
+        sub = request.copy()
+        sub.path_info = "/inner"
+        assert request.invoke_subrequest(sub, use_tweens=True).status_int == 200
+        if ends == "aborts":
+            request.tm.doom()
+        return {}
+
+    settings = TRANSACTIONAL | {"tm.manager_hook": "pyramid_tm.explicit_manager"}
+    app = in_order(server.url, view, tuple(INCLUDES), inner=inner, settings=settings)
+    app.get("/")
+    both = {"outer": 1, "inner": 2} if ends == "commits" else {}
+    assert (stored(app), len(writes(app))) == (UNCHANGED | both, int(ends == "commits"))
+
+
 def test_committed_5xx(server: Server) -> None:
     """A 5xx answer writes nothing, though pyramid_tm commits."""
 
