@@ -139,7 +139,7 @@ def _or_typed(value: object) -> str:
         msgspec.to_builtins(value, str_keys=True, enc_hook=plain_value)
     except (TypeError, ValueError, RecursionError):
         return ""
-    return ", or give the key its type: a SessionKey carries this"
+    return ", or give the key its type: a SessionKey carries this, not in request.session"
 
 
 def _culprit(value: object, path: tuple[object, ...]) -> tuple[object, ...]:

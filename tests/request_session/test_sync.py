@@ -4,6 +4,7 @@ import copy
 import secrets
 from collections import Counter
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from pyramid_altsession import (
     ISessionAPI,
     SessionAPI,
     SessionGone,
+    SessionKey,
     StoreUnavailable,
     ValueTooLarge,
 )
@@ -222,6 +224,12 @@ def test_not_json_at_the_assignment(visitor: Visitor) -> None:
     with pytest.raises(TypeError, match="'a'"):
         session["a"] = object()
     assert session["a"] == 1
+
+
+def test_typed_key_at_the_assignment(visitor: Visitor) -> None:
+    """A key with a type is a str like any other: the error does not send its user there again."""
+    with pytest.raises(TypeError, match=r"a SessionKey carries this, not in request\.session$"):
+        visitor()[SessionKey("when", date)] = date(2026, 1, 2)
 
 
 def test_too_large_at_the_assignment(visitor: Visitor) -> None:
