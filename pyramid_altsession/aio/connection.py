@@ -20,7 +20,7 @@ from ..stores.embedded import EmbeddedServer
 from ..stores.redis.connections import PasswordFile, tls_context
 from ..stores.redis.exchanges import Address
 from ..stores.redis.failures import no_answer, no_connection
-from ..stores.redis.timed import PLAIN, left
+from ..stores.redis.timed import PLAIN, check_reply, left
 from ..stores.redis.wire import no_errors, pack_command
 from ..stores.traffic import Traffic, received, sent
 
@@ -110,10 +110,15 @@ class Connection(asyncio.Protocol):
                 sent(len(packet))
                 received(self._bytes_received)
         answers, self._replies = self._replies, []
+        if self._reader.has_data():  # the beginning of a reply that nobody asked for
+            self._unexpected()
         for answer in answers:
-            if answer.__class__ not in PLAIN and not isinstance(answer, redis.ResponseError):
-                self.close()
-                raise answer  # about the connection
+            if answer.__class__ not in PLAIN:
+                try:
+                    check_reply(answer)
+                except redis.RedisError:
+                    self.close()
+                    raise
         return answers
 
     def unread(self) -> bool:

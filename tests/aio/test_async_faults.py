@@ -67,6 +67,7 @@ def later() -> float:
         (b"?garbage\r\n", redis.exceptions.InvalidResponse, "rotocol"),
         (b"", redis.ConnectionError, "closed the connection"),
         (b"+PONG\r\n+PONG\r\n", redis.ConnectionError, "nobody asked for"),
+        (b"#t\r\n", redis.exceptions.InvalidResponse, "unknown type: bool"),
         (b"-LOADING the dataset\r\n", redis.exceptions.BusyLoadingError, "dataset"),
         (b"-ERR max number of clients reached\r\n", redis.ConnectionError, "max number"),
     ],
@@ -83,6 +84,23 @@ def test_what_is_no_reply(said: bytes, error: type[Exception], text: str) -> Non
             await pool.exchange(PING, 1, later())
 
     asyncio.run(with_double(says, act))
+
+
+def test_the_beginning_of_a_reply_that_nobody_asked_for() -> None:
+    """Its rest would be taken for the next reply, so the next call has another connection."""
+    connections: list[asyncio.StreamReader] = []
+
+    async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(reader)
+        await reader.read(100)
+        writer.write(b"+PONG\r\n+some")
+        await reader.read(100)
+
+    async def act(pool: LoopPool) -> None:
+        assert [await pool.exchange(PING, 1, later()) for _ in range(2)] == [[b"PONG"]] * 2
+
+    asyncio.run(with_double(says, act))
+    assert len(connections) == 2
 
 
 def test_a_server_that_always_hangs_up() -> None:

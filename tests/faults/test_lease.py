@@ -220,6 +220,14 @@ def test_a_connection_with_something_unread_is_replaced(pool: ConnectionPool, pa
     assert len(places_in(pool)) == 1
 
 
+def test_a_reply_of_a_type_that_makes_no_sense(pool: ConnectionPool) -> None:
+    """As from a proxy that speaks RESP3. The connection is replaced."""
+    before = client_id(pool)
+    with pytest.raises(redis.exceptions.InvalidResponse, match="unknown type: dict"):
+        pool.exchange(b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n", 1)
+    assert client_id(pool) != before
+
+
 # -- no connection to be had
 
 

@@ -18,7 +18,7 @@ SMALL = 16384
 """Bytes that the system takes from an idle connection at once, without waiting."""
 
 PLAIN = {bytes, int, list, type(None)}
-"""Types of replies; any other is an error."""
+"""Types of replies; any other is an error, or makes no sense."""
 
 NOTHING = object()
 """What the reader returns while no whole reply has come. (Its default, False, is equal to the reply
@@ -29,6 +29,18 @@ NOTHING = object()
 def left(end: float) -> float:
     """Seconds until ``end``; never 0, which a socket would take for "do not wait"."""
     return max(end - time.monotonic(), 0.001)
+
+
+def check_reply(reply: object) -> None:
+    """Raise an error reply that is about the connection, and InvalidResponse for what no server
+    sends to this package, such as the types of RESP3. Errors about a command may stay.
+    """
+    if not isinstance(reply, redis.RedisError):
+        raise redis.exceptions.InvalidResponse(
+            f"a reply of an unknown type: {type(reply).__name__}"
+        )
+    if not isinstance(reply, redis.ResponseError):
+        raise reply
 
 
 class Timed(AbstractConnection):
@@ -132,8 +144,8 @@ class Timed(AbstractConnection):
                 raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
             raise
         for reply in replies:
-            if reply.__class__ not in PLAIN and not isinstance(reply, redis.ResponseError):
-                raise reply  # about the connection
+            if reply.__class__ not in PLAIN:
+                check_reply(reply)
         return replies
 
     def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
