@@ -135,10 +135,14 @@ class Answer:
             if self._stage is None and isinstance(error, HTTPException):
                 await self._show(error)
             elif self._stage == ACCEPT and code is not None:
-                if not self._left:  # a server refuses to close what is closed
-                    await self._send({"type": CLOSE, "code": code})
+                await self._close(code)
             else:
                 raise
+
+    async def _close(self, code: int) -> None:
+        """Close the websocket, unless the browser has: servers refuse to do it again."""
+        if not self._left:
+            await self._send({"type": CLOSE, "code": code})
 
     async def send(self, message: Message) -> None:
         """Pass on what the application sends, and add the session's headers."""

@@ -282,7 +282,7 @@ def increment_repeated(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("value of another attempt")
 def changes_of_a_discarded_attempt(patch: pytest.MonkeyPatch) -> None:
-    """What an attempt that is tried again has changed is there in the next one."""
+    """What an attempt that failed, and is tried again, has changed is there in the next one."""
     begin = SessionState.begin_attempt
 
     def begun(self: SessionState, *arguments: Any) -> None:
@@ -291,6 +291,7 @@ def changes_of_a_discarded_attempt(patch: pytest.MonkeyPatch) -> None:
         self.changes = changes
 
     patch.setattr(SessionState, "begin_attempt", begun)
+    patch.setattr(PendingChanges, "forget", lambda self: None)
 
 
 @mutant("a stranger's session")
