@@ -10,7 +10,7 @@ import hiredis
 import pytest
 import redis
 from redis.crc import key_slot
-from redis.exceptions import AskError, MovedError
+from redis.exceptions import AskError, ClusterDownError, MovedError
 
 from pyramid_altsession.protocol.messages import Scan
 from pyramid_altsession.protocol.steps import run
@@ -273,6 +273,26 @@ def test_after_a_time_out_the_next_call_looks_first(known: SlotMap) -> None:
     assert nodes.asked == [("a", "GET")]
     assert nodes.send(known) == [1]
     assert nodes.asked[1:] == [("seed", "CLUSTER"), ("b", "GET")]
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_a_node_that_the_others_have_replaced(known: SlotMap, repeatable: bool) -> None:
+    """It still answers, but is cut off from them, or was taken out of the cluster. It did nothing,
+    so who serves the slot now does it; until then its error is the answer."""
+    down = ClusterDownError("Hash slot not served")
+    nodes = Nodes(a=[down], b=[1])
+    nodes.map = {"seed": [ranges(B)]}
+    assert nodes.send(known, repeatable=repeatable) == [1]
+    assert nodes.asked == [("a", "GET"), ("seed", "CLUSTER"), ("b", "GET")]
+
+
+def test_a_cluster_that_is_down(known: SlotMap) -> None:
+    """No other node serves the slot: the error is what the caller gets."""
+    nodes = Nodes(a=[ClusterDownError("The cluster is down")])
+    nodes.map = {"seed": [ranges(A)]}
+    (answer,) = nodes.send(known)
+    assert isinstance(answer, ClusterDownError)
+    assert nodes.asked == [("a", "GET"), ("seed", "CLUSTER")]
 
 
 def test_nodes_that_send_each_other_on(known: SlotMap, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import hiredis
 import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError, MovedError
+from redis.exceptions import AskError, ClusterDownError, MovedError
 
 from .exchanges import Address, Exchange, Steps
 from .failures import NotConnected
@@ -138,7 +138,16 @@ class SlotMap:
             told = answers[: replies - tail]
             sent_on = next((answer for answer in told if isinstance(answer, AskError)), None)
             if sent_on is None:
-                break
+                if not any(isinstance(answer, ClusterDownError) for answer in told):
+                    break
+                # It did nothing: it was cut off from the others, or has left them, and they may
+                # have another node for the slot.
+                yield from self.refresh(address)
+                now_at = yield from self.address(slot)
+                if now_at == address:
+                    break
+                address, asked = now_at, False
+                continue
             address = _host(sent_on.host, address), sent_on.port
             asked = not isinstance(sent_on, MovedError)
             if not asked:
