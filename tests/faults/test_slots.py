@@ -275,6 +275,22 @@ def test_after_a_time_out_the_next_call_looks_first(known: SlotMap) -> None:
     assert nodes.asked[1:] == [("seed", "CLUSTER"), ("b", "GET")]
 
 
+def test_a_call_that_has_no_time_left_to_look(
+    known: SlotMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connecting to a host that is gone takes all of it, each time. So the next call looks first,
+    or the map would stay as it is."""
+    nodes = Nodes(a=NotConnected("no connection in time"), b=[1])
+    nodes.map = {"seed": redis.TimeoutError("late")}
+    with pytest.raises(NotConnected, match="no connection in time"):
+        nodes.send(known)
+    monkeypatch.setattr(slots_module, "REFRESH", 0.0)
+    nodes.asked.clear()
+    nodes.map = {"seed": [ranges(B)]}
+    assert nodes.send(known) == [1]
+    assert nodes.asked == [("seed", "CLUSTER"), ("b", "GET")]
+
+
 @pytest.mark.parametrize("repeatable", [True, False])
 def test_a_node_that_the_others_have_replaced(known: SlotMap, repeatable: bool) -> None:
     """It still answers, but is cut off from them, or was taken out of the cluster. It did nothing,

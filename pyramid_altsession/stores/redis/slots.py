@@ -84,8 +84,8 @@ class SlotMap:
         """The address of the slot's server; NotConnected if there is none."""
         if self._doubtful is not None:
             # This server did not answer in time, and the call that waited had no time left to look.
-            yield from self.refresh(self._doubtful)
-            self._doubtful = None
+            doubtful, self._doubtful = self._doubtful, None
+            yield from self.refresh(doubtful)
         if self._owner(slot) is None:
             yield from self.refresh(None)
         found = self._owner(slot)
@@ -129,7 +129,7 @@ class SlotMap:
                     repeats = False  # an idle connection that the server closed
                     continue
                 yield from self.refresh(address)
-                now_at = yield from self.address(slot)
+                now_at = self._owner(slot) or address
                 if now_at == address or not (unsent or repeatable):
                     raise
                 address, asked = now_at, False
@@ -143,7 +143,7 @@ class SlotMap:
                 # It did nothing: it was cut off from the others, or has left them, and they may
                 # have another node for the slot.
                 yield from self.refresh(address)
-                now_at = yield from self.address(slot)
+                now_at = self._owner(slot) or address
                 if now_at == address:
                     break
                 address, asked = now_at, False
@@ -185,6 +185,8 @@ class SlotMap:
                 return
         if not self.primaries:
             raise NotConnected("no node knows the cluster: " + "; ".join(said))
+        if failed is not None:  # perhaps connecting to it in vain took all of the call's time
+            self._doubtful = failed
 
     def _take(self, asked: Address, ranges: Sequence[Any]) -> None:
         slots, owners = table = _table()
