@@ -484,6 +484,41 @@ def test_an_exchange_that_goes_on_in_a_child_keeps_its_socket_out_of_use(
     connection.disconnect()
 
 
+@pytest.mark.parametrize("way", ["exchange", "send"])
+def test_a_connection_that_was_being_opened_at_a_fork_is_the_parents(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """With greenlets both sides go on with it. The child never serves anybody on that socket, even
+    if another call of the child has used the pool in between."""
+    pool.exchange(PING, 1)
+    (connection,) = idle_in(pool)
+    connection.disconnect()
+    connect = connection.connect
+
+    def fork_then_connect() -> None:
+        connect()
+        monkeypatch.setattr(os, "getpid", lambda: 1)  # as in the child
+        pool.exchange(PING, 1)
+
+    connection.connect = fork_then_connect
+    with pytest.raises(redis.ConnectionError, match="before a fork"):
+        pool.exchange(PING, 1) if way == "exchange" else pool.send(PING, 1).receive()
+    assert not connection.is_connected
+    assert pool.exchange(PING, 1) == [b"PONG"]
+    assert len(places_in(pool)) == 1
+
+
+def test_a_read_of_the_parents_that_a_child_drops_leaves_it_nothing(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is closed, and not kept for other calls of the child."""
+    sent = pool.send(PING, 1)
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in the child
+    sent.close()
+    assert list(idle_in(pool)) == []
+    assert pool.exchange(PING, 1) == [b"PONG"]
+
+
 def test_a_packet_that_cannot_be_sent_closes_its_connection(pool: ConnectionPool) -> None:
     """A prefetch that fails while it is sent leaves no connection that others would get."""
     pool.exchange(PING, 1)

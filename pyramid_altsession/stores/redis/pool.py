@@ -75,11 +75,11 @@ class ConnectionPool:
         end = self.until() if end is None else end
         while True:
             connection = self._take(end)
-            pid, idle = self._pid, self._idle
+            idle = self._idle
             try:
                 connection.send(packet)
                 answers = connection.receive(replies)
-                if os.getpid() != pid:
+                if os.getpid() != connection.pid:
                     raise redis.ConnectionError(FORKED)
             except BaseException as error:
                 if not self._broken(connection, idle, error) or time.monotonic() > end:
@@ -93,13 +93,13 @@ class ConnectionPool:
     def send(self, packet: bytes, replies: int, end: float | None = None) -> "PendingReplies":
         """Send one packet and go on; the connection is taken until its replies are read."""
         connection = self._take(self.until() if end is None else end)
-        pid, idle = self._pid, self._idle
+        idle = self._idle
         try:
             connection.send(packet)
         except BaseException as error:
             self._broken(connection, idle, error)
             raise
-        return PendingReplies(self, connection, idle, replies, pid)
+        return PendingReplies(self, connection, idle, replies)
 
     def dedicated_connection(self) -> Timed:
         """A new connection that does not count and that no other call gets. The caller has to close
@@ -121,7 +121,8 @@ class ConnectionPool:
         if isinstance(error, redis.TimeoutError):
             self.close()  # the same server: each would cost another call a time-out
             self._breaker.timed_out(str(error))
-        idle.appendleft(connection)
+        if connection.pid == os.getpid():  # otherwise it has no place here
+            idle.appendleft(connection)
         return refused
 
     def usage(self, server: str) -> "PoolUsage":
@@ -230,15 +231,14 @@ class PendingReplies:
     call gets the unread replies.
     """
 
-    __slots__ = ("_connection", "_idle", "_pid", "_pool", "_replies")
+    __slots__ = ("_connection", "_idle", "_pool", "_replies")
 
     def __init__(
-        self, pool: ConnectionPool, connection: Timed, idle: deque[Timed], replies: int, pid: int
+        self, pool: ConnectionPool, connection: Timed, idle: deque[Timed], replies: int
     ) -> None:
         self._pool = pool
         self._connection = connection
         self._idle = idle
-        self._pid = pid
         self._replies = replies
 
     def receive(self, end: float | None = None) -> list[Any]:
@@ -258,13 +258,14 @@ class PendingReplies:
         return answers
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if os.getpid() != self._connection.pid:
             raise redis.ConnectionError(FORKED)
 
     def close(self) -> None:
         """The replies are not wanted any more."""
         self._connection.disconnect()
-        self._idle.appendleft(self._connection)
+        if self._connection.pid == os.getpid():
+            self._idle.appendleft(self._connection)
 
     @property
     def arrived(self) -> bool:

@@ -57,6 +57,8 @@ class Timed(AbstractConnection):
     to wait for the connection, and may have more than one packet to send."""
     host: str
     port: int
+    pid: int
+    """The process that made it, from redis-py: the socket is never another one's."""
     locate: Callable[[float], tuple[str, int]] | None = None
     """Returns the address for each new connection, by the given end; None: always the same address.
     """
