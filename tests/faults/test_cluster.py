@@ -484,6 +484,35 @@ def test_what_a_failed_call_leaves_goes_with_a_later_login(
         assert (nodes.books.index("ann"), len(asked)) == ({}, calls)
 
 
+class Cancelled(BaseException):
+    """A call that is given up, as by asyncio."""
+
+
+@pytest.mark.parametrize(
+    ("signed_in", "call"), [(False, partial(signing_in, user="ann")), (True, ending)]
+)
+def test_what_a_cancelled_call_leaves_goes_with_a_later_login(
+    nodes: OneForAll, monkeypatch: pytest.MonkeyPatch, signed_in: bool, call: Any
+) -> None:
+    """As of one that failed: between the two steps it leaves an entry without a session."""
+    token = nodes.session("ann" if signed_in else None)
+    outcomes = iter([False, True])
+
+    def lost(exchange: Exchange) -> bool:
+        if next(outcomes, False):
+            raise Cancelled
+        return False
+
+    nodes.lost = lost
+    with pytest.raises(Cancelled):
+        nodes.run(call(token))
+    drop(nodes, token)
+    nodes.books.put_entry("ann", token.id, 1)
+    monkeypatch.setattr(leftovers, "OLD", -1.0)
+    nodes.session("bob")
+    assert nodes.books.index("ann") == {}
+
+
 def drop(nodes: OneForAll, token: Token) -> None:
     """As a session ends by itself."""
     nodes.books.client.delete(f"sess:{token.id}")

@@ -254,8 +254,10 @@ class ClusterSteps:
         packet = pack_command((b"ZREM", index, *[id.encode() for id in ids]))
         try:
             yield from self.map.send(index, packet, 1, True)
-        except redis.RedisError:
+        except BaseException as error:  # a cancellation too
             self._leftovers.note(user)
+            if not isinstance(error, redis.RedisError):
+                raise
 
     def _noting(self, user: str, steps: Steps[Reply]) -> Steps[Reply]:
         """Carry out the steps, and note the user if they fail, because an entry without a session
@@ -263,7 +265,7 @@ class ClusterSteps:
         """
         try:
             return (yield from steps)
-        except redis.RedisError:
+        except BaseException:  # a cancellation too
             self._leftovers.note(user)
             raise
 
