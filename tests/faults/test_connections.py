@@ -366,6 +366,18 @@ def test_times_of_a_connection_can_be_set_as_with_redis_py(server: Server) -> No
     assert (connection.socket_timeout, connection.socket_connect_timeout) == (3, 4)
 
 
+def test_little_time_that_is_left_after_connecting(server: Server) -> None:
+    """It bounds the first reply: not the time that the socket was given while connecting."""
+    connection = builder_in(pool_of(api_at(server.tcp_url)))()
+    connection.end = time.monotonic() + 2
+    connection.connect()
+    connection.end = time.monotonic() + 0.005
+    with pytest.raises(redis.TimeoutError):
+        connection.read_response()
+    assert socket_in(connection).gettimeout() < 0.01
+    connection.disconnect()
+
+
 # -- connections that cannot be made
 
 

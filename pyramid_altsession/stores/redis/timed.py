@@ -102,7 +102,7 @@ class Timed(AbstractConnection):
         if self.locate is not None:
             self.host, self.port = self.locate(self.end)
         sock = super()._connect()  # type: ignore[no-untyped-call, safe-super]
-        self._told = 0.0
+        self._told = math.nan  # redis-py has set another one, earlier
         self._reader = hiredis.Reader(
             protocolError=redis.exceptions.InvalidResponse,
             replyError=DefaultParser.parse_error,
