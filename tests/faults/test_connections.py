@@ -474,6 +474,26 @@ def test_an_outage_that_flaps_does_not_fill_the_log(
     assert calls(50) == ["ERROR", "WARNING"]
 
 
+def test_two_that_find_out_at_once_that_the_server_serves(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, whichever thread is faster."""
+    read = Read((Token.new().claim,), (), Timing(60_000, 6_000, 0, 0))
+    trouble = failures.Trouble("the server")
+    trouble.failure(read, redis.ConnectionError("away"))
+    caplog.clear()
+    need_of = failures.Need.of
+
+    def overtaken(operation: Read) -> failures.Need:
+        monkeypatch.setattr(failures.Need, "of", need_of)
+        trouble.served(operation)
+        return need_of(operation)
+
+    monkeypatch.setattr(failures.Need, "of", overtaken)
+    trouble.served(read)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 class Hanging:
     """A pool whose connections turn out to be broken when a read is sent ahead."""
 

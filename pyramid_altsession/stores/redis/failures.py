@@ -108,8 +108,10 @@ class Trouble:
         server is full, so the trouble is over only when the kind of operation that failed succeeds
         again.
         """
-        need = Need.of(operation)
-        if need >= self.need if self.need else need is Need.READ:
+        need, failed = Need.of(operation), self.need
+        if failed is None:  # another thread was faster
+            return
+        if need >= failed if failed else need is Need.READ:
             self.need = None
             log.warning("sessions: %s serves again", self._name)
 
