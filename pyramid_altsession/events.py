@@ -77,7 +77,7 @@ def event_line(kind: str, event: SessionEvent, asking: Request | None) -> str:
             "user": event.userid,
             "reason": event.reason,
             "by": by,
-            "address": None if asking is None else asking.remote_addr,
+            "address": getattr(asking, "remote_addr", None),
         }
     )
 

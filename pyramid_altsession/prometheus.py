@@ -88,7 +88,8 @@ def round_trips_tween_factory(handler: Handler, registry: Registry) -> Handler:
     def round_trips_tween(request: Request) -> Response:
         if _sent.get() is None:  # otherwise a request counts it
             token = _sent.set([])
-            request.add_finished_callback(lambda request: _finish(token))
+            # First, because Pyramid leaves out those that follow one which raises.
+            request.finished_callbacks.appendleft(lambda request: _finish(token))
         return handler(request)
 
     return round_trips_tween

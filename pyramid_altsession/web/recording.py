@@ -40,7 +40,7 @@ def is_recorded(request: Request) -> bool:
 
 
 def record(request: Request, *, values: bool = False) -> Trace:
-    """The trace of this request, which grows until the request is finished: operations of all its
+    """The trace of this request, which grows until its finished callbacks: operations of all its
     sessions. Operations in between, those of subrequests too, belong to the outermost request that
     is recorded.
 
@@ -53,5 +53,6 @@ def record(request: Request, *, values: bool = False) -> Trace:
         return around
     trace = Trace(values, id(request))
     token = _current.set(trace)
-    request.add_finished_callback(lambda request: _current.reset(token))
+    # First, because Pyramid leaves out those that follow one which raises.
+    request.finished_callbacks.appendleft(lambda request: _current.reset(token))
     return trace

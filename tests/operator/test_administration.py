@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from accounts import id_of
 from apps import Browser, Watched, settings_for
+from pyramid import testing
 from pyramid.config import Configurator
 from topologies import Cluster
 from webtest import TestApp
@@ -16,6 +17,7 @@ from pyramid_altsession import ISessionAPI, SessionAPI
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.messages import Describe, Inspect
+from pyramid_altsession.testing import serving
 
 Events = Callable[[], list[dict[str, object]]]
 KEY = "a codec secret of enough length".replace(" ", "-")
@@ -209,6 +211,20 @@ def test_events_of_a_program(store: Store, events: Events) -> None:
             ("created", "call", "program"),
             ("invalidated", "administration", "administration"),
         )
+    ]
+
+
+def test_events_of_a_unit_test(events: Events) -> None:
+    """A DummyRequest has no address."""
+    settings = {"altsession.log_events": "json"}
+    with testing.testConfig(settings=settings) as config:
+        config.include("pyramid_altsession")
+        session = config.testing_altsession()
+        with serving(testing.DummyRequest(altsession=session)):
+            session.login("ann")
+    assert [(line["event"], line["address"]) for line in events()] == [
+        ("created", None),
+        ("renewed", None),
     ]
 
 

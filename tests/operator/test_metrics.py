@@ -240,6 +240,35 @@ def test_round_trips_of_a_request_that_fails(server: Server) -> None:
         assert after[name] - before[name] == 2
 
 
+def spoiling_tween_factory(handler: Callable[[Request], Response], registry: Any) -> Any:
+    """A tween above this package's, whose finished callback fails."""
+
+    def fail(request: Request) -> None:
+        raise ZeroDivisionError
+
+    def tween(request: Request) -> Response:
+        request.add_finished_callback(fail)
+        return handler(request)
+
+    return tween
+
+
+def test_round_trips_of_a_request_whose_finished_callback_fails(server: Server) -> None:
+    """It counts, and the next one begins anew."""
+
+    def configure(config: Configurator) -> None:
+        include_prometheus(config)
+        config.add_tween(f"{__name__}.spoiling_tween_factory")
+
+    shop = site(server.url, {"cart": cart}, configure=configure)
+    before = samples()
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            shop.get("/cart")
+    name = "altsession_request_round_trips_count"
+    assert samples()[name] - before[name] == 2
+
+
 def test_renewals_and_rejected_tokens(counted: Callable[[], dict[str, float]]) -> None:
     """A login renews the cookie; the old one is then rejected."""
     shop = measured("memory://", **{"altsession.session.gone_window": 0})
