@@ -6,7 +6,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from ..api import OpenSession
-from .steering import api_of, steer
+from .steering import api_of, registry_of, steer
 
 if TYPE_CHECKING:
     from webtest import TestApp
@@ -27,11 +27,11 @@ def make_browser(app: object, *, scheme: str = "https", host: str = "localhost")
 def sign_in(browser: "TestApp", userid: str, **options: Any) -> None:
     """Sign a user in, as a view that calls ``request.altsession.login(userid, **options)`` does:
     the browser has its cookie afterwards. The session's data stays."""
-    api, app = api_of(browser), browser.app
+    api, app, registry = api_of(browser), browser.app, registry_of(browser)
 
     def view(environ: Any, start_response: Any) -> Any:
         request, response = Request(environ), Response()
-        request.registry = getattr(app, "registry", None)
+        request.registry = registry
         api.session(request).login(userid, **options)
         while request.response_callbacks:
             request.response_callbacks.popleft()(request, response)

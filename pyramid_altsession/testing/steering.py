@@ -92,16 +92,25 @@ def apis_of(app: object) -> list[SessionAPI]:
 
     TypeError if it finds none.
     """
+    return _found_in(app)[0]
+
+
+def registry_of(app: object) -> Any:
+    """The application's registry, found as by :func:`apis_of`; None for a ``SessionAPI``."""
+    return _found_in(app)[1]
+
+
+def _found_in(app: object) -> tuple[list[SessionAPI], Any]:
     found: object = app
     while found is not None:
         if isinstance(found, SessionAPI):
-            return [found]
+            return [found], None
         registry: Any = getattr(found, "registry", found)
         if hasattr(registry, "queryUtility"):
             first = registry.queryUtility(ISessionAPI)
             if first is not None:
                 further = [api for name, api in registry.getUtilitiesFor(ISessionAPI) if name]
-                return [first, *further]
+                return [first, *further], registry
         found = getattr(found, "app", None) or getattr(found, "application", None)
     raise TypeError(
         "wanted an application that includes pyramid_altsession: what make_wsgi_app() returns, its"

@@ -17,6 +17,7 @@ from servers import Server
 from webtest import TestApp
 
 from pyramid_altsession import ISessionAPI, SessionAPI, StoreFull
+from pyramid_altsession.interfaces import ISessionCreated
 from pyramid_altsession.protocol.lifecycle import LifeStep
 from pyramid_altsession.security import AltSessionCSRFStoragePolicy
 from pyramid_altsession.stores.memory import MemoryStore
@@ -136,7 +137,16 @@ def test_every_way_to_name_an_application(app: Any) -> None:
     api = app.registry.getUtility(ISessionAPI)
     ways = [app, app.registry, TestApp(app), make_browser(Middleware(app)), Middleware(app), api]
     assert {id(steer(way)) for way in ways} == {id(api.store)}
+
+
+def test_sign_in_through_middleware(app: Any) -> None:
+    """Subscribers get a request of the application."""
+    asked: list[Any] = []
+    app.registry.registerHandler(
+        lambda event: asked.append(event.request.registry), (ISessionCreated,)
+    )
     sign_in(make_browser(Middleware(app)), "ann")
+    assert asked == [app.registry]
 
 
 def test_steering_stands_next_to_the_sessions() -> None:
