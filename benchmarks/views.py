@@ -1,5 +1,9 @@
 """What the applications do, through ``request.altsession`` and through ``request.session``; and
-the raw round trip that costs are told in."""
+the raw round trip that costs are told in.
+
+``request.trivial`` stands by itself because reading it makes the property, as most views do with
+one of their own.
+"""
 
 import itertools
 import socket

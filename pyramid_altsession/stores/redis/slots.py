@@ -128,8 +128,7 @@ class SlotMap:
                 if repeats and not unsent:
                     repeats = False  # an idle connection that the server closed
                     continue
-                yield from self.refresh(address)
-                now_at = self._owner(slot) or address
+                now_at = yield from self._owner_now(slot, address)
                 if now_at == address or not (unsent or repeatable):
                     raise
                 address, asked = now_at, False
@@ -142,8 +141,7 @@ class SlotMap:
                     break
                 # It did nothing: it was cut off from the others, or has left them, and they may
                 # have another node for the slot.
-                yield from self.refresh(address)
-                now_at = self._owner(slot) or address
+                now_at = yield from self._owner_now(slot, address)
                 if now_at == address:
                     break
                 address, asked = now_at, False
@@ -187,6 +185,11 @@ class SlotMap:
             raise NotConnected("no node knows the cluster: " + "; ".join(said))
         if failed is not None:  # perhaps connecting to it in vain took all of the call's time
             self._doubtful = failed
+
+    def _owner_now(self, slot: int, failed: Address) -> Steps[Address]:
+        """The slot's server by a new map, after this one failed; the same one if none is known."""
+        yield from self.refresh(failed)
+        return self._owner(slot) or failed
 
     def _take(self, asked: Address, ranges: Sequence[Any]) -> None:
         slots, owners = table = _table()
