@@ -19,8 +19,8 @@ from ..config.table import RedisSettings
 from ..stores.embedded import EmbeddedServer
 from ..stores.redis.connections import PasswordFile, tls_context
 from ..stores.redis.exchanges import Address
-from ..stores.redis.failures import no_answer, no_connection
-from ..stores.redis.timed import PLAIN, check_reply, left
+from ..stores.redis.failures import PLAIN, check_reply, no_answer, no_connection
+from ..stores.redis.timed import left
 from ..stores.redis.wire import no_errors, pack_command
 from ..stores.traffic import Traffic, received, sent
 

@@ -35,16 +35,15 @@ from .leftovers import Leftovers
 from .scripts import ENTER_SCRIPT
 from .slots import SlotMap, Walk
 from .wire import (
+    first_packet,
     index_key,
     milliseconds,
     no_errors,
     pack_command,
     pack_many,
     pack_read,
-    pack_write,
     unpack_many,
     unpack_read,
-    unpack_write,
 )
 
 OVER = (State.DEAD, State.ENDED, State.OWED, State.OTHER_USER, State.REUSED)
@@ -84,13 +83,13 @@ class ClusterSteps:
         match operation:
             case Read(claims=(claim,)):
                 address = self.map.known(self._key(claim.id))
-                return address and (address, *pack_read(operation, self._prefix), unpack_read)
+                return address and first_packet(operation, self._prefix, address)
             case Write(life=Invalidate()):
                 return None  # the index of the session's user may follow
             case Write(user=None) | Write(life=None) if not operation.durable:
                 address = self.map.known(self._key(operation.claim.id))
                 if address and (operation.user is None or not self._unlisted(operation)):
-                    return address, pack_write(_alone(operation), self._prefix), 1, unpack_write
+                    return first_packet(_alone(operation), self._prefix, address)
         return None
 
     def execute(self, operation: Operation, first: First | None = None) -> Steps[Reply]:

@@ -28,6 +28,9 @@ UNAUTHENTICATED = "unauthenticated multibulk length"
 """What a server that wants a password says to a command of many arguments, such as a write."""
 
 
+PLAIN = {bytes, int, list, type(None)}
+"""Types of replies; any other is an error, or makes no sense."""
+
 LULL = 5.0
 """Seconds in which an outage that begins again is not logged again."""
 
@@ -44,6 +47,18 @@ def no_answer(seconds: float) -> redis.TimeoutError:
 def no_connection(seconds: float) -> redis.TimeoutError:
     """``seconds``: redis.connect_timeout."""
     return redis.TimeoutError(f"no connection within {seconds:g} s (redis.connect_timeout)")
+
+
+def check_reply(reply: object) -> None:
+    """Raise an error reply that is about the connection, and InvalidResponse for what no server
+    sends to this package, such as the types of RESP3. Errors about a command may stay.
+    """
+    if not isinstance(reply, redis.RedisError):
+        raise redis.exceptions.InvalidResponse(
+            f"a reply of an unknown type: {type(reply).__name__}"
+        )
+    if not isinstance(reply, redis.ResponseError):
+        raise reply
 
 
 class Need(IntEnum):

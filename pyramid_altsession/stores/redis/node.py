@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import redis
 
 from ...errors import StoreUnavailable
-from .pool import ConnectionPool
-from .timed import Timed
+from .pool import Connection, ConnectionPool
 from .wire import no_errors, pack_command
 
 PING = pack_command((b"PING",))
@@ -54,7 +53,7 @@ class ServerNode:
                 connection.disconnect()
 
 
-def _published(connection: Timed, channel: str, wait: float) -> Iterator[bytes | None]:
+def _published(connection: Connection, channel: str, wait: float) -> Iterator[bytes | None]:
     connection.send(pack_command((b"SUBSCRIBE", channel.encode())))
     hears, asked = False, True
     while True:

@@ -1,5 +1,6 @@
 """Sessions on one server, in steps."""
 
+from functools import partial
 from typing import Any
 
 import redis
@@ -11,7 +12,7 @@ from ...protocol.fields import State
 from ...protocol.messages import End, Operation, Read, Reply, Revoke, Write
 from .exchanges import Durably, Exchange, First, Milliseconds, Steps, end, many, write
 from .failures import NotConnected
-from .wire import pack_read, pack_write, unpack_read, unpack_write
+from .wire import first_packet, pack_read, unpack_read
 
 
 class OneServer:
@@ -22,14 +23,7 @@ class OneServer:
     def __init__(self, prefix: bytes, wait: Milliseconds = 500) -> None:
         self._prefix = prefix
         self.wait = wait
-
-    def first(self, operation: Operation) -> First | None:
-        match operation:
-            case Read():
-                return None, *pack_read(operation, self._prefix), unpack_read
-            case Write() if not operation.durable:
-                return None, pack_write(operation, self._prefix), 1, unpack_write
-        return None
+        self.first = partial(first_packet, prefix=prefix)
 
     def execute(self, operation: Operation, first: First | None = None) -> Steps[Reply]:
         match operation:

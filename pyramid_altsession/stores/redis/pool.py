@@ -14,13 +14,23 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 import redis
+from redis.connection import AbstractConnection
 
+from ..traffic import Traffic, received, sent
 from .breaker import Breaker, turned_away
-from .failures import NotConnected
-from .timed import Timed
+from .failures import PLAIN, NotConnected, check_reply, no_answer
+
+SMALL = 16384
+"""Bytes that the system takes from an idle connection at once, without waiting."""
+
+NOTHING = object()
+"""What the reader returns while no whole reply has come. (Its default, False, is equal to the reply
+0.)
+"""
 
 FORKED = "sent before a fork: the replies are the parent's"
 
@@ -36,6 +46,107 @@ class PoolUsage(NamedTuple):
     away: bool
 
 
+class Connection(AbstractConnection):
+    """A connection of redis-py that sends whole packets and reads whole replies, with one deadline,
+    ``end``, for all that a call does with it. redis-py has a timeout for each part of a reply.
+    """
+
+    end = math.inf  # in the seconds of time.monotonic()
+    granted = (math.nan, math.nan)
+    """The end of the call that opened it, and until when that call may use it instead: the call had
+    to wait for the connection, and may have more than one packet to send."""
+    pid: int
+    """The process that made it, from redis-py: the socket is never another one's."""
+    _poll: Callable[[int], list[tuple[int, int]]]
+    _pending: Callable[[], int] | None
+    _reader: Any
+    _sock: Any
+    _told: float  # the time-out that the socket has now
+    _socket_timeout: float
+    _socket_connect_timeout: float
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds that connecting may take, from the settings."""
+        return self._socket_connect_timeout
+
+    def send(self, packet: bytes) -> None:
+        """Send the whole packet."""
+        if len(packet) > SMALL:  # smaller packets never wait
+            self._bound()
+        try:
+            self._sock.sendall(packet)
+        except OSError as error:
+            self.read_response()  # raises the server's last error reply, if any
+            raise self._translated(error) from error
+        if Traffic.measured:
+            sent(len(packet))
+
+    def receive(self, count: int) -> list[Any]:
+        """The replies to what was just sent; an error reply is one of them."""
+        replies: list[Any] = []
+        gets, missing = self._reader.gets, count
+        try:
+            while missing > 0:
+                self._read()
+                replies += islice(iter(gets, NOTHING), missing)  # replies that have come
+                missing = count - len(replies)
+        except redis.ConnectionError as error:
+            said = [reply for reply in replies if isinstance(reply, redis.RedisError)]
+            if said:
+                raise redis.ConnectionError(str(said[0])) from error  # why the server hung up
+            raise
+        for reply in replies:
+            if reply.__class__ not in PLAIN:
+                check_reply(reply)
+        return replies
+
+    def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
+        """Also called by redis-py: the next reply; an error reply is raised."""
+        while (reply := self._reader.gets()) is NOTHING:
+            self._read()
+        if isinstance(reply, redis.RedisError):
+            raise reply
+        return reply
+
+    def _read(self) -> None:
+        if self.end == -math.inf:
+            raise no_answer(self._socket_timeout)
+        if self._bound() <= 0:
+            self.end = -math.inf  # one last look: perhaps this process was slow, not the server
+        try:
+            data = self._sock.recv(65536)
+        except OSError as error:
+            raise self._translated(error) from error
+        if not data:
+            raise redis.ConnectionError("the server closed the connection")
+        if Traffic.measured:
+            received(len(data))
+        self._reader.feed(data)
+
+    def _bound(self) -> float:
+        """Set the socket's timeout to the time that is left, to 10 ms; most often the call before
+        has already set the same. Returns the seconds that are left.
+        """
+        remaining = self.end - time.monotonic()
+        if not -0.01 < remaining - self._told < 0.01:
+            self._sock.settimeout(self.socket_timeout)
+            self._told = self._sock.gettimeout()
+        return remaining
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Whether something can be read, or the server has closed the connection. Does not wait."""
+        if self._reader.has_data() or self._poll(0):
+            return True
+        return self._pending is not None and self._pending() > 0
+
+    def _translated(self, error: OSError) -> redis.RedisError:
+        """The error of redis-py that stands for this error of a socket."""
+        if isinstance(error, TimeoutError):
+            return no_answer(self._socket_timeout)
+        return redis.ConnectionError(f"the connection broke: {error}")
+
+
 class ConnectionPool:
     """At most ``limit`` connections of one process; the last one used is the first one taken.
 
@@ -43,7 +154,7 @@ class ConnectionPool:
     call that has to connect has the connection's ``connect_timeout``, if that is longer.
     """
 
-    def __init__(self, build: Callable[[], Timed], *, limit: int, wait: float) -> None:
+    def __init__(self, build: Callable[[], Connection], *, limit: int, wait: float) -> None:
         self._build = build
         self._limit = limit
         self._wait = wait
@@ -51,10 +162,10 @@ class ConnectionPool:
 
     def _reset(self) -> None:
         # Unconnected ones lie below connected ones, so a connected one is taken first.
-        self._idle: deque[Timed] = deque()
+        self._idle: deque[Connection] = deque()
         # By number, in the order in which they were made. The references are weak, so that a
         # connection that was lost through an exception frees its place by itself.
-        self._places: dict[int, weakref.ref[Timed]] = {}
+        self._places: dict[int, weakref.ref[Connection]] = {}
         self._numbers = itertools.count()
         self._breaker = Breaker()
         self._pid = os.getpid()
@@ -101,7 +212,7 @@ class ConnectionPool:
             raise
         return PendingReplies(self, connection, idle, replies)
 
-    def dedicated_connection(self) -> Timed:
+    def dedicated_connection(self) -> Connection:
         """A new connection that does not count and that no other call gets. The caller has to close
         it. Raises redis.RedisError.
         """
@@ -110,7 +221,9 @@ class ConnectionPool:
         connection.connect()
         return connection
 
-    def _broken(self, connection: Timed, idle: deque[Timed], error: BaseException) -> bool:
+    def _broken(
+        self, connection: Connection, idle: deque[Connection], error: BaseException
+    ) -> bool:
         """Close the connection, so that no other call gets its replies. Returns whether the server
         refused the connection itself.
         """
@@ -138,11 +251,11 @@ class ConnectionPool:
             for _ in range(len(self._idle)):
                 self._idle.pop().disconnect()
 
-    def _take(self, end: float = math.inf) -> Timed:
+    def _take(self, end: float = math.inf) -> Connection:
         """A connection with nothing unread in it. ``end``: of the call."""
         if self._pid != os.getpid():  # notices every fork, also one that runs no hooks
             self._reset()
-        connection: Timed | None
+        connection: Connection | None
         while True:
             try:
                 # If there is something to read, the server closed the connection, or a reply is
@@ -164,7 +277,7 @@ class ConnectionPool:
                 raise NotConnected(self._reason())
             time.sleep(0.001)
 
-    def _another(self) -> Timed | None:
+    def _another(self) -> Connection | None:
         """A new connection, if there is a place for it. It works without a lock, because an
         exception from outside, or a fork, could leave a lock locked. Each step is atomic, in any
         order of threads.
@@ -182,7 +295,7 @@ class ConnectionPool:
         del places[number]  # another thread was faster
         return None
 
-    def _connect(self, connection: Timed, end: float) -> bool:
+    def _connect(self, connection: Connection, end: float) -> bool:
         """Connect it; returns whether it is connected now. If not, it is put back, and a connected
         one may come free; NotConnected if there is none.
         """
@@ -204,7 +317,7 @@ class ConnectionPool:
             return False
         raise NotConnected(self._reason()) from cause
 
-    def _open(self, connection: Timed, end: float) -> None:
+    def _open(self, connection: Connection, end: float) -> None:
         allowed = connection.connect_timeout
         last = max(end, end - self._wait + allowed)
         connection.end = min(last, time.monotonic() + allowed)
@@ -234,7 +347,11 @@ class PendingReplies:
     __slots__ = ("_connection", "_idle", "_pool", "_replies")
 
     def __init__(
-        self, pool: ConnectionPool, connection: Timed, idle: deque[Timed], replies: int
+        self,
+        pool: ConnectionPool,
+        connection: Connection,
+        idle: deque[Connection],
+        replies: int,
     ) -> None:
         self._pool = pool
         self._connection = connection
@@ -273,6 +390,6 @@ class PendingReplies:
         return self._connection.can_read()
 
 
-def _disconnect(idle: deque[Timed]) -> None:
+def _disconnect(idle: deque[Connection]) -> None:
     for connection in idle:
         connection.disconnect()

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hiredis
 
@@ -43,6 +43,9 @@ from ...protocol.messages import (
 )
 from ...protocol.token import ID_LENGTH
 from .scripts import CONFIRM_SCRIPT, PRUNE_SCRIPT, REVOKE_SCRIPT, SCRIPT, SCRIPT_SHA
+
+if TYPE_CHECKING:
+    from .exchanges import Address, First
 
 _OURS = tuple(name.encode() for name in FACTS)
 _BEHIND_OURS = len(_OURS)
@@ -116,6 +119,17 @@ def unpack_read(operation: Read, replies: Sequence[Any]) -> Reply:
             return Reply(State.LIVE, values, now, left, which, facts, remembered)
         states.append(state)
     return Reply(State.DEAD, states)
+
+
+def first_packet(
+    operation: Operation, prefix: bytes, address: "Address | None" = None
+) -> "First | None":
+    """The packet of a read, or of a write that no replica has to confirm."""
+    if isinstance(operation, Read):
+        return address, *pack_read(operation, prefix), unpack_read
+    if isinstance(operation, Write) and not operation.durable:
+        return address, pack_write(operation, prefix), 1, unpack_write
+    return None
 
 
 def milliseconds(clock: Sequence[bytes]) -> int:
