@@ -11,7 +11,6 @@ from .api_base import APIBase, Notify, OpenSessionBase, SessionInfo
 from .config.sessions import attribute_of
 from .config.sources import from_ini, read_settings
 from .config.table import Settings
-from .driver import Driver
 from .interfaces import Codec, ISessionAPI, SealingCodec, Store
 from .protocol.administration import (
     exercise_every_right,
@@ -22,7 +21,7 @@ from .protocol.fields import Description
 from .protocol.keys import Values
 from .protocol.state import PendingEvent, SessionState
 from .protocol.steps import Steps, run
-from .session import AltSession
+from .session import AltSession, Driver
 from .stores import open_store
 from .stores.observed import ObservedStore, Observer
 from .stores.redis.node import Health, ServerNode, health_of

@@ -30,7 +30,7 @@ from .protocol.keys import encodable
 from .protocol.state import PendingEvent, SessionState
 from .protocol.steps import Steps
 from .protocol.token import ID_LENGTH
-from .session import AnyDriver, SessionBase
+from .session_base import AnyDriver, SessionBase
 from .web.cookie import SessionCookie
 
 log = logging.getLogger("pyramid_altsession")

@@ -2,97 +2,92 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, Generic, Never, TypeVar, overload
+from datetime import datetime
+from typing import Any, TypeVar, overload
 
 from zope.interface import implementer
 
 from .batch import Batch
-from .config.table import SessionSettings
-from .driver import Driver, DriverBase
 from .errors import SessionGone, StoreUnavailable
 from .interfaces import IAltSession
-from .protocol.calls import Calls
-from .protocol.commands import UNSET, Command, Commands
+from .protocol.commands import UNSET, Command, field_name
+from .protocol.contract import Store
 from .protocol.fields import CREATED, LOGIN, USER
-from .protocol.keys import Key, SessionKey, Values, field_name
-from .protocol.lifecycle import Touch
-from .protocol.steps import Steps
-from .protocol.verbs import Everything, Get, Refused, Verb
+from .protocol.keys import Key, SessionKey, Values
+from .protocol.lifecycle import Life, Touch
+from .protocol.messages import Read, Write
+from .protocol.steps import Steps, run
+from .protocol.verbs import Refused, Verb
+from .session_base import DriverBase, SessionBase
 
 T = TypeVar("T")
 D = TypeVar("D")
 E = TypeVar("E")
 
-AnyDriver = TypeVar("AnyDriver", bound=DriverBase[Any])
 
+class Driver(DriverBase[Store]):
+    """Carries out the calls of a session by waiting for the store. It belongs to one thread."""
 
-def _no_dict(call: str) -> TypeError:
-    return TypeError(f"an AltSession is no dict: use {call}")
+    __slots__ = ()
 
+    def run(self, steps: Steps[T]) -> T:
+        """The value of a call of several steps."""
+        try:
+            return run(self.store.execute, steps)
+        finally:
+            if self.state.events:
+                self._tell()
 
-class SessionBase(Generic[AnyDriver]):
-    """The part that plain and awaitable sessions share: everything without I/O."""
+    def execute(self, operation: Read | Write | None) -> Sequence[Any]:
+        """Carry out one operation and what has to follow it, as ``follow`` of the dialogue does:
+        most calls need no more. Results of its verbs."""
+        state = self.state
+        if operation is None:
+            return state.results
+        try:
+            try:
+                reply = self.store.execute(operation)
+            except BaseException as error:
+                if not state.failed(operation, error):
+                    raise
+                return state.results
+            following = state.learn(operation, reply)
+            if following is not None:
+                run(self.store.execute, self.dialogue.follow(following))
+            return state.results
+        finally:
+            if state.events:
+                self._tell()
 
-    __slots__ = ("_settings", "commands", "driver")
+    def fetch(self, names: tuple[str, ...], fresh: bool = False) -> None:
+        """Read these fields into the field cache, for ``shown``."""
+        state = self.state
+        if state.sent is None and state.changes is None and names:
+            self.execute(state.read(names, fresh=fresh))
+        else:
+            self.run(self.dialogue.fetch(names, fresh))
 
-    def __init__(self, driver: AnyDriver, commands: Commands, settings: SessionSettings) -> None:
-        self.driver = driver
-        self.commands = commands
-        self._settings = settings
+    def ask(self, names: tuple[str, ...] | None, *, touch: bool = True) -> None:
+        """Read these fields into the field cache (None: all), as the server has them."""
+        if self.state.sent is None:
+            self.execute(self.state.read(names, touch=touch))
+        else:
+            self.run(self.dialogue.ask(names, touch=touch))
 
-    @property
-    def _calls(self) -> Calls:
-        return Calls(self.driver.dialogue, self.commands, self._settings)
+    def write(self, *verbs: Verb) -> Sequence[Any]:
+        """Carry out a write; returns the results of the verbs."""
+        state = self.state
+        if state.changes is None and state.sent is None and not state.several:
+            return self.execute(state.write(*verbs))
+        return self.run(self.dialogue.write(*verbs))
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.driver.state.status.name.lower()} {self.id}>"
+    def step(self, life: Life) -> bool:
+        """Take this step of the session's life; whether there was a live session."""
+        return self.run(self.dialogue.step(life))
 
-    # It is no dict, because nothing is loaded or saved unless a call asks for it. The error names
-    # the call to use instead, and because of ``Never`` type checkers report it too.
-
-    def __getitem__(self, key: Never) -> Never:
-        raise _no_dict(f'get("{key}")')
-
-    def __setitem__(self, key: Never, value: Never) -> Never:
-        raise _no_dict(f'set("{key}", …)')
-
-    def __delitem__(self, key: Never) -> Never:
-        raise _no_dict(f'remove("{key}")')
-
-    def __contains__(self, key: Never) -> Never:
-        raise _no_dict(f'exists("{key}")')
-
-    def __iter__(self) -> Never:
-        raise _no_dict("keys()")
-
-    @property
-    def id(self) -> str | None:
-        """The session's public handle, safe to log. None until the session was seen alive or
-        made in this request. No round trip."""
-        return self.driver.state.id
-
-    @property
-    def new(self) -> bool:
-        """Whether this request made the session. No round trip."""
-        return self.driver.state.new
-
-    def _born(self) -> datetime | None:
-        """The time of creation, if it was fetched."""
-        raw = self.driver.state.cache.fields.get(CREATED)
-        return None if raw is None else datetime.fromtimestamp(int(raw) / 1000, UTC)
-
-    def _age_of_login(self) -> float | None:
-        """Seconds from the login to the last reply, if both are known."""
-        raw, now = self.driver.state.cache.fields.get(LOGIN), self.driver.state.now
-        return None if raw is None or now is None else (now - int(raw)) / 1000
-
-    def _steps_together(self, verbs: Sequence[Verb]) -> Steps[Sequence[Any]]:
-        """The steps of a batch: one read, if it contains nothing else."""
-        dialogue = self.driver.dialogue
-        if all(isinstance(verb, Get | Everything) for verb in verbs):
-            return dialogue.look_up(verbs)
-        return dialogue.write(*verbs)
+    def prefetch(self, names: tuple[str, ...]) -> None:
+        """Send the read for these fields; the first call that uses one takes its reply."""
+        self.run(self.dialogue.prefetch(names, self.store.send))
 
 
 @implementer(IAltSession)

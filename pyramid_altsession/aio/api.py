@@ -25,9 +25,8 @@ from ..protocol.state import SessionState
 from ..protocol.steps import Steps, run_async
 from ..stores.observed import Observer
 from ..web.ending import send_off
-from .driver import AsyncDriver
 from .pubsub import Notices
-from .session import AsyncAltSession
+from .session import AsyncAltSession, AsyncDriver
 from .store import AsyncObservedStore, AsyncSealedStore, AsyncStore, open_store
 from .watch import changes
 

@@ -17,11 +17,11 @@ from ..errors import (
     ValueTooLarge,
 )
 from .administration import end_all_sessions, end_sessions, live_sessions, prune_some, survey
-from .commands import UNSET, Commands
+from .commands import UNSET, Commands, field_name
 from .dialogue import Dialogue
 from .fields import USER, Raw, Timing
 from .frame import framed
-from .keys import LONGEST, MAX_KEY_BYTES, Key, encodable, field_name
+from .keys import LONGEST, MAX_KEY_BYTES, Key, encodable
 from .lifecycle import Invalidate, Login, Renew
 from .messages import SessionLimit
 from .state import Status

@@ -12,8 +12,7 @@ from msgspec import Struct
 
 from ..errors import CorruptValue
 from .commands import Commands
-from .field_cache import FieldCache
-from .fields import CSRF_TOKEN, Raw
+from .fields import CSRF_TOKEN, FieldCache, Raw
 from .frame import framed, holding, split
 from .lifecycle import Renew
 from .token import new_verifier

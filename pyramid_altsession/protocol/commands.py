@@ -12,7 +12,7 @@ from msgspec import Struct
 from ..errors import CorruptValue, InvalidKey, ValueTooLarge
 from .fields import Raw
 from .frame import UNREADABLE, framed, split, version_of
-from .keys import Key, SessionKey, Values, field_name, milliseconds
+from .keys import KNOWN, Key, SessionKey, Values, checked_name, milliseconds
 from .verbs import (
     SAFE_INTEGER,
     CompareAndSet,
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     from ..interfaces import Codec
 
 T = TypeVar("T")
+
+
+def field_name(key: object) -> str:
+    """The field's name for a key; InvalidKey before anything is sent."""
+    if key.__class__ is str and key in KNOWN:
+        return key
+    return key.name if isinstance(key, SessionKey) else checked_name(key)
 
 
 class Unset:
@@ -95,7 +102,8 @@ class Commands:
         if key.__class__ is not str and isinstance(key, SessionKey):
             return key.name, framed(self.codec.encode(key.name, key.plain(value)), key.version)
         name = field_name(key)
-        return name, framed(self.codec.encode(name, value))
+        raw = self.codec.encode(name, value)
+        return name, framed(raw) if raw[:1] == b"@" else raw
 
     def decode(self, key: Key, raw: bytes) -> Any:
         """A new object each time; CorruptValue concerns only this key."""

@@ -1,5 +1,5 @@
-"""The package's own fields of a session's hash, and how they are judged. Times are milliseconds of
-the server's clock.
+"""The fields of a session's hash: the package's own, how they are judged, and what a request
+remembers of them. Times are milliseconds of the server's clock.
 """
 
 import hmac
@@ -117,6 +117,33 @@ def keys_of(fields: Mapping[str, bytes], now: int) -> dict[str, bytes]:
     return {
         name: raw for name, raw in fields.items() if is_key(name) and alive(raw, now) is not None
     }
+
+
+class FieldCache(Struct, eq=False):
+    """The raw bytes of the fields that one request has seen."""
+
+    fields: dict[str, Raw] = {}  # each has its own
+    complete: bool = False
+
+    def missing(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        if self.complete:
+            return ()
+        if not self.fields:
+            return names
+        return tuple([name for name in names if name not in self.fields])
+
+    def present(self) -> dict[str, bytes]:
+        """The application's fields. A field without a name, from another program, is no key."""
+        return {n: raw for n, raw in self.fields.items() if raw is not None and is_key(n)}
+
+    def forget(self, *names: str) -> None:
+        for name in names:
+            self.fields.pop(name, None)
+        self.complete = False
+
+    def clear(self) -> None:
+        self.fields.clear()
+        self.complete = False
 
 
 class Facts(Struct, frozen=True):

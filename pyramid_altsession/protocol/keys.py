@@ -89,7 +89,7 @@ class SessionKey(Generic[T, D]):
         except (TypeError, NameError) as error:
             fault = str(error).splitlines()[-1]
             raise TypeError(f"{name!r}: {type!r} is no type for a session: {fault}") from None
-        self.name = field_name(name)
+        self.name = checked_name(name)
         self.type = type
         self.default = default
         self.ttl = 0 if ttl is None else milliseconds(name, ttl)
@@ -187,18 +187,15 @@ Key = str | SessionKey[Any, Any]
 Values = Mapping[str, Any] | Mapping[SessionKey[Any, Any], Any] | Mapping[Key, Any]
 
 
-_known: set[str] = set()
-"""How many valid keys are remembered; so many keys of 512 bytes take half a megabyte."""
+KNOWN: set[str] = set()
+"""Keys that were checked already."""
 _MOST_KNOWN = 1024
+"""How many of them are remembered: with 512 bytes each they take half a megabyte."""
 
 
-def field_name(key: object) -> str:
-    """The field's name for a key; InvalidKey before anything is sent."""
-    if key.__class__ is str and key in _known:
-        return key
+def checked_name(key: object) -> str:
+    """The name of the key's field; InvalidKey if it cannot have one."""
     if not isinstance(key, str):
-        if isinstance(key, SessionKey):
-            return key.name
         raise InvalidKey(f"a key must be a str or a SessionKey, not {key!r}")
     key = str.__str__(key)  # the text itself, even if its class has its own __str__
     if not key or key[0] == "@":
@@ -211,8 +208,8 @@ def field_name(key: object) -> str:
         raise InvalidKey(
             f"a key must have at most {MAX_KEY_BYTES} bytes, not {size}: {key[:40]!r}…"
         )
-    if len(_known) < _MOST_KNOWN:
-        _known.add(key)
+    if len(KNOWN) < _MOST_KNOWN:
+        KNOWN.add(key)
     return key
 
 

@@ -1,15 +1,11 @@
 """Steps of a session's life. A write has at most one of them."""
 
-from collections.abc import Collection
-from operator import attrgetter
 from typing import ClassVar
 
 from msgspec import Struct
 
-from .field_cache import FieldCache
-from .fields import CSRF_TOKEN, USER
+from .fields import CSRF_TOKEN, USER, FieldCache
 from .token import proof_of
-from .verbs import Verb
 
 
 class LifeStep(Struct, frozen=True):
@@ -118,11 +114,3 @@ class Login(LifeStep, frozen=True):
 
 Life = Touch | Renew | Rotate | Login | Invalidate
 """One step of a session's life."""
-
-
-_CREATES = attrgetter("creates")
-
-
-def creates(verbs: Collection[Verb], life: Life | None) -> bool:
-    """Whether a visitor without a session gets one for these."""
-    return (life is not None and life.creates) or any(map(_CREATES, verbs))

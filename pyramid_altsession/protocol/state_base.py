@@ -1,23 +1,20 @@
-"""What one request knows of its session, and what it may ask of the store.
+"""What one request knows of its session, and how it forgets that.
 
-``state.py`` tells what it learns from the replies. No I/O here, so that every driver (plain,
-awaitable, the tests' scheduler) shares these decisions.
+``state.py`` tells what it asks of the store, and what it learns from the replies.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Literal, NamedTuple
 
-from ..errors import SessionGone, StoreUnavailable
+from ..errors import StoreUnavailable
 from .changes import PendingChanges
-from .field_cache import FieldCache
-from .fields import USER, Description, State, Timing
-from .lifecycle import Life, Login, Renew, Rotate, creates
+from .fields import CSRF_TOKEN, LOGIN, USER, Description, FieldCache, State, Timing
+from .lifecycle import Life, Login, Renew
 from .messages import Read, Write
 from .steps import Prefetch
-from .token import Claim, Token, new_verifier
+from .token import Claim, Token
 from .verbs import Verb
 
 
@@ -42,12 +39,11 @@ class PendingEvent(NamedTuple):
 
 
 class StateBase:
-    """The half of :class:`SessionState` that asks.
+    """The facts of :class:`SessionState`.
 
-    :meth:`read` and :meth:`write` return the operation to carry out. Afterwards ``results`` holds
-    the results of the verbs, ``done`` that of the step of life, and ``cache`` the values.
-    ``cookie`` is what the answer has to send: a Token, False to drop the cookie, or None for
-    nothing.
+    After a call, ``results`` holds the results of its verbs, ``done`` that of its step of life, and
+    ``cache`` the values. ``cookie`` is what the answer has to send: a Token, False to drop the
+    cookie, or None for nothing.
     """
 
     # One object is made for every request that uses its session, so attributes that most requests
@@ -151,166 +147,62 @@ class StateBase:
             sent, self.sent = self.sent, None
             sent.pending.cancel()
 
-    def read(
-        self, names: tuple[str, ...] | None, *, touch: bool = True, fresh: bool = False
-    ) -> Read | None:
-        """The Read for fields (None: all) that are not remembered, or, if ``fresh``, for all of
-        them; None when none is needed."""
-        self.used = True
-        if self.status is Status.GONE:
-            raise SessionGone()
-        if self.away is not None:
-            return None
-        if fresh:
-            self.cache.forget(*(names or self.cache.fields.copy()))
-        claims = self._claims()
-        if not claims:
-            if self._detached:
-                raise SessionGone()
-            return None
-        if names is None:
-            return None if self.cache.complete else Read(claims, None, self._timing, touch)
-        missing = self.cache.missing(names + self.wanted) if names else ()
-        if names and not missing and self.status is Status.ALIVE:
-            return None
-        return Read(claims, missing, self._timing, touch)
-
-    def choice(self) -> Read | None:
-        """The Read that has to come before a Write if more than one token may be the right one. The
-        first live one is used. The others must not reach the script, which might end their
-        sessions.
-        """
-        claims = self._claims()
-        if len(claims) < 2 or self.away is not None:
-            return None
-        return Read(claims, (), self._timing, touch=False)
-
-    def write(self, *verbs: Verb, life: Life | None = None) -> Write | None:
-        """The Write for these; None when without a session there is nothing to do."""
-        self.used = True
-        if self.status is Status.GONE:
-            raise SessionGone()
-        if self.away is not None:
-            raise self.away
-        self._met = frozenset()
-        if self.status is Status.ALIVE and self.token is not None:
-            return self._guarded(self.token, verbs, life)
-        if self.status in (Status.UNSEEN, Status.LOST) and self._tokens:
-            return self._guarded(self._tokens[0], verbs, life)
-        return self._without_session(verbs, life)
-
-    def login(self, life: Login) -> Write:
-        """The Write for a sign-in, which is possible even if the session is gone."""
-        if self.status is Status.GONE and self.token is not None and not self._detached:
-            self.used = True
-            self._met = frozenset()
-            return self._guarded(self.token, (), life)
-        write = self.write(life=life)
-        assert write is not None  # a Login creates
-        return write
-
-    def renewal(self) -> Write | None:
-        """The periodic renewal that is due, to be asked for as the last thing of a request."""
-        if not self.renewal_due or self.status is not Status.ALIVE or self.cookie is not None:
-            return None
-        return self.write(life=Rotate(new_verifier(), self._timing.renew_after))
-
     @property
     def tells_browser(self) -> bool:
         """Whether an answer follows that can change the browser's cookie."""
         return not self._detached
 
-    @property
-    def mark(self) -> bytes:
-        """A mark by which the script recognises this request, and so the session that it ended or
-        may start.
+    def failed(self, operation: Read | Write, error: BaseException) -> bool:
+        """Note that no reply came. Returns whether the call goes on without one.
+
+        It does if the operation is optional, and if the view can do without the session. Then for
+        the rest of the request reads find nothing new and writes raise the error, because a value
+        built from a default must not replace the stored one.
         """
-        if not self._mark:
-            self._mark = os.urandom(16)
-        return self._mark
+        if isinstance(operation, Write):
+            self._note_doubt(operation)
+        if not isinstance(error, StoreUnavailable):
+            return False
+        if self.optional and isinstance(operation, Read):
+            self.away = error
+            return True
+        return operation.optional
 
-    @property
-    def user(self) -> str | None:
-        """The session's user, as far as this request knows."""
-        raw = self.cache.fields.get(USER)
-        return None if raw is None else raw.decode()
-
-    def _claims(self) -> tuple[Claim, ...]:
-        """The claims that may be the right ones, the preferred one first."""
-        tokens: Sequence[Token] = ()
-        if self.status is Status.UNSEEN:
-            tokens = self._tokens
-        elif self.status is Status.ALIVE and self.token is not None:
-            tokens = (self.token,)
-        if tokens and self._doubt is not None:
-            tokens = [*tokens, self._doubt]
-        if tokens and not tokens[1:]:
-            return (tokens[0].claim,)  # usually there is one
-        return tuple([token.claim for token in tokens])
-
-    def _guarded(
-        self, token: Token, verbs: tuple[Verb, ...], life: Life | None, optional: bool = False
-    ) -> Write:
-        if self.answered and isinstance(life, Renew | Login):
-            self._refuse_lost_cookie()
-        age = round((self.clock() - self.began) * 1000)
-        window = self._timing.window and self._timing.window + age
-        starts, user = self.status is not Status.ALIVE, self.user
-        if life is not None and isinstance(life, Login):
-            starts, user = True, life.user
-        mark = self.mark if starts and not self._detached and creates(verbs, life) else b""
-        timing = self._times(user) if self.new else self._timing
-        return Write(
-            token.claim,
-            verbs,
-            timing,
-            window,
-            False,
-            optional,
-            user,
-            False,
-            mark,
-            life,
-            self.durable,
-        )
-
-    def _times(self, user: str | None) -> Timing:
-        """The times of the session: an anonymous one may have a shorter tti until its cookie has
-        come back.
+    def _note_doubt(self, operation: Write) -> None:
+        """It is not known whether the write was carried out. Forget its fields, and before the next
+        write, find out by a read which verifier the session has.
         """
-        newborn = self.new and not self._detached and user is None and self.user is None
-        return self._timing.newborn() if newborn else self._timing
+        self.cache.forget(*[name for verb in operation.verbs for name in verb.names or ()])
+        life = operation.life
+        if isinstance(life, Renew | Login) and not operation.create:
+            self._doubt = Token(operation.claim.id, life.verifier)
+            self.several = True
+            self.cache.forget(USER, LOGIN, CSRF_TOKEN)
 
-    def _without_session(self, verbs: tuple[Verb, ...], life: Life | None) -> Write | None:
-        """A new session if there is something to store; otherwise the verbs find nothing."""
-        if self._detached:
-            raise SessionGone()
-        if not creates(verbs, life):
-            self._find_nothing(verbs, life)
-            return None
-        return self._create(Token.new(), verbs, life)
+    def _leave(self) -> None:
+        """Leave the session that this request saw. Nothing that was read from it, or was to be
+        written to it, may reach another session.
+        """
+        self.cache.clear()
+        self.left = self.cookie = self._doubt = None
+        self.new = self.renewal_due = False
+        if self.changes is not None:
+            self.changes.forget()
+        self.abandon()
+
+    def _adopt(self, verifier: str, operation: Write) -> None:
+        self.token = self.cookie = Token(operation.claim.id, verifier)
+        self._doubt = None
+        self.renewal_due = False
+
+    def _after(self, claim: Claim) -> Token | None:
+        claims = [token.claim for token in self._tokens]
+        place = claims.index(claim) + 1
+        return self._tokens[place] if place < len(claims) else None
 
     def _find_nothing(self, verbs: tuple[Verb, ...], life: Life | None) -> None:
         self.results = [verb.absent() for verb in verbs]
         self.done = 0 if life is None else life.absent()
-
-    def _create(self, token: Token, verbs: tuple[Verb, ...], life: Life | None) -> Write:
-        self._refuse_lost_cookie()
-        self.token = token
-        if isinstance(life, Renew):
-            # A new session needs no new verifier, and with one a repeated script would not
-            # recognise itself.
-            life = None
-        user = life.user if isinstance(life, Login) else None
-        timing = self._timing if self._detached or user else self._timing.newborn()
-        return Write(
-            token.claim, verbs, timing, create=True, user=user, life=life, durable=self.durable
-        )
-
-    def create(self, *verbs: Verb) -> Write:
-        """A new session without a request."""
-        self._detached = True
-        return self._create(Token.new(), verbs, None)
 
     def _refuse_lost_cookie(self) -> None:
         if self.answered:

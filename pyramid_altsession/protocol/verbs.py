@@ -1,14 +1,17 @@
 """Verbs: the parts of a write. The script (write.lua) and the memory store carry them out."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import Struct
 
-from .field_cache import FieldCache
-from .fields import CREATED, Raw, is_key
+from .fields import CREATED, FieldCache, Raw, is_key
 from .frame import end_of, ending, split
+
+if TYPE_CHECKING:
+    from .lifecycle import Life
 
 SAFE_INTEGER = 2**53 - 1
 """The largest whole number that every JSON reader, and the server's script, holds exactly."""
@@ -55,6 +58,14 @@ class Verb(Struct, frozen=True):
         """Update what the request remembers. If the result does not show a field's new content,
         forget the field, because another request may have written it since it was read.
         """
+
+
+_CREATES = attrgetter("creates")
+
+
+def creates(verbs: Collection[Verb], life: "Life | None") -> bool:
+    """Whether a visitor without a session gets one for these."""
+    return (life is not None and life.creates) or any(map(_CREATES, verbs))
 
 
 class DataVerb(Verb, frozen=True):

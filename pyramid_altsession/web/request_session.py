@@ -9,8 +9,8 @@ from pyramid.request import Request
 from zope.interface import implementer
 
 from ..protocol.changes import Held, PendingChanges, as_queue, messages_of
+from ..protocol.commands import field_name
 from ..protocol.fields import CSRF_TOKEN, FLASH, Raw
-from ..protocol.keys import field_name
 from ..protocol.token import new_csrf_token
 from ..protocol.verbs import Pop
 from ..session import AltSession

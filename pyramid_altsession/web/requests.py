@@ -12,13 +12,12 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from ..config.table import Settings
-from ..driver import Driver
 from ..interfaces import ISessionAPI
 from ..protocol.commands import Commands
 from ..protocol.fields import Timing
 from ..protocol.state import SessionState
 from ..protocol.token import Claim
-from ..session import AltSession
+from ..session import AltSession, Driver
 from .cookie import SessionCookie
 from .ending import Ending, Moment
 from .visits import Visit, innermost, under_way

@@ -10,7 +10,8 @@ from pyramid.viewderivers import INGRESS, VIEW
 
 from ..config.table import Settings
 from ..interfaces import ISessionAPI
-from ..protocol.keys import SessionKey, field_name
+from ..protocol.commands import field_name
+from ..protocol.keys import SessionKey
 from .request_session import SyncSession, session_factory
 
 log = logging.getLogger("pyramid_altsession")

@@ -15,7 +15,7 @@ from scheduler import Actor, Body, World
 from test_interleavings import *  # noqa: F403
 from test_interleavings import MUTANTS, Mutant, unguarded_write, write_in_two_steps
 
-from pyramid_altsession.aio.driver import AsyncDriver
+from pyramid_altsession.aio.session import AsyncDriver
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.messages import Operation, Reply
 from pyramid_altsession.protocol.state import Status

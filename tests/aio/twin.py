@@ -11,8 +11,7 @@ from zope.interface import implementer
 
 from pyramid_altsession import IAltSession, SessionAPI
 from pyramid_altsession.aio.api import AsyncSessionAPI
-from pyramid_altsession.aio.driver import AsyncDriver
-from pyramid_altsession.aio.session import AsyncAltSession
+from pyramid_altsession.aio.session import AsyncAltSession, AsyncDriver
 from pyramid_altsession.aio.store import DirectStore
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import Settings

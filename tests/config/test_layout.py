@@ -46,7 +46,7 @@ LAYERS = [
         ]
     }
     | {f"stores.redis.{path.stem}" for path in PACKAGE.glob("stores/redis/*.py")},
-    {"driver", "batch", "session", "settings"},
+    {"batch", "session_base", "session", "settings"},
     {"web", "web.cookie", "web.ending", "web.requests", "web.visits", "api_base", "api"},
     {f"web.{path.stem}" for path in PACKAGE.glob("web/*.py")}
     - {"web.cookie", "web.ending", "web.requests", "web.visits"},

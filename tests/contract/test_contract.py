@@ -23,8 +23,14 @@ from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.config.table import SessionSettings
 from pyramid_altsession.errors import SessionGone
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.protocol.field_cache import FieldCache
-from pyramid_altsession.protocol.fields import CSRF_TOKEN, State, Timing, died_within, remember_dead
+from pyramid_altsession.protocol.fields import (
+    CSRF_TOKEN,
+    FieldCache,
+    State,
+    Timing,
+    died_within,
+    remember_dead,
+)
 from pyramid_altsession.protocol.frame import alive as alive_at
 from pyramid_altsession.protocol.frame import end_of, ending
 from pyramid_altsession.protocol.lifecycle import Invalidate, Life, Login, Renew, Touch

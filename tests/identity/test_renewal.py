@@ -29,13 +29,13 @@ from workers import in_threads
 
 from pyramid_altsession import AltSession, SessionAPI, SessionGone, StoreUnavailable
 from pyramid_altsession.config.sources import read_settings
-from pyramid_altsession.driver import Driver
 from pyramid_altsession.events import SessionInvalidated, SessionRenewed, TokenRejected
 from pyramid_altsession.interfaces import Store
 from pyramid_altsession.protocol.fields import USER, State, Timing
 from pyramid_altsession.protocol.lifecycle import Login, Renew, Rotate
 from pyramid_altsession.protocol.messages import Operation, Read, Reply, Write
 from pyramid_altsession.protocol.token import new_verifier
+from pyramid_altsession.session import Driver
 from pyramid_altsession.stores import apply as applying
 from pyramid_altsession.stores import memory
 from pyramid_altsession.web.cookie import SessionCookie

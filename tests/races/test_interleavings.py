@@ -15,12 +15,12 @@ from servers import Server
 
 from pyramid_altsession import AltSession, SessionGone
 from pyramid_altsession.config.sources import read_settings
-from pyramid_altsession.driver import Driver
 from pyramid_altsession.protocol.fields import State, judge
 from pyramid_altsession.protocol.lifecycle import Invalidate, Login, Renew, Touch
 from pyramid_altsession.protocol.messages import Operation, Reply, Write
 from pyramid_altsession.protocol.state import SessionState, Status
 from pyramid_altsession.protocol.token import Token
+from pyramid_altsession.session import Driver
 from pyramid_altsession.stores import apply as applying
 from pyramid_altsession.stores import memory, open_store
 from pyramid_altsession.stores.memory import MemoryStore

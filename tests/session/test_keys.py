@@ -20,7 +20,7 @@ from pyramid_altsession import AltSession, CorruptValue, InvalidKey, SessionAPI,
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.interfaces import Store
-from pyramid_altsession.protocol.keys import field_name
+from pyramid_altsession.protocol.commands import field_name
 from pyramid_altsession.stores.memory import MemoryStore
 
 Act = Callable[[AltSession], Any]

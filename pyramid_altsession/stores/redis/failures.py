@@ -8,8 +8,8 @@ from enum import IntEnum
 import redis
 
 from ...errors import AltSessionError, CorruptValue, StoreFull, StoreUnavailable
-from ...protocol.lifecycle import creates
 from ...protocol.messages import End, Operation, Prune, Revoke, Write
+from ...protocol.verbs import creates
 from .scripts import command_of
 
 log = logging.getLogger("pyramid_altsession")

@@ -125,10 +125,11 @@ def first_packet(
     operation: Operation, prefix: bytes, address: "Address | None" = None
 ) -> "First | None":
     """The packet of a read, or of a write that no replica has to confirm."""
-    if isinstance(operation, Read):
-        return address, *pack_read(operation, prefix), unpack_read
-    if isinstance(operation, Write) and not operation.durable:
-        return address, pack_write(operation, prefix), 1, unpack_write
+    match operation:
+        case Read():
+            return address, *pack_read(operation, prefix), unpack_read
+        case Write() if not operation.durable:
+            return address, pack_write(operation, prefix), 1, unpack_write
     return None
 
 
