@@ -17,8 +17,9 @@ from pyramid_altsession.protocol.steps import run
 from pyramid_altsession.stores.redis import slots as slots_module
 from pyramid_altsession.stores.redis.cluster import ClusterSteps
 from pyramid_altsession.stores.redis.exchanges import Address, Exchange, Steps
-from pyramid_altsession.stores.redis.failures import NotConnected
+from pyramid_altsession.stores.redis.failures import NotConnected, Trouble
 from pyramid_altsession.stores.redis.slots import HOPS, REFRESH, SlotMap
+from pyramid_altsession.stores.redis.waiting import Call, Node
 from pyramid_altsession.stores.redis.wire import pack_command
 
 A, B, C, SEED = ("a", 1), ("b", 2), ("c", 3), ("seed", 9)
@@ -418,3 +419,27 @@ def test_lookups_share_the_time() -> None:
     with pytest.raises(NotConnected):
         run(carry_out, SlotMap([A, B, C]).address(0))
     assert shares == [4, 3, 2]
+
+
+def test_a_lookup_needs_time(known: SlotMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call with no time left asks nobody: a server that works would count as away, because it
+    cannot answer in no time. The next call looks first.
+    """
+    monkeypatch.setattr(slots_module, "REFRESH", 0.0)
+    asked: list[float] = []
+
+    class Works:
+        def exchange(self, packet: bytes, replies: int, end: float) -> Any:
+            asked.append(end)
+            return [ranges(A, B)]
+
+        def close(self) -> None: ...
+
+    node = Node(Works(), Trouble(""))
+    servers = {A: node, B: node, SEED: node}
+    late = Call(servers, node.trouble, 5, time.monotonic() - 1)
+    run(late.carry_out, known.refresh(A))
+    assert (asked, known.known(KEY)) == ([], None)
+    in_time = Call(servers, node.trouble, 5)
+    assert run(in_time.carry_out, known.address(SLOT)) in (A, B)
+    assert len(asked) == 1

@@ -51,7 +51,8 @@ class Discovery:
 
     def distrust(self) -> None:
         """The sentinel that was asked last named a server that is no primary: ask others first."""
-        self._sentinels = (*self._sentinels[1:], self._sentinels[0])
+        first, *others = self._sentinels
+        self._sentinels = (*others, first)
 
 
 def check_role(replies: Sequence[Any]) -> None:

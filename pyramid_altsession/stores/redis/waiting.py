@@ -11,7 +11,7 @@ from ...protocol.contract import PendingRead
 from ...protocol.messages import Operation, Read, Reply
 from ...protocol.steps import advance, run
 from .exchanges import Address, Exchange, First, Steps
-from .failures import Trouble
+from .failures import NotConnected, Trouble
 from .pool import ConnectionPool, PendingReplies
 
 Outcome = list[Any] | redis.RedisError
@@ -89,8 +89,14 @@ class Call(Generic[Pool]):
 
 
 def part(exchange: Exchange, end: float) -> float:
-    """The deadline for this packet, in a call that has to be over by ``end``."""
+    """The deadline for this packet, in a call that has to be over by ``end``.
+
+    NotConnected for a lookup if no time is left: a server cannot answer in no time, and would count
+    as away.
+    """
     now = time.monotonic()
+    if exchange.lookup and now >= end:
+        raise NotConnected("no time is left to ask")
     return end if exchange.share == 1 else now + (end - now) / exchange.share
 
 
