@@ -175,7 +175,7 @@ class Commands:
         return Command(tuple(verbs), nothing)
 
     def remove(self, keys: Key | Iterable[Key]) -> Command[int]:
-        asked = [keys] if isinstance(keys, str | SessionKey) else keys
+        asked = [keys] if isinstance(keys, str | bytes | SessionKey) else keys
         names = dict.fromkeys([field_name(key) for key in asked])
         return Command(tuple([Remove(name) for name in names]), sum)
 
@@ -223,6 +223,6 @@ def _ttl(key: Key, ttl: float | None = None) -> int:
 
 
 def several(keys: Iterable[Key]) -> tuple[Key, ...]:
-    if isinstance(keys, str | SessionKey):
+    if isinstance(keys, str | bytes | SessionKey):
         raise InvalidKey(f"keys must be a list of keys, not one key: {keys!r}")
     return tuple(keys)

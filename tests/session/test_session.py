@@ -1082,6 +1082,16 @@ def test_one_str_is_no_list_of_keys(lonely: tuple[Browser, Watched]) -> None:
         browser.visit().mget("name")
 
 
+def test_bytes_are_no_list_of_keys(lonely: tuple[Browser, Watched]) -> None:
+    """The message shows the bytes as they were given, not the number of the first one."""
+    browser, watched = lonely
+    name: Any = b"ab"
+    with watched.costs(0), pytest.raises(InvalidKey, match="a str or a SessionKey, not b'ab'"):
+        browser.visit().remove(name)
+    with watched.costs(0), pytest.raises(InvalidKey, match="not one key: b'ab'"):
+        browser.visit().mget(name)
+
+
 BAD_VALUES: list[tuple[Any, str]] = [
     (object(), r"'k': JSON cannot carry object"),
     ({"a": [0, {1, 2}]}, r"'k'\['a'\]\[1\]: JSON cannot carry set"),
