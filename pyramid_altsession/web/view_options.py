@@ -4,11 +4,13 @@ import logging
 from typing import Any
 
 from pyramid.config import PHASE3_CONFIG, Configurator
+from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import ISessionFactory
 from pyramid.request import Request
 from pyramid.viewderivers import INGRESS, VIEW
 
 from ..config.table import Settings
+from ..errors import InvalidKey
 from ..interfaces import ISessionAPI
 from ..protocol.commands import field_name
 from ..protocol.keys import SessionKey
@@ -24,9 +26,14 @@ def fetch_keys(view: Any, info: Any) -> Any:
     option = info.options.get("altsession")
     if option is None:
         return view
-    keys = (option,) if isinstance(option, str | SessionKey) else tuple(option)
-    for key in keys:
-        field_name(key)
+    try:
+        keys = (option,) if isinstance(option, str | bytes | SessionKey) else tuple(option)
+        for key in keys:
+            field_name(key)
+    except InvalidKey as error:
+        raise ConfigurationError(f"altsession: {error}") from None
+    except TypeError:
+        raise ConfigurationError(f"altsession: must be a key or several, not {option!r}") from None
 
     def fetching(context: Any, request: Request) -> Any:
         request.altsession.prefetch(*keys)
@@ -41,7 +48,10 @@ fetch_keys.options = ("altsession",)  # type: ignore[attr-defined]
 def do_without(view: Any, info: Any) -> Any:
     """View option ``altsession_optional=True``: while the server is away, reads of the session
     find nothing, so that the page renders; writes raise StoreUnavailable all the same."""
-    if not info.options.get("altsession_optional"):
+    option = info.options.get("altsession_optional")
+    if option not in (None, True, False):
+        raise ConfigurationError(f"altsession_optional: must be True or False, not {option!r}")
+    if not option:
         return view
 
     def lenient(context: Any, request: Request) -> Any:

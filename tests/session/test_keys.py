@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import inspect
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -13,6 +14,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 from apps import Site, Watched, site
+from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError
 from pyramid.request import Request
 from workers import token_of
 
@@ -408,6 +411,26 @@ def test_view_option() -> None:
     assert len(shop.watched.operations) == 1
     shop.get("/one")
     assert found == [{CART: Cart([ITEM]), COUNT: 0}] * 2
+
+
+@pytest.mark.parametrize(
+    ("option", "fault"),
+    [
+        (5, "altsession: must be a key or several, not 5"),
+        (b"ab", "altsession: a key must be a str or a SessionKey, not b'ab'"),
+        (("cart", 5), "altsession: a key must be a str or a SessionKey, not 5"),
+        ("@v", "altsession: a key must not be empty or begin with '@': '@v'"),
+    ],
+)
+def test_view_option_of_another_type(option: object, fault: str) -> None:
+    """A mistake of the programmer is found when the application starts."""
+
+    def configure(config: Configurator) -> None:
+        config.add_route("page", "/page")
+        config.add_view(lambda r: "done", route_name="page", renderer="json", altsession=option)
+
+    with pytest.raises(ConfigurationError, match=f": {re.escape(fault)}\n"):
+        site("memory://", {}, configure=configure)
 
 
 def test_remove_and_pop(api: SessionAPI, session: OpenSession) -> None:

@@ -7,6 +7,7 @@ import pytest
 from apps import Site, site
 from pyramid.authorization import Authenticated
 from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid_retry import RetryableException, is_last_attempt
@@ -247,6 +248,19 @@ def test_a_corrupt_session_is_no_outage() -> None:
     with pytest.raises(ValueError, match="a mistake"):
         shop.get("/page")
     assert outage.tried == []
+
+
+@pytest.mark.parametrize("option", ["false", "true", 2])
+def test_neither_true_nor_false(option: object) -> None:
+    """The text "false" would count as true: it is an error when the application starts."""
+
+    def configure(config: Configurator) -> None:
+        config.add_route("page", "/page")
+        config.add_view(start, route_name="page", renderer="json", altsession_optional=option)
+
+    fault = f": altsession_optional: must be True or False, not {option!r}\n"
+    with pytest.raises(ConfigurationError, match=fault):
+        site("memory://", {}, configure=configure)
 
 
 def test_another_attempt_asks_again() -> None:
