@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError
 from pyramid.request import Request
 from pyramid.security import NO_PERMISSION_REQUIRED
 
@@ -19,13 +20,22 @@ def add_altsession_health_view(config: Configurator, path: str, **options: Any) 
 
     The body is JSON: ``status`` (``ok`` or ``unavailable``), ``latency_ms``, ``role`` and
     ``memory_free``, as :class:`pyramid_altsession.Health` has them. ``options``: of
-    ``config.add_view``; without a ``permission`` everybody may ask.
+    ``config.add_view``, and they take precedence; without a ``permission`` everybody may ask.
+    ConfigurationError for ``view`` and ``route_name``, which are the directive's own.
     """
-    options.setdefault("permission", NO_PERMISSION_REQUIRED)
+    for own in ("view", "route_name"):
+        if own in options:
+            raise ConfigurationError(
+                f"add_altsession_health_view: remove {own}; the directive has its own"
+            )
     config.add_route(ROUTE, path)
-    config.add_view(
-        _health, route_name=ROUTE, request_method="GET", renderer="json", http_cache=0, **options
-    )
+    defaults: dict[str, Any] = {
+        "permission": NO_PERMISSION_REQUIRED,
+        "request_method": "GET",
+        "renderer": "json",
+        "http_cache": 0,
+    }
+    config.add_view(_health, route_name=ROUTE, **(defaults | options))
 
 
 def _health(request: Request) -> dict[str, object]:

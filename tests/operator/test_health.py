@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from apps import site
 from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError
 from servers import Server, valkey
 from topologies import link_is_up, until
 
@@ -110,6 +111,32 @@ def test_a_permission() -> None:
 
     site("memory://", {}, configure=guarded).get("/open")
     site("memory://", {}, configure=closed).get("/closed", status=403)
+
+
+def test_options_of_the_view() -> None:
+    """They replace those that the directive sets by itself."""
+
+    def probed(config: Configurator) -> None:
+        config.add_altsession_health_view(
+            "/health", http_cache=5, request_method="POST", renderer="string"
+        )
+
+    shop = site("memory://", {}, configure=probed)
+    answer = shop.post("/health")
+    assert answer.headers["Cache-Control"] == "max-age=5"
+    assert answer.text.startswith("{'status': 'ok'")
+    shop.get("/health", status=404)
+
+
+@pytest.mark.parametrize("name", ["view", "route_name"])
+def test_options_that_are_the_directives_own(name: str) -> None:
+    """An error that names the option, when the application starts."""
+
+    def renamed(config: Configurator) -> None:
+        config.add_altsession_health_view("/health", **{name: "page"})
+
+    with pytest.raises(ConfigurationError, match=f"^add_altsession_health_view: remove {name};"):
+        site("memory://", {}, configure=renamed)
 
 
 class Told:
