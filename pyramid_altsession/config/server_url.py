@@ -61,7 +61,20 @@ def _place_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list
             faults.append(f"{title(f'redis.{name}')}: is for sentinels, and there are none")
     if given.get("password") and given.get("password_file"):
         faults.append(f"{title('redis.password_file')}: and the password is given too; keep one")
-    return faults
+    return faults + credential_faults(urlsplit(given.get("url", "")).scheme, given, title)
+
+
+def credential_faults(
+    scheme: str, given: Mapping[str, Any], title: Callable[[str], str]
+) -> list[str]:
+    """A user or password where the package itself keeps the sessions or starts the server."""
+    if scheme not in ("embedded", "memory"):
+        return []
+    return [
+        f"{title(f'redis.{name}')}: {scheme}:// has no users and no passwords; remove it"
+        for name in ("username", "password", "password_file")
+        if given.get(name) is not None
+    ]
 
 
 def _tls_faults(given: Mapping[str, Any], title: Callable[[str], str]) -> list[str]:

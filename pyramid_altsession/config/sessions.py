@@ -7,6 +7,7 @@ from dataclasses import replace
 from pyramid.exceptions import ConfigurationError
 
 from .converters import PREFIX
+from .server_url import credential_faults
 from .sources import from_ini, read_settings, read_with_places
 from .table import Settings, SyncSettings
 
@@ -58,6 +59,9 @@ def _further(name: str, own: Mapping[str, object], first: Settings) -> Settings:
     if not settings.redis.configured:  # the first session's server, with what is said otherwise
         names = [title.removeprefix("redis.") for title in given if title.startswith("redis.")]
         said = {name: getattr(settings.redis, name) for name in names}
+        faults = credential_faults(first.redis.scheme, said, given.__getitem__)
+        if faults:
+            raise ConfigurationError("altsession settings:\n  " + "\n  ".join(faults))
         if "password" in said:  # a file would take precedence
             said.setdefault("password_file", None)
         settings = replace(settings, redis=replace(first.redis, **said))

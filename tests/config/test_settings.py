@@ -735,6 +735,18 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         {"redis.url": "redis://:canary@a", "redis.password_file": "f"},
         "redis.password_file: and the password is given too; keep one",
     ),
+    *[
+        (
+            {"redis.url": f"{scheme}://", "redis.password_file": "f"},
+            f"redis.password_file: {scheme}:// has no users and no passwords; remove it",
+        )
+        for scheme in ("embedded", "memory")
+    ],
+    (
+        {"redis.url": "embedded://", "redis.username": "u", "redis.auth_pass": "canary"},
+        "redis.url: says where the server is; remove altsession.redis.auth_pass,"
+        " altsession.redis.username",
+    ),
     (
         {"redis.url": "redis+cluster://a", "redis.ssl_min_version": "1.3"},
         "redis.ssl_min_version: is for TLS, and this connection has none; begin"

@@ -280,6 +280,14 @@ def test_a_password_in_place_of_the_first_file() -> None:
             {"altsession_admin.admin_permission": "view"},
             "altsession_admin.admin_permission: is a setting of the application; remove it",
         ),
+        *[
+            (
+                {"altsession.redis.url": "embedded://", f"altsession_admin.redis.{name}": "word"},
+                f"altsession_admin.redis.{name}: embedded:// has no users and no passwords;"
+                " remove it",
+            )
+            for name in ("username", "auth_pass", "password_file")
+        ],
         (
             {"altsession.sessions": "Admin"},
             "altsession.sessions: must be a list of names, each of a-z, 0-9 and _ and beginning"
