@@ -16,6 +16,7 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.tweens import INGRESS
+from zope.interface import implementedBy, providedBy
 
 from .api import SessionAPI
 from .errors import AltSessionError
@@ -42,7 +43,7 @@ __all__ = ["count_event", "count_operation", "count_response", "includeme"]
 TWEEN = f"{__name__}.round_trips_tween_factory"
 _sent: ContextVar[list[int] | None] = ContextVar("pyramid_altsession.prometheus", default=None)
 """Packets of the operations of the request that this context serves."""
-KINDS: dict[type[object], str] = {event: kind for kind, event in BY_KIND.items()}
+KINDS = {interface: kind for kind, event in BY_KIND.items() for interface in implementedBy(event)}
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 OPERATIONS = Counter("altsession_operations", "Operations on the store.", ["operation", "outcome"])
@@ -102,8 +103,15 @@ def _finish(token: "Token[list[int] | None]") -> None:
 
 
 def count_event(event: object) -> None:
-    """The subscriber to session events, and ``notify`` of a utility without Pyramid."""
-    EVENTS.labels(KINDS[type(event)]).inc()
+    """The subscriber to session events, and ``notify`` of a utility without Pyramid.
+
+    An event of the application's own class counts as what that class derives from; one that is no
+    kind of event known here does not count.
+    """
+    for interface in providedBy(event).flattened():  # the nearest one first
+        if interface in KINDS:
+            EVENTS.labels(KINDS[interface]).inc()
+            return
 
 
 def count_response(event: NewResponse) -> None:

@@ -25,6 +25,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from servers import Server, valkey
 from topologies import Cluster
+from zope.interface import implementer
 
 from pyramid_altsession import (
     ISessionAPI,
@@ -39,6 +40,8 @@ from pyramid_altsession import (
 )
 from pyramid_altsession.aio import AsyncSessionAPI
 from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.events import SessionInvalidated
+from pyramid_altsession.interfaces import ISessionEvent, ISessionRenewed
 from pyramid_altsession.protocol.fields import State, Timing
 from pyramid_altsession.protocol.lifecycle import Invalidate, Login, Renew, Rotate, Touch
 from pyramid_altsession.protocol.messages import (
@@ -330,6 +333,31 @@ def test_event_without_pyramid(counted: Callable[[], dict[str, float]]) -> None:
     session.renew()
     assert counted() == {
         'altsession_events_total{event="created"}': 1,
+        'altsession_events_total{event="renewed"}': 1,
+    }
+
+
+class Expelled(SessionInvalidated):
+    """An event of an application's own, which tells more than the package's."""
+
+
+@implementer(ISessionRenewed)
+class Refreshed:
+    """One that shares no code with the package's."""
+
+
+@implementer(ISessionEvent)
+class Noticed:
+    """One of a kind that the package does not have."""
+
+
+def test_events_of_the_application(counted: Callable[[], dict[str, float]]) -> None:
+    """They are counted as the kind of event that they are, if the package has it."""
+    shop = measured("memory://")
+    for event in (Expelled("an id"), Refreshed(), Noticed()):
+        shop.registry.notify(event)
+    assert counted() == {
+        'altsession_events_total{event="invalidated"}': 1,
         'altsession_events_total{event="renewed"}': 1,
     }
 
