@@ -87,10 +87,13 @@ class _Racer(Generic[S]):
 
 
 class _Run(Generic[S]):
-    """One interleaving, from a fresh state."""
+    """One interleaving, from a fresh state. ``given``: the schedule that the caller wants."""
 
-    def __init__(self, requests: tuple[Callable[[S], object], ...], state: S) -> None:
+    def __init__(
+        self, requests: tuple[Callable[[S], object], ...], state: S, given: str | None
+    ) -> None:
         self.state = state
+        self.given = given
         pairs = zip(ascii_uppercase, requests, strict=False)
         self.racers = {letter: _Racer(letter, request, state) for letter, request in pairs}
         self.schedule = ""
@@ -115,33 +118,38 @@ class _Run(Generic[S]):
                     )
             while alive := [letter for letter, racer in self.racers.items() if not racer.over]:
                 if len(self.schedule) < len(beginning):
-                    self._step(beginning[len(self.schedule)], alive)
+                    letter = beginning[len(self.schedule)]
+                    if letter not in alive:
+                        raise self._unfit(letter, f"request {letter} was over")
+                    self._step(letter)
                 else:
                     self.others += [(self.schedule + o, self.shapes.copy()) for o in alive[1:]]
-                    self._step(alive[0], alive)
+                    self._step(alive[0])
                 if self.shapes[: len(shapes)] != shapes[: len(self.shapes)]:
                     raise self._differs(self.steps[-1])
             left = beginning[len(self.schedule) :]
-            if left and shapes:
-                raise self._differs(f"no operation of {left}")
             if left:
-                raise RuntimeError(
-                    f"race: schedule={beginning!r} names more operations than there were: all"
-                    f" requests were over after {self.schedule!r}"
-                )
+                raise self._unfit(left, "all requests were over")
         finally:
             for racer in begun:
                 racer.abandon()
 
-    def _step(self, letter: str, alive: list[str]) -> None:
-        if letter not in alive:
-            raise self._differs(f"no operation of {letter}")
+    def _step(self, letter: str) -> None:
         racer = self.racers[letter]
         assert racer.next is not None
         self.schedule += letter
         self.steps.append(f"{letter}: {racer.next}")
         self.shapes.append(f"{letter}: {racer.next.shape}")
         racer.step()
+
+    def _unfit(self, left: str, over: str) -> RuntimeError:
+        """The error for letters of the schedule that nothing was left for."""
+        if self.given is None:  # then a run before this one made the schedule
+            return self._differs(f"no operation of {left}")
+        return RuntimeError(
+            f"race: schedule={self.given!r} names more operations than there were: {over} after"
+            f" {self.schedule!r}"
+        )
 
     def _differs(self, found: str) -> RuntimeError:
         return RuntimeError(
@@ -178,10 +186,16 @@ def race(
 
     The requests' applications must have been passed to ``make_browser`` or ``steer`` before.
     Requests run in threads of their own, one at a time. RuntimeError if there are more than
-    ``limit`` orders.
+    ``limit`` orders, or fewer operations than the schedule names; ValueError if it has a letter
+    that stands for no request.
     """
     if not 2 <= len(requests) <= len(ascii_uppercase):
         raise TypeError(f"race: wanted 2 to 26 requests, got {len(requests)}")
+    letters = ascii_uppercase[: len(requests)]
+    if schedule is not None and schedule.strip(letters):
+        raise ValueError(
+            f"race: schedule={schedule!r} must have one letter of {letters} for each operation"
+        )
     todo: list[tuple[str, list[str]]] = [("" if schedule is None else schedule, [])]
     tried: list[str] = []
     while todo:
@@ -189,7 +203,7 @@ def race(
             raise RuntimeError(
                 f"race: more than {limit} orders: let the requests do less, or raise the limit"
             )
-        run = _Run(requests, setup())
+        run = _Run(requests, setup(), schedule)
         run.play(*todo.pop())
         tried.append(run.schedule)
         run.judge(check)

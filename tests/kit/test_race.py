@@ -362,11 +362,20 @@ def test_later_operations_of_an_abandoned_request() -> None:
 
 
 def test_schedule_of_another_race() -> None:
-    """A schedule that does not fit is an error."""
+    """A schedule that does not fit is an error, which says where it does not."""
     app = shop()
     buy = get("/by_increment")
-    with pytest.raises(RuntimeError, match="race: no operation of A in 'A'"):
+    with pytest.raises(RuntimeError, match=r"schedule='AAB' .*: request A was over after 'A'$"):
         race(buy, buy, setup=lambda: ann(app), check=both_sold, schedule="AAB")
+
+
+@pytest.mark.parametrize("schedule", ["AXB", "ABC", "aabb", "A B"])
+def test_schedule_of_other_requests(schedule: str) -> None:
+    """A letter that stands for no request is an error before anything runs."""
+    app = shop()
+    buy = get("/by_increment")
+    with pytest.raises(ValueError, match=f"schedule='{schedule}' must have one letter of AB for"):
+        race(buy, buy, setup=lambda: ann(app), check=both_sold, schedule=schedule)
 
 
 def test_schedule_with_letters_left_over() -> None:
