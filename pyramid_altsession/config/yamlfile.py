@@ -27,7 +27,9 @@ class Source(NamedTuple):
 
 
 def read_yaml(path: str, environ: Mapping[str, str] = os.environ) -> Source:
-    """Read a YAML file's settings. ``${NAME}`` and ``${NAME:-default}`` stand for variables."""
+    """Read a YAML file's settings. ``${NAME}`` stands for a variable, and ``${NAME:-default}`` for
+    the default where the variable is not set or empty, as in a shell.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -197,10 +199,10 @@ class _Reader:
 
         def variable(match: re.Match[str]) -> str:
             variable_name, default = match.groups()
-            found = self.environ.get(variable_name, default)
-            if found is None:
+            found = self.environ.get(variable_name)
+            if found is None and default is None:
                 self.faults.append(f"{place}the environment has no variable {variable_name}")
-            return found or ""
+            return found or default or ""
 
         expanded = _VARIABLE.sub(variable, value)
         left = variable_in(expanded)
