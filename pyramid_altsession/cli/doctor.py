@@ -1,5 +1,6 @@
 """``altsession CONFIG_URI doctor``: whether server and settings are fit to hold sessions."""
 
+import re
 import socket
 import time
 from argparse import Namespace
@@ -9,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import redis
 
 from ..api import SessionAPI
+from ..config.converters import PREFIX
 from ..config.table import RedisSettings
 from ..errors import AltSessionError, StoreUnavailable
 from ..interfaces import Store
@@ -22,6 +24,10 @@ from .of_settings import empty_secrets, of_settings
 from .output import Output
 from .rights import of_database, rights
 
+REFUSED = re.compile(
+    "Authentication required|already authenticated|username-password|without any password"
+)
+"""What servers say about a wrong user or password, a missing one, and one that nobody asked for."""
 READS = 200
 SLOW = 0.1
 """The slowest reads, one in a hundred, may take this part of ``redis.timeout``."""
@@ -175,12 +181,28 @@ def latency(taken: Sequence[float], timeout: float) -> Finding:
 
 def unreachable(redis: RedisSettings, error: Exception) -> str:
     """What to do about a server that cannot be reached."""
-    if "access database" in str(error):
+    said = str(error)
+    if "access database" in said:
         return of_database(redis.username, redis.db)
+    if PREFIX in said:  # it names the settings
+        return ""
+    if REFUSED.search(said):
+        of = "sentinel_" if "no sentinel names" in said else ""
+        return "check user and password: " + " and ".join(credentials(redis, of))
     several = redis.sentinels or redis.cluster
     if redis.ssl and not several and speaks_plainly(redis):
         return "the server speaks plain text there, and TLS is configured; see its tls-port"
     return "see altsession.redis.url, and whether the server runs"
+
+
+def credentials(redis: RedisSettings, of: str) -> list[str]:
+    """The settings that hold user and password of the server, or of the sentinels."""
+    user, password = f"{of}username", f"{of}password"
+    if not of and redis.url:
+        user = password = "url"
+    if not of and redis.password_file:
+        password = "password_file"
+    return [f"{PREFIX}redis.{name}" for name in dict.fromkeys((user, password))]
 
 
 def speaks_plainly(redis: RedisSettings) -> bool:

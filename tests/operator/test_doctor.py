@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -341,6 +342,74 @@ def test_nobody_listens(tmp_path: Path, command: Command) -> None:
     for url in (f"unix://{tmp_path}/s", "rediss://127.0.0.1:1"):
         level, _, advice = found(command(url, "doctor", "--json", **COOKIE))["reachable"]
         assert (level, advice) == (ERROR, "see altsession.redis.url, and whether the server runs")
+
+
+URL, USERNAME = "altsession.redis.url", "altsession.redis.username"
+FILE, NO_FILE = "a file", "no file"
+
+
+@pytest.mark.parametrize(
+    ("user", "given", "found_there", "advice"),
+    [
+        ("", {}, "Authentication required", URL),
+        (":wrong@", {}, "invalid username-password", URL),
+        ("bob:word@", {}, "invalid username-password", URL),
+        ("app@", {"password_file": FILE}, "username-password", f"{URL} and {{}}password_file"),
+        ("app@", {"password_file": NO_FILE}, "password_file: {} cannot be read", None),
+        (None, {"password": "wrong"}, "username-password", f"{USERNAME} and {{}}password"),
+        (None, {"password_file": FILE}, "username-password", f"{USERNAME} and {{}}password_file"),
+    ],
+)
+def test_wrong_password(
+    user: str | None,
+    given: dict[str, str],
+    found_there: str,
+    advice: str | None,
+    own_server: Server,
+    command: Command,
+    tmp_path: Path,
+) -> None:
+    """The advice names the settings that hold user and password; a file that cannot be read is
+    named without one."""
+    own_server.client.config_set("requirepass", "word")
+    (tmp_path / FILE).write_text("wrong\n")
+    more = {name: str(tmp_path / v) if v in (FILE, NO_FILE) else v for name, v in given.items()}
+    place: dict[str, Any] = {"host": "127.0.0.1", "port": own_server.port}
+    if user is not None:
+        place = {"url": f"redis://{user}127.0.0.1:{own_server.port}"}
+    ran = command("", "doctor", "--json", **COOKIE, redis={**place, **more})
+    level, words, told = found(ran)["reachable"]
+    assert (level, found_there.format(tmp_path / NO_FILE) in words) == (ERROR, True)
+    wanted = f"check user and password: {advice}" if advice else ""
+    assert told == wanted.format("altsession.redis.")
+
+
+def test_password_that_no_server_wants(server: Server, command: Command) -> None:
+    """It is refused as a wrong one is."""
+    ran = command(f"redis://:word@127.0.0.1:{server.port}", "doctor", "--json", **COOKIE)
+    level, words, advice = found(ran)["reachable"]
+    assert (level, "without any password configured" in words) == (ERROR, True)
+    assert advice == "check user and password: altsession.redis.url"
+
+
+def test_wrong_password_of_sentinels(sentinel_server: Sentinels, command: Command) -> None:
+    """They have a user and a password of their own."""
+    given = {"url": sentinel_server.url, "sentinel_password": "wrong"}
+    level, words, advice = found(command("", "doctor", "--json", redis=given))["reachable"]
+    assert (level, "no sentinel names the primary" in words) == (ERROR, True)
+    names = "altsession.redis.sentinel_username and altsession.redis.sentinel_password"
+    assert advice == f"check user and password: {names}"
+
+
+def test_no_password_for_a_primary(sentinel_server: Sentinels, command: Command) -> None:
+    """The words are those of another command than PING."""
+    primary = sentinel_server.current
+    primary.client.config_set("requirepass", "word")
+    try:
+        ran = command(sentinel_server.url, "doctor", "--json")
+    finally:
+        primary.client.config_set("requirepass", "")
+    assert found(ran)["reachable"][2] == "check user and password: altsession.redis.url"
 
 
 def test_no_memory_store(command: Command) -> None:
