@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from pyramid.csrf import check_csrf_origin, check_csrf_token, get_csrf_token
 from pyramid.exceptions import ConfigurationError
@@ -36,13 +37,19 @@ def to_search(request: Request) -> HTTPSeeOther:
 
 
 def search(request: Request) -> Response:
-    """The form, and the sessions of the user, or with the id, that it asks for."""
+    """The form, and the sessions of the user, or with the id, that it asks for.
+
+    Blanks around it may be a part of the name, or were copied with it: they are left out if nobody
+    has the name with them.
+    """
     query = _asked(request)
-    asked = query.get("q", "").strip()
+    asked = query.get("q", "")
+    api = _api(request)
     found: list[SessionInfo] = []
-    if asked:
-        by_id = _api(request).describe(asked, keys=True)
-        found = [by_id] if by_id is not None else _api(request).sessions_of(asked, keys=True)
+    for name in dict.fromkeys([asked, asked.strip()]):
+        if name and not found:
+            by_id = api.describe(name, keys=True)
+            found = [by_id] if by_id is not None else api.sessions_of(name, keys=True)
     users = {info.userid for info in found if info.userid is not None}
     ended = query.get("ended", "")
     return _page(
@@ -67,7 +74,8 @@ def end(request: Request) -> HTTPSeeOther:
     if form.get("id"):
         number = int(api.invalidate_id(form["id"]))
     elif form.get("user"):
-        number = api.invalidate_user(form["user"])
+        # Quoted in the form, because browsers send every line feed as CR LF.
+        number = api.invalidate_user(unquote(form["user"]))
     elif form.get("all") and form.get("sure"):
         number = api.invalidate_all()
     else:

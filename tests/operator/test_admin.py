@@ -156,11 +156,40 @@ def test_address_without_a_slash(ann: TestApp) -> None:
 def test_by_user(site: Site, ann: TestApp) -> None:
     """A user's sessions, with device and size."""
     site.browser("bob", "Opera")
-    page = found(ann, " bob ")
+    page = found(ann, "bob")
     assert site.id_of("bob") in page.text
     assert ">Opera</td>" in page.text
     assert site.id_of("ann") not in page.text
     assert re.search(r' class="number">\d+</td>', page.text)
+
+
+def ids_in(page: Any) -> list[str]:
+    """Those of the sessions that are listed."""
+    return re.findall(r"<code>([^<]+)</code></a>", page.text)
+
+
+def test_blanks_around_a_name(site: Site, ann: TestApp) -> None:
+    """They may have been copied with it; but a user whose name has them is the one meant."""
+    for name in ("bob", " eve ", "eve"):
+        site.api.create({"cart": 1}).login(name)
+    assert ids_in(found(ann, " bob\t")) == [site.id_of("bob")]
+    assert ids_in(found(ann, " eve ")) == [site.id_of(" eve ")]
+    assert ids_in(found(ann, f" {site.id_of('eve')} ")) == [site.id_of("eve")]
+    assert ids_in(found(ann, "  ")) == []
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\r\nb\n", "100%25", "zoë/+ &"])
+def test_any_name(name: str, site: Site, ann: TestApp) -> None:
+    """A name is any text, and the form that ends its sessions names exactly this user."""
+    for each in (name, "a b", "100%"):
+        site.api.create({"cart": 1}).login(each)
+    page = ann.get("/admin/sessions/", {"q": name})
+    assert ids_in(page) == [site.id_of(name)]
+    form = page.forms[2]
+    sent = form["user"].value
+    form["user"].force_value(re.sub("\r\n|\r|\n", "\r\n", sent))  # as browsers do
+    assert "1 session was ended." in form.submit().follow().text
+    assert site.api.sessions_of(name) == []
 
 
 def test_by_id(site: Site, ann: TestApp) -> None:
