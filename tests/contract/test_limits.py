@@ -219,6 +219,15 @@ def test_values_that_ended(store: Store, keys: Memory | Keys) -> None:
     assert list(limited.write(Set("g", b"1")).values) == [b"keys", 4]
 
 
+def test_value_that_ends_before_it_is_written(store: Store) -> None:
+    """It does not count either: request.session writes changed values with the ends that they had
+    when they were read."""
+    session = made(store, TIMING._replace(max_keys=2, max_bytes=50), Set("a", b"1"))
+    late = b"@1000:" + b"x" * 100
+    assert session.write(Set("b", b"1"), Set("c", late)).state is State.LIVE
+    assert list(session.write(Set("d", b"1")).values) == [b"keys", 3]
+
+
 def test_values_that_ended_leave_no_trace(server: Server) -> None:
     """However many values with an end a visitor makes, those that ended take no room for long."""
     store = open_store(read_settings({"redis.url": server.url}))

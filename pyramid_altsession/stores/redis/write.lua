@@ -371,9 +371,13 @@ end
 local limited = ARGV[10] ~= '0' or ARGV[11] ~= '0'
 local bounded = limited and last and last:byte() == 48
 if limited and results[1] ~= nil then
+  local function ended(raw)
+    local ends = raw:byte() == 64 and (raw:match('^@(%d+):') or raw:match('^@(%d+);%d+:'))
+    return ends and tonumber(ends) <= now
+  end
   local new_keys, new_bytes = 0, 0
   for name, raw in pairs(draft) do
-    if raw and name:byte() ~= 64 then
+    if raw and name:byte() ~= 64 and not ended(raw) then
       new_keys, new_bytes = new_keys + 1, new_bytes + #name + #raw
     end
   end
@@ -392,9 +396,8 @@ if limited and results[1] ~= nil then
       for place = 1, #stored, 2 do
         local name, raw = stored[place], stored[place + 1]
         if name:byte() ~= 64 then
-          local ends = raw:byte() == 64 and (raw:match('^@(%d+):') or raw:match('^@(%d+);%d+:'))
-          if ends and tonumber(ends) <= now then
-            draft[name] = draft[name] or false  -- ended: remove it, to free its room
+          if ended(raw) then
+            draft[name] = draft[name] or false  -- remove it, to free its room
           else
             had_keys, had_bytes = had_keys + 1, had_bytes + #name + #raw
             if draft[name] == nil then
