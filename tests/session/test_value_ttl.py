@@ -61,8 +61,13 @@ def now(behind: Behind) -> float:
     return float(seconds * 1000 + micros / 1000)
 
 
-def within(expected: float, found: float | None) -> bool:
-    return found is not None and abs(found - expected) < 1000
+def ends_in(
+    ttl: float, began: float, behind: Behind, session: AltSession, key: str = "tries"
+) -> bool:
+    """Whether the value's end is so many seconds after some moment between ``began`` and now, but
+    for rounding."""
+    found = end(behind, session, key)
+    return found is not None and began - 1 <= found - ttl * 1000 <= now(behind) + 1
 
 
 def batched(*calls: Callable[[Any], Any]) -> Act:
@@ -127,25 +132,26 @@ ACTS: dict[str, tuple[Act, Any, Any]] = {
 
 
 @pytest.mark.parametrize("name", ACTS)
-def test_a_second_before_and_after(
+def test_before_and_after_the_end(
     name: str, api: SessionAPI, session: OpenSession, behind: Behind
 ) -> None:
-    """Every call finds the value a second before its end, and a second after it nothing."""
+    """Every call finds the value before its end, and a second after it nothing. Before it there
+    are two minutes, which is for the calls of a busy machine."""
     act, before, after = ACTS[name]
-    for seconds, expected in ((59, before), (61, after)):
+    for seconds, expected in ((480, before), (601, after)):
         session.mset({"count": 1, "name": "Ann"})
-        session.set("code", "1234", ttl=60)
-        session.set("tries", 3, ttl=60)
+        session.set("code", "1234", ttl=600)
+        session.set("tries", 3, ttl=600)
         behind.pass_time(str(session.id), seconds)
         assert act(later(api, session)) == expected
 
 
 def test_the_end_is_the_servers(api: SessionAPI, session: OpenSession, behind: Behind) -> None:
     """The end that is stored is the server's now and the seconds given."""
-    session.set("code", "1234", ttl=0.25)
-    assert within(now(behind) + 250, end(behind, session, "code"))
-    session.set("code", "1234", ttl=400 * 86400)
-    assert within(now(behind) + 400 * 86400e3, end(behind, session, "code"))
+    for ttl in (0.25, 400 * 86400):
+        began = now(behind)
+        session.set("code", "1234", ttl=ttl)
+        assert ends_in(ttl, began, behind, session, "code")
 
 
 def test_the_session_neither_lives_longer_nor_shorter(
@@ -155,7 +161,7 @@ def test_the_session_neither_lives_longer_nor_shorter(
     left = behind.left(str(session.id))
     for ttl in (1, 400 * 86400):
         session.set("code", "1234", ttl=ttl)
-        assert abs(behind.left(str(session.id)) - left) < 1
+        assert abs(behind.left(str(session.id)) - left) < 120
 
 
 def test_the_same_request(session: OpenSession, watched: Watched) -> None:
@@ -174,8 +180,8 @@ def test_a_clock_that_is_wrong_by_an_hour(hours: int, any_server: Server) -> Non
     command = [sys.executable, script, str(hours), any_server.url, token]
     answer = subprocess.run(command, capture_output=True, check=True, timeout=300)
     assert json.loads(answer.stdout)["ends"] == {
-        "59": ["1234", True, {"code": "1234", "tries": 1}, 2, "1234", None],
-        "61": [None, False, {}, 1, None, None],
+        "480": ["1234", True, {"code": "1234", "tries": 1}, 2, "1234", None],
+        "601": [None, False, {}, 1, None, None],
     }
 
 
@@ -253,8 +259,9 @@ def test_what_changes_nothing_keeps_the_end(act: Act, session: OpenSession, behi
 def test_set_again_begins_anew(session: OpenSession, behind: Behind) -> None:
     """A time to live that is given again counts from now."""
     for ttl in (30, 90, 60):
+        began = now(behind)
         session.set("code", "1234", ttl=ttl)
-        assert within(now(behind) + ttl * 1000, end(behind, session, "code"))
+        assert ends_in(ttl, began, behind, session, "code")
 
 
 MAKERS: dict[str, Act] = {
@@ -274,29 +281,32 @@ MAKERS: dict[str, Act] = {
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_keys_own_time_to_live(name: str, session: OpenSession, behind: Behind) -> None:
     """A key with a time to live gives it to a value that a call makes, whatever the call."""
+    began = now(behind)
     MAKERS[name](session)
-    assert within(now(behind) + 60_000, end(behind, session, "tries"))
+    assert ends_in(60, began, behind, session)
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_first_value_of_a_visitor(name: str, api: SessionAPI, behind: Behind) -> None:
     """So it does where the session is made by that call."""
     browser = Browser(api)
+    began = now(behind)
     browser.does(MAKERS[name])
     session = browser.visit()
     assert session.get(TRIES) == 1
-    assert within(now(behind) + 60_000, end(behind, session, "tries"))
+    assert ends_in(60, began, behind, session)
     behind.pass_time(str(session.id), 61)
     assert browser.visit().get(TRIES) is None
 
 
 def test_the_calls_own_time_to_live(session: OpenSession, behind: Behind) -> None:
     """One that is given with the call comes before the key's."""
+    began = now(behind)
     session.set(TRIES, 1, ttl=30)
     with session.batch() as batch:
         batch.set(CODE, "1234", ttl=90)
-    assert within(now(behind) + 30_000, end(behind, session, "tries"))
-    assert within(now(behind) + 90_000, end(behind, session, "code"))
+    assert ends_in(30, began, behind, session)
+    assert ends_in(90, began, behind, session, "code")
 
 
 def test_what_a_call_gave_is_what_is_stored(session: OpenSession, behind: Behind) -> None:
@@ -394,7 +404,7 @@ def test_the_synchronous_layer() -> None:
         request.session["basket"] = [3]
 
     def put(request: Request) -> None:
-        request.altsession.set("basket", [1], ttl=60)
+        request.altsession.set("basket", [1], ttl=600)
         request.altsession.set("name", "Ann")
 
     def look(request: Request) -> list[Any]:
@@ -415,10 +425,10 @@ def test_the_synchronous_layer() -> None:
 
     gone = [None, False, {"name": "Ann"}, 1]
     shop.get("/put")
-    assert [held(59), held(2)] == [[[1], True, {"basket": [1], "name": "Ann"}, 2], gone]
+    assert [held(480), held(121)] == [[[1], True, {"basket": [1], "name": "Ann"}, 2], gone]
     shop.get("/put")
     shop.get("/in_place")
-    assert [held(59)[0], held(2)] == [[1, 2], gone]
+    assert [held(480)[0], held(121)] == [[1, 2], gone]
     shop.get("/put")
     shop.get("/another")
-    assert held(61)[0] == [3]
+    assert held(601)[0] == [3]

@@ -26,12 +26,12 @@ from pyramid_altsession import SessionAPI, SessionGone, SessionKey  # noqa: E402
 
 
 def values_with_an_end(api: SessionAPI, server: redis.Redis) -> dict[int, list[object]]:
-    """What calls find of values that last 60 seconds, so many seconds later."""
+    """What calls find of values that last 600 seconds, so many seconds later."""
     found = {}
-    for seconds in (59, 61):
+    for seconds in (480, 601):
         made = api.create()
-        made.set("code", "1234", ttl=60)
-        made.increment(SessionKey("tries", int, ttl=60))
+        made.set("code", "1234", ttl=600)
+        made.increment(SessionKey("tries", int, ttl=600))
         Behind(store_in(api), server).pass_time(str(made.id), seconds)
         session = api.open(token_of(made))
         found[seconds] = [
