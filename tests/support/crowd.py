@@ -90,9 +90,9 @@ class Outcome:
         return len(self.cost.lost) - len(self.ages)
 
 
-def work(url: str, number: int, stop: Any) -> Cost:
+def work(url: str, number: int, stop: Any, slow: Any) -> Cost:
     """One process of the crowd."""
-    load = Load(url, name=f"{number}-", threads=1, durable=True)
+    load = Load(url, name=f"{number}-", threads=1, durable=True, slow=slow)
     with load.running():
         stop.wait()
     return load.cost
@@ -100,16 +100,18 @@ def work(url: str, number: int, stop: Any) -> Cost:
 
 def through(servers: Any, failovers: Sequence[Fault], pause: Callable[[Load], None]) -> Outcome:
     """The crowd goes through these failovers, with a pause before each. This process looks on."""
-    stop, onlooker = FORK.Event(), Load(servers.url, threads=4)
+    stop, slow = FORK.Event(), FORK.Event()
+    onlooker = Load(servers.url, threads=4, slow=slow)
     with (
-        processes(work, [(servers.url, number, stop) for number in range(WORKERS)]) as workers,
+        processes(work, [(servers.url, n, stop, slow) for n in range(WORKERS)]) as workers,
         Watch(servers) as watch,
         onlooker.running(),
     ):
         for failover in failovers:
             pause(onlooker)
             failover(servers, onlooker)
-            servers.settle()
+            with onlooker.unhurried():
+                servers.settle()
         pause(onlooker)
         stop.set()
         costs = [worker.result(300) for worker in workers]

@@ -116,16 +116,17 @@ class Visitor:
 
 class Load:
     """Threads of visitors. ``durable``: half of the ends wait for a replica. ``remember``: how many
-    ended sessions are looked at afterwards."""
+    ended sessions are looked at afterwards. ``slow``: an event that several processes share."""
 
     def __init__(
         self, url: str, *, name: str = "", threads: int = THREADS, durable: bool = False,
-        remember: int | None = None, **settings: object,
+        remember: int | None = None, slow: Any = None, **settings: object,
     ) -> None:  # fmt: skip
         times = {"timeout": 1.0, "connect_timeout": 1.0, "url": url, **settings}
         self.api = SessionAPI.from_settings({"redis": times})
         self.cost = Cost()
         self._durable = durable
+        self._slow = slow or threading.Event()
         self._ended: deque[tuple[str, bool]] = deque(maxlen=remember)
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -165,6 +166,16 @@ class Load:
         """Until a call has failed."""
         until(lambda: self.cost.errors)
 
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """In this block there is always somebody, but not as much as the processors can do: it
+        is for waiting until servers have come to agree, which takes long and needs processors."""
+        self._slow.set()
+        try:
+            yield
+        finally:
+            self._slow.clear()
+
     def names(self) -> list[str]:
         """Of the users who sign in."""
         return [visitor.name for visitors in self._visitors for visitor in visitors]
@@ -190,6 +201,8 @@ class Load:
                     self.cost.untyped.append(repr(error))
             with self._lock:
                 self.cost.slowest = max(self.cost.slowest, time.monotonic() - began)
+            if self._slow.is_set():
+                self._stop.wait(0.02)
 
     def _lost(self, visitor: Visitor) -> None:
         """All of it, or the sign-in that replaced its cookie."""

@@ -204,12 +204,12 @@ def replaced(servers: Any, holds: Callable[[], object]) -> None:
 # -- sentinels
 
 
-def rejoined(servers: Sentinels, old: Server) -> None:
+def rejoined(servers: Sentinels, old: Server, load: Load) -> None:
     """Wait until the old primary follows the new one. If a busy machine keeps the sentinels from
     telling it to, it is told here.
     """
     (new,) = [node for node in servers.nodes if node is not old]
-    with servers.patient():
+    with servers.patient(), load.unhurried():
         try:
             until(lambda: role(old) == "slave", 60.0)
         except AssertionError:
@@ -224,7 +224,7 @@ def primary_killed(servers: Sentinels, load: Load) -> None:
     replaced(servers, lambda: servers.current is not old)
     load.serves(20)
     old.start()
-    rejoined(servers, old)
+    rejoined(servers, old, load)
 
 
 def primary_stopped(servers: Sentinels, load: Load) -> None:
@@ -235,7 +235,7 @@ def primary_stopped(servers: Sentinels, load: Load) -> None:
     replaced(servers, lambda: role(other) == "master")
     load.serves(20)
     old.resume()
-    rejoined(servers, old)
+    rejoined(servers, old, load)
 
 
 def handed_over(servers: Sentinels, load: Load) -> None:
