@@ -13,17 +13,22 @@ tests/conftest.py takes over the hooks from here.
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from itertools import chain, groupby
+from pathlib import Path
 from typing import Any
 
 import pytest
 from coverage import Coverage
+
+import pyramid_altsession
 
 __all__ = [
     "pytest_collection_modifyitems",
     "pytest_deselected",
     "pytest_generate_tests",
     "pytest_runtest_call",
+    "pytest_runtestloop",
     "pytest_sessionfinish",
     "pytest_terminal_summary",
     "pytest_testnodedown",
@@ -179,6 +184,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chain.from_iterable(in_turn)
 
 
+PACKAGE = Path(pyramid_altsession.__file__).parent
 IN_MEMORY_TOO = ("session", "identity", "request_session", "operator")
 """Folders whose tests are not about stores."""
 
@@ -192,19 +198,48 @@ def skips_coverage(item: pytest.Item) -> bool:
     return kind == "valkey-unix" and (twin or item.path.parent.name in IN_MEMORY_TOO)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Without every coverage that runs: a worker has two, of which the ``no_cover`` marker of
-    pytest-cov stops one, so that the other goes on."""
-    stopped: list[Coverage] = []
-    while skips_coverage(item) and (running := Coverage.current()):
+STOPPED: list[Coverage] = []
+"""A worker has two, of which the ``no_cover`` marker of pytest-cov stops one, so that the other
+goes on."""
+
+
+def stop_counting() -> None:
+    while running := Coverage.current():
         running.stop()
-        stopped.append(running)
+        STOPPED.append(running)
+
+
+def count_again() -> None:
+    while STOPPED:
+        STOPPED.pop().start()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)  # within pytest-cov's, which ends them
+def pytest_runtestloop() -> Iterator[object]:
+    """Of a run it counts the tests themselves: with it, what pytest, fixtures and reports do would
+    take twice as long, and that is more than most tests do. Whatever is imported late was imported
+    before, so that it counts whoever needs it first."""
+    if Coverage.current():
+        for path in PACKAGE.rglob("*.py"):
+            name = path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
+            if ".demo" not in name:
+                import_module(name.removesuffix(".__init__"))
+    stop_counting()
     try:
         return (yield)
     finally:
-        for each in reversed(stopped):
-            each.start()
+        count_again()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    if skips_coverage(item):
+        return (yield)
+    count_again()
+    try:
+        return (yield)
+    finally:
+        stop_counting()
 
 
 LEFT_OUT: Counter[str] = Counter()
