@@ -107,6 +107,7 @@ def redis7tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TLSSe
 def sentinel_server() -> Iterator[Sentinels]:
     """Three sentinels, a primary and its replica, for tests that change nothing of it."""
     servers = Sentinels(down_after=30_000)  # a busy machine is no outage
+    servers.rest()
     yield servers
     servers.stop()
 

@@ -77,6 +77,18 @@ def starts_processes(item: pytest.Item) -> bool:
     return "own_server" in getattr(item, "fixturenames", ())
 
 
+def company(item: pytest.Item) -> str:
+    """Tests of the same one follow each other on one worker, as what they share takes long to
+    start, or costs as long as it is there: a browser, servers, an application; "": none."""
+    names = getattr(item, "fixturenames", ())
+    if "browser" in names:
+        return "browser"
+    for kind in ("sentinel", "cluster"):
+        if kind_of(item).startswith(kind) or f"{kind}_server" in names:
+            return kind
+    return order_of_includes(item)
+
+
 def order_of_includes(item: pytest.Item) -> str:
     """The order of includes of a test, the applications of which several tests use."""
     params = (
@@ -165,20 +177,17 @@ def case_of(item: pytest.Item) -> Case:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked ``volume`` come first, so that no worker is left with one in the end. They
-    repeat, thousands of times, what plain tests do once: their lines are not counted."""
+    """Tests marked ``volume`` come first, and then those that keep each other company, so that no
+    worker is left with one in the end. The former repeat, thousands of times, what plain tests do
+    once: their lines are not counted."""
     items[:] = share_cases_among_stores([item for item in items if not left_out(item)])
     for item in items:
         if starts_processes(item):
             item.add_marker("process")
         if repeats_another(item):
             item.add_marker("repeated")
-    items.sort(
-        key=lambda item: (item.get_closest_marker("volume") is None, order_of_includes(item))
-    )
-    groups = [
-        list(group) for _, group in groupby(items, key=lambda i: order_of_includes(i) or i.nodeid)
-    ]
+    items.sort(key=lambda i: (i.get_closest_marker("volume") is None, not company(i), company(i)))
+    groups = [list(group) for _, group in groupby(items, key=lambda i: company(i) or i.nodeid)]
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     in_turn = [group for first in range(workers) for group in groups[first::workers]]
     items[:] = chain.from_iterable(in_turn)
