@@ -10,6 +10,7 @@ pyproject.toml); this module sets ``process`` and ``repeated`` where a test's pa
 tests/conftest.py takes over the hooks from here.
 """
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -233,6 +234,8 @@ def pytest_runtestloop() -> Iterator[object]:
             name = path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
             if ".demo" not in name:
                 import_module(name.removesuffix(".__init__"))
+    gc.collect()
+    gc.freeze()  # a test that collects garbage need not look through all tests: they stay
     stop_counting()
     try:
         return (yield)
