@@ -83,8 +83,11 @@ $(VENV)/wheel.stamp: $(BIN)/pip $(SOURCES) README.rst CHANGES.rst
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 	touch $@
 
-$(VENV)/%.stamp: $(VENV)/wheel.stamp
+$(VENV)/package.stamp: $(VENV)/wheel.stamp
 	$(BIN)/pip install --quiet --force-reinstall --no-deps dist/*.whl
+	touch $@
+
+$(VENV)/%.stamp: $(VENV)/package.stamp
 	$(BIN)/pip install --quiet "$$(ls dist/*.whl)[$*]"
 	touch $@
 
