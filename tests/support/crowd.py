@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from load import Cost, Load
+from load import Cost, Flag, Load
 from outages import (
     COLUMNS,
     Fault,
@@ -90,7 +90,7 @@ class Outcome:
         return len(self.cost.lost) - len(self.ages)
 
 
-def work(url: str, number: int, stop: Any, slow: Any) -> Cost:
+def work(url: str, number: int, stop: Any, slow: Flag) -> Cost:
     """One process of the crowd."""
     load = Load(url, name=f"{number}-", threads=1, durable=True, slow=slow)
     with load.running():
@@ -100,7 +100,7 @@ def work(url: str, number: int, stop: Any, slow: Any) -> Cost:
 
 def through(servers: Any, failovers: Sequence[Fault], pause: Callable[[Load], None]) -> Outcome:
     """The crowd goes through these failovers, with a pause before each. This process looks on."""
-    stop, slow = FORK.Event(), FORK.Event()
+    stop, slow = FORK.Event(), Flag()
     onlooker = Load(servers.url, threads=4, slow=slow)
     with (
         processes(work, [(servers.url, n, stop, slow) for n in range(WORKERS)]) as workers,

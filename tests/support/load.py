@@ -2,6 +2,7 @@
 said what a fault has cost."""
 
 import logging
+import mmap
 import random
 import threading
 import time
@@ -114,19 +115,36 @@ class Visitor:
         self.written: dict[str, Written] = {}
 
 
+class Flag:
+    """An event that forked processes share. It has no lock, so nobody waits for a process that the
+    machine lets wait."""
+
+    def __init__(self) -> None:
+        self._byte = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        self._byte[0] = 1
+
+    def clear(self) -> None:
+        self._byte[0] = 0
+
+    def is_set(self) -> bool:
+        return bool(self._byte[0])
+
+
 class Load:
     """Threads of visitors. ``durable``: half of the ends wait for a replica. ``remember``: how many
-    ended sessions are looked at afterwards. ``slow``: an event that several processes share."""
+    ended sessions are looked at afterwards. ``slow``: shared by the loads of several processes."""
 
     def __init__(
         self, url: str, *, name: str = "", threads: int = THREADS, durable: bool = False,
-        remember: int | None = None, slow: Any = None, **settings: object,
+        remember: int | None = None, slow: Flag | None = None, **settings: object,
     ) -> None:  # fmt: skip
         times = {"timeout": 1.0, "connect_timeout": 1.0, "url": url, **settings}
         self.api = SessionAPI.from_settings({"redis": times})
         self.cost = Cost()
         self._durable = durable
-        self._slow = slow or threading.Event()
+        self._slow = slow or Flag()
         self._ended: deque[tuple[str, bool]] = deque(maxlen=remember)
         self._lock = threading.Lock()
         self._stop = threading.Event()
