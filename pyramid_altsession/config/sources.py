@@ -177,6 +177,7 @@ class _Found:
         last = given.rpartition(".")[2]
         near = [OTHER_NAMES[given]] if given in OTHER_NAMES else []
         near = near or [name for name in self.known if name.rpartition(".")[2] == last]
+        near = near or [name for name in self.known if sorted(name) == sorted(given)]
         near = near or difflib.get_close_matches(given, [*self.known, *ANCESTOR_NAMES], 1, 0.5)
         hint = "; did you mean " + " or ".join([PREFIX + name for name in near]) + "?"
         return f"{place}{PREFIX}{given}: there is no such setting{hint if near else ''}"

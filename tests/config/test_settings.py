@@ -575,6 +575,7 @@ REFUSED: list[tuple[str, object, str]] = [
      f"session.cookie: {MEANT}session.cookie_name?"),
     ("redis.pasword", "canary",
      f"redis.pasword: {MEANT}redis.password?"),
+    ("session.secrte", "canary", f"session.secrte: {MEANT}session.secret?"),
     ("redis.dbIndex", 1, f"redis.dbIndex: {MEANT}redis.db?"),
     ("session.Secure", "true", f"session.Secure: {MEANT}session.secure?"),
     ("zzzzzzzzzzzzzzzz", "canary", f"zzzzzzzzzzzzzzzz: {NONE_SUCH}"),
