@@ -57,6 +57,8 @@ def as_host(value: object) -> str:
     if "," in text:
         several = f"{PREFIX}redis.sentinels and {PREFIX}redis.cluster take several"
         raise ValueError(f"one host name or address; {several}")
+    if text.count(":") == 1:  # an IPv6 address has at least two
+        raise ValueError(f"a host name or address; the port goes into {PREFIX}redis.port")
     _check_host(text, "a host name")
     return text
 

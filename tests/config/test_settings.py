@@ -463,6 +463,8 @@ REFUSED: list[tuple[str, object, str]] = [
     ("redis.host", "app:canary@db", WISH_HOST),
     ("redis.host", "redis://db", f"{WISH_HOST}, not 'redis://db'"),
     ("redis.host", "db\0", f"{WISH_HOST}, not 'db\\x00'"),
+    ("redis.host", "db:6379", "redis.host: must be a host name or address; the port goes into"
+     " altsession.redis.port, not 'db:6379'"),
     ("redis.host", "a,b", "redis.host: must be one host name or address; altsession.redis.sentinels"
      " and altsession.redis.cluster take several, not 'a,b'"),
     *[
