@@ -77,7 +77,7 @@ def read(uri: str, overrides: Iterable[str] = ()) -> Configured:
     path = uri.partition("#")[0]
     if "://" not in path and not os.path.exists(path):
         raise CommandError(f"{path}: there is no such file")
-    if path.endswith((".yaml", ".yml")) and not _of_application(path):
+    if _is_yaml(path) and not _of_application(path):
         application: dict[str, Any] = {f"{PREFIX}config": path}
     else:
         application = _appsettings(uri, variables)
@@ -136,6 +136,10 @@ def _parsed(overrides: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     return own, variables
 
 
+def _is_yaml(path: str) -> bool:
+    return path.endswith((".yaml", ".yml"))
+
+
 def _of_application(path: str) -> bool:
     """Whether plaster reads this file; otherwise it is a settings file of this package."""
     return any(name.startswith("app.") for name in read_yaml(path).values)
@@ -152,6 +156,9 @@ def _appsettings(uri: str, variables: Mapping[str, str]) -> dict[str, Any]:
         fault = f"line {line[1] if line else '?'} is neither a section nor name = value"
     except plaster.PlasterError:
         fault = "nothing here can read it; config URIs are paths of .ini or .yaml files"
+        if _is_yaml(uri.partition("#")[0]):
+            fault = "an application in YAML needs plaster-yaml, here and for pserve: pip install"
+            fault += " plaster-yaml"
     except (ImportError, AttributeError, SyntaxError) as error:
         fault = f"the application that it names cannot be imported ({error}); if pserve needs"
         fault += " PYTHONPATH to find it, altsession needs it too"

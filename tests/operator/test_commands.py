@@ -592,6 +592,21 @@ def test_unknown_scheme(capsys: pytest.CaptureFixture[str]) -> None:
     assert (ran.code, "nothing here can read it" in ran.error) == (1, True)
 
 
+def test_application_in_yaml_without_its_reader(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the package that reads such a file, for pserve as well."""
+
+    def not_found(uri: str, options: dict[str, str]) -> None:
+        raise plaster.LoaderNotFound("file+yaml")
+
+    monkeypatch.setattr(configuration, "get_appsettings", not_found)
+    file = tmp_path / "app.yaml"
+    file.write_text("app: {use: 'egg:shop'}\n")
+    ran = run_main(capsys, f"{file}#main", "list")
+    assert (ran.code, "pip install plaster-yaml" in ran.error) == (1, True)
+
+
 def test_words_that_are_no_settings(capsys: pytest.CaptureFixture[str]) -> None:
     """An override without a = is named, but not what may be a password in it."""
     for word in ("tti", f"redis://ann:{SECRET}"):
