@@ -26,10 +26,15 @@ def make_browser(app: object, *, scheme: str = "https", host: str = "localhost")
 
 def sign_in(browser: "TestApp", userid: str, **options: Any) -> None:
     """Sign a user in, as a view that calls ``request.altsession.login(userid, **options)`` does:
-    the browser has its cookie afterwards. The session's data stays."""
-    api, app, registry = api_of(browser), browser.app, registry_of(browser)
+    the browser has its cookie afterwards. The session's data stays.
 
-    def view(environ: Any, start_response: Any) -> Any:
+    LookupError if the browser does not send the cookie back: it is ``Secure``, and the requests are
+    plain http, or it has a domain, and the browser's host is in another one.
+    """
+    api, app, registry = api_of(browser), browser.app, registry_of(browser)
+    name = api.settings.session.cookie_name
+
+    def login(environ: Any, start_response: Any) -> Any:
         request, response = Request(environ), Response()
         request.registry = registry
         api.session(request).login(userid, **options)
@@ -37,9 +42,18 @@ def sign_in(browser: "TestApp", userid: str, **options: Any) -> None:
             request.response_callbacks.popleft()(request, response)
         return response(environ, start_response)
 
-    browser.app = view
+    def look(environ: Any, start_response: Any) -> Any:
+        if name not in Request(environ).cookies:
+            raise LookupError(
+                f"wanted a browser that sends the cookie {name!r} back: a Secure cookie needs"
+                " scheme https, and a cookie with a domain needs a host in it"
+            )
+        return Response()(environ, start_response)
+
     try:
-        browser.get(api.settings.session.path)
+        for view in (login, look):
+            browser.app = view
+            browser.get(api.settings.session.path)
     finally:
         browser.app = app
 

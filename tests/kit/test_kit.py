@@ -101,6 +101,19 @@ def test_plain_http() -> None:
     assert browser.get("/cart").json["user"] == "ann"
 
 
+@pytest.mark.parametrize(
+    ("settings", "scheme"),
+    [({}, "http"), ({"altsession.session.domain": "example.com"}, "https")],
+    ids=["Secure", "domain"],
+)
+def test_browser_that_keeps_its_cookie(settings: dict[str, str], scheme: str) -> None:
+    """Nobody would be signed in, and the test would fail somewhere else, or prove nothing."""
+    browser = make_browser(main(**settings), scheme=scheme)
+    with pytest.raises(LookupError, match="wanted a browser that sends the cookie 'sid' back"):
+        sign_in(browser, "ann")
+    assert browser.get("/cart").json["user"] is None
+
+
 def test_sign_in(app: Any) -> None:
     """The visitor is signed in, keeps what the session held, and has one cookie."""
     browser = make_browser(app)
