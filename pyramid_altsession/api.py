@@ -22,7 +22,7 @@ from .protocol.keys import Values
 from .protocol.state import PendingEvent, SessionState
 from .protocol.steps import Steps, run
 from .session import AltSession, Driver
-from .stores import open_store
+from .stores import open_store, warn_of_no_server
 from .stores.observed import ObservedStore, Observer
 from .stores.redis.node import Health, ServerNode, health_of
 from .stores.redis.pool import PoolUsage
@@ -78,7 +78,9 @@ class SessionAPI(APIBase):
 
         ConfigurationError lists all mistakes at once.
         """
-        return cls(read_settings(from_ini(mapping) or mapping))
+        settings = read_settings(from_ini(mapping) or mapping)
+        warn_of_no_server(settings)
+        return cls(settings)
 
     @classmethod
     def from_registry(

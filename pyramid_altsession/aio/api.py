@@ -23,6 +23,7 @@ from ..protocol.keys import Values, encodable
 from ..protocol.notices import Change, WatchedSession
 from ..protocol.state import SessionState
 from ..protocol.steps import Steps, run_async
+from ..stores import warn_of_no_server
 from ..stores.observed import Observer
 from ..web.ending import send_off
 from .pubsub import Notices
@@ -123,7 +124,9 @@ class AsyncSessionAPI(APIBase):
         """Takes the same settings as :meth:`pyramid_altsession.SessionAPI.from_settings`. To share
         a YAML file with the Pyramid application: ``{"config": "config/altsession.yaml"}``.
         """
-        return cls(read_settings(from_ini(mapping) or mapping))
+        settings = read_settings(from_ini(mapping) or mapping)
+        warn_of_no_server(settings)
+        return cls(settings)
 
     async def __aenter__(self) -> "AsyncSessionAPI":
         return self

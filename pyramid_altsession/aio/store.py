@@ -11,7 +11,6 @@ from ..config.table import RedisSettings, Settings
 from ..interfaces import SealingCodec, Store
 from ..protocol.messages import Operation, Reply
 from ..protocol.steps import run_async
-from ..stores import warn_of_no_server
 from ..stores.embedded import EmbeddedServer
 from ..stores.memory import MemoryStore
 from ..stores.observed import Observing
@@ -193,7 +192,6 @@ class AsyncClusterStore(AwaitingStore):
 
 def open_store(settings: Settings) -> AsyncStore:
     """The store that ``redis.url`` names. No network I/O."""
-    warn_of_no_server(settings)
     if settings.redis.scheme == "memory":
         return DirectStore(MemoryStore())
     if settings.redis.cluster:

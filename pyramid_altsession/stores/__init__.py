@@ -23,7 +23,6 @@ def warn_of_no_server(settings: Settings) -> None:
 
 def open_store(settings: Settings) -> Store:
     """The store that ``redis.url`` names. No network I/O."""
-    warn_of_no_server(settings)
     if settings.redis.scheme == "memory":
         return MemoryStore()
     if settings.redis.cluster:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from apps import Site, site
 from inside import store_in
+from pyramid import testing
 from pyramid.authentication import SessionAuthenticationHelper, SessionAuthenticationPolicy
 from pyramid.authorization import ACLAuthorizationPolicy
 from pyramid.config import Configurator
@@ -37,7 +38,7 @@ def started(settings: dict[str, Any], *includes: str, policy: object = None) -> 
         config.include(include)
     if policy is not None:
         config.set_security_policy(policy)
-    config.commit()
+    config.make_wsgi_app()
     return config
 
 
@@ -84,6 +85,14 @@ def test_some_server(where: dict[str, str], caplog: pytest.LogCaptureFixture) ->
     started({f"altsession.redis.{name}": value for name, value in where.items()})
     assert warnings(caplog, "no server") == []
     assert read_settings({"redis": where}).redis.configured
+
+
+def test_no_server_in_a_unit_test(caplog: pytest.LogCaptureFixture) -> None:
+    """Its sessions are in memory, and no application is made."""
+    with testing.testConfig() as config:
+        config.include("pyramid_altsession")
+        config.testing_altsession().set("k", 1)
+    assert warnings(caplog, "no server") == []
 
 
 @pytest.mark.parametrize("kind", [SessionAPI, AsyncSessionAPI])
