@@ -126,6 +126,8 @@ class APIBase(ABC):
     # -- sessions without a request
 
     def _state_of(self, token: str) -> SessionState:
+        if not isinstance(token, str):
+            raise TypeError(f"open: the token must be a str, not {type(token).__name__}")
         found = self._cookie.parse(token)
         return SessionState([found] if found else [], self._timing, detached=True)
 
@@ -135,7 +137,7 @@ class APIBase(ABC):
     def _state_of_id(self, id: str, userid: str | None) -> SessionState:
         encodable("attach", id)
         if userid is not None:
-            encodable("attach", userid)
+            encodable("attach", userid, "user id")
             if not userid:
                 raise ValueError("attach: a user id must not be empty; None stands for nobody")
         return AttachedState(id, userid, self._timing)
@@ -143,12 +145,12 @@ class APIBase(ABC):
     # -- administration
 
     def _sessions_of(self, userid: str, keys: bool) -> Steps[list[SessionInfo]]:
-        encodable("sessions_of", userid)
+        encodable("sessions_of", userid, "user id")
         found = yield from live_sessions(userid)
         return (yield from self._infos(found, keys))
 
     def _invalidate_user(self, userid: str, keep: str | None, durable: bool = False) -> Steps[int]:
-        encodable("invalidate_user", userid)
+        encodable("invalidate_user", userid, "user id")
         if keep is not None:
             encodable("invalidate_user", keep)
         ended = yield from end_all_sessions(userid, self._timing, keep=keep, durable=durable)
@@ -187,7 +189,7 @@ class APIBase(ABC):
         if not isinstance(userid, Unset):
             if not userid:  # an empty user id would mean any user
                 return False
-            encodable("invalidate_id", userid)
+            encodable("invalidate_id", userid, "user id")
             user = userid
         ended = yield from end_session(id, self._timing, user)
         if ended:

@@ -146,7 +146,7 @@ class Calls:
     ) -> Login:
         if not isinstance(userid, str) or not userid:
             raise TypeError(f"login: the user id must be a non-empty str, not {userid!r}")
-        if len(encodable("login", userid)) > MAX_KEY_BYTES:
+        if len(encodable("login", userid, "user id")) > MAX_KEY_BYTES:
             raise ValueTooLarge(f"login: a user id must have at most {MAX_KEY_BYTES} bytes")
         if isinstance(remember, bool) or not isinstance(remember, int | float | None):
             raise TypeError(f"login: remember must be a number of seconds, not {remember!r}")

@@ -213,14 +213,14 @@ def checked_name(key: object) -> str:
     return key
 
 
-def encodable(call: str, value: object) -> bytes:
-    """A user id or a session id as the server gets it."""
+def encodable(call: str, value: object, name: str = "id") -> bytes:
+    """A user id or a session id as the server gets it. Messages call it by this name."""
     if not isinstance(value, str):
-        raise TypeError(f"{call}: the id must be a str, not {value!r}")
+        raise TypeError(f"{call}: the {name} must be a str, not {value!r}")
     try:
         return value.encode()
     except UnicodeEncodeError:
-        raise InvalidKey(f"{call}: the id must be encodable as UTF-8: {value!r}") from None
+        raise InvalidKey(f"{call}: the {name} must be encodable as UTF-8: {value!r}") from None
 
 
 def milliseconds(name: str, ttl: float) -> int:

@@ -136,7 +136,8 @@ def test_lone_surrogates(api: SessionAPI, call: str, text: str) -> None:
     """A str that is no text is told under the call's name."""
     with pytest.raises(InvalidKey) as caught:
         CALLS[call](api, text)
-    assert str(caught.value) == f"{call}: the id must be encodable as UTF-8: {text!r}"
+    id = "id" if call in ("describe", "invalidate_id") else "user id"
+    assert str(caught.value) == f"{call}: the {id} must be encodable as UTF-8: {text!r}"
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -144,6 +145,28 @@ def test_no_text(api: SessionAPI, call: str) -> None:
     """So is what is no str."""
     with pytest.raises(TypeError, match=f"^{call}: .* a (non-empty )?str, not None$"):
         CALLS[call](api, None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda api: api.attach("A" * 22, 7), "attach: the user id must be a str, not 7"),
+        (lambda api: api.sessions_of(7), "sessions_of: the user id must be a str, not 7"),
+        (
+            lambda api: api.invalidate_id("A" * 22, userid=7),
+            "invalidate_id: the user id must be a str, not 7",
+        ),
+        (lambda api: api.open(None), "open: the token must be a str, not NoneType"),
+        (lambda api: api.open(b"secret"), "open: the token must be a str, not bytes"),
+    ],
+)
+def test_which_argument_is_wrong(
+    api: SessionAPI, wrong: Callable[[SessionAPI], object], message: str
+) -> None:
+    """A number of the user is a frequent mistake; a token is not shown, because it is secret."""
+    with pytest.raises(TypeError) as caught:
+        wrong(api)
+    assert str(caught.value) == message
 
 
 def test_other_lone_surrogates(api: SessionAPI) -> None:
