@@ -191,10 +191,10 @@ class APIBase(ABC):
                 return False
             encodable("invalidate_id", userid, "user id")
             user = userid
-        ended = yield from end_session(id, self._timing, user)
-        if ended:
-            self._tell_ended({id: user})
-        return ended
+        reply = yield from end_session(id, self._timing, user)
+        if reply.ended:
+            self._tell_ended({id: None if reply.user is None else reply.user.decode()})
+        return reply.ended
 
     def _invalidate(self, found: list[Description]) -> Steps[int]:
         users = {known.id: known.user for known in found}

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from .fields import Description, Timing
 from .lifecycle import Invalidate, Login, Touch
-from .messages import Describe, End, Inspect, Listing, Prune, Read, Revoke, Scan, Write
+from .messages import Describe, End, Inspect, Listing, Prune, Read, Reply, Revoke, Scan, Write
 from .steps import Steps
 from .token import Claim, Token, new_verifier
 from .verbs import Remove, Set
@@ -147,11 +147,10 @@ def end_all_sessions(
     return ended
 
 
-def end_session(id: str, timing: Timing, user: str | None = None) -> Steps[bool]:
+def end_session(id: str, timing: Timing, user: str | None = None) -> Steps[Reply]:
     """End a session whatever its verifier is; with ``user``, only if it is this user's."""
     life = Invalidate(secrets.token_bytes(16), user or "", told=False)
-    reply = yield Write(Claim(id, b""), (), timing, user=user, anybody=True, life=life)
-    return reply.ended
+    return (yield Write(Claim(id, b""), (), timing, user=user, anybody=True, life=life))
 
 
 def exercise_every_right(timing: Timing) -> Steps[None]:

@@ -388,17 +388,20 @@ def test_invalidate_id_of_another_user(api: SessionAPI, books: Books) -> None:
 
 
 def test_administration_is_told(store: Store) -> None:
-    """Sessions that administration ends are told with that reason, and with the user where it
-    is known."""
+    """Sessions that administration ends are told with that reason, and with the user, if one was
+    signed in."""
     told: list[Any] = []
     api = api_on(store, told.append)
-    one, two = signed_in(api), signed_in(api)
+    one, two, visitor = signed_in(api), signed_in(api), Browser(api)
+    visitor.does(lambda s: s.set("k", 1))
     told.clear()
     api.invalidate_id(id_of(one))
     api.invalidate_user("ann")
+    api.invalidate_id(id_of(visitor))
     assert [(type(e), e.id, e.userid, e.reason) for e in told] == [
-        (SessionInvalidated, id_of(one), None, "administration"),
+        (SessionInvalidated, id_of(one), "ann", "administration"),
         (SessionInvalidated, id_of(two), "ann", "administration"),
+        (SessionInvalidated, id_of(visitor), None, "administration"),
     ]
 
 
