@@ -39,7 +39,8 @@ class AltSessionMiddleware:
     raises RuntimeError. After the handshake, SessionGone and :exc:`SessionFull` close the socket
     with code 1008, StoreUnavailable with 1013; the ASGI server gets any other error.
 
-    ``api``: an :class:`AsyncSessionAPI`, which is closed when the ASGI server shuts down.
+    ``api``: an :class:`AsyncSessionAPI`, which is closed when the ASGI server shuts down; TypeError
+    if it is another one.
     ``optional``: a function that gets the scope and returns whether the request can do without its
     session while the session server is away: then reads find nothing, and only writes raise
     StoreUnavailable. By default every request needs its session.
@@ -48,6 +49,9 @@ class AltSessionMiddleware:
     def __init__(
         self, app: App, api: AsyncSessionAPI, *, optional: Callable[[Scope], bool] = needed
     ) -> None:
+        if not isinstance(api, AsyncSessionAPI):
+            kind = type(api).__name__
+            raise TypeError(f"AltSessionMiddleware: api must be an AsyncSessionAPI, not {kind}")
         self._app = app
         self._api = api
         self._optional = optional

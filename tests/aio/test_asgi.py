@@ -25,6 +25,7 @@ from pyramid_altsession import (
     FreshLoginRequired,
     InvalidKey,
     NotDurable,
+    SessionAPI,
     SessionFull,
     SessionGone,
     StoreFull,
@@ -331,6 +332,13 @@ def fails_in_tasks(*errors: Exception, accepts: bool = False) -> AltSessionMiddl
             tasks.create_task(fail_together(errors))
 
     return AltSessionMiddleware(plain, AsyncSessionAPI.from_settings({"redis.url": "memory://"}))
+
+
+def test_api_of_the_pyramid_side() -> None:
+    """It cannot be awaited, so it is refused at once and not in each request."""
+    api: Any = SessionAPI.from_settings(IN_MEMORY)
+    with pytest.raises(TypeError, match=r"an AsyncSessionAPI, not SessionAPI$"):
+        AltSessionMiddleware(Starlette(), api)
 
 
 def test_tasks_that_fail() -> None:
