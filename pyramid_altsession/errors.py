@@ -27,6 +27,7 @@ class ErrorPage(AltSessionError, HTTPException):
         if self.retry_after is not None:
             headers.append(("Retry-After", str(self.retry_after)))
         HTTPException.__init__(self, headers=headers)
+        self.args = (message,)  # for code that makes the error again from them, in another process
         self.message = message
 
     def __str__(self) -> str:

@@ -3,7 +3,9 @@
 import base64
 import gc
 import itertools
+import json
 import logging
+import pickle
 import re
 import time
 import weakref
@@ -27,7 +29,7 @@ from pyramid_retry import RetryableException
 from servers import Server, valkey
 from workers import eventually
 
-from pyramid_altsession import ISessionAPI, SessionGone, StoreUnavailable
+from pyramid_altsession import CorruptValue, ISessionAPI, SessionGone, StoreUnavailable
 from pyramid_altsession.events import (
     SessionCreated,
     SessionInvalidated,
@@ -977,6 +979,16 @@ def test_exception_view_takes_it(make: Make, error: type[Exception]) -> None:
 
     app = make({"page": fails(error("some trouble"))}, configure=configure)
     assert app.get("/page", status=418).text == "own page: some trouble"
+
+
+@pytest.mark.parametrize("error", [SessionGone, StoreUnavailable, CorruptValue])
+def test_an_error_in_another_process(error: type[Exception]) -> None:
+    """It says the same there, whether it was pickled, or made again from its arguments, as task
+    queues do that store results as JSON."""
+    raised = error("some trouble")
+    pickled = pickle.loads(pickle.dumps(raised))
+    again = error(*json.loads(json.dumps(raised.args)))
+    assert (str(pickled), pickled.args, str(again)) == ("some trouble", raised.args, "some trouble")
 
 
 class Policy:
