@@ -229,9 +229,10 @@ class SessionAPI(APIBase):
         For metrics, panels and tests. Call it when the application starts. Without observers
         nothing is measured.
         """
-        if not isinstance(self.store, ObservedStore):
-            self.store = ObservedStore(self.store)
-        self.store.observe(observer)
+        store = self.store  # once: another thread may be adding the same observer
+        if not isinstance(store, ObservedStore):
+            store = self.store = ObservedStore(store)
+        store.observe(observer)
 
     def check(self) -> None:
         """Raise :exc:`StoreUnavailable` unless the server answers and allows everything that

@@ -277,9 +277,10 @@ class AsyncSessionAPI(APIBase):
     # -- the server
 
     def observe(self, observer: Observer) -> None:
-        if not isinstance(self.store, AsyncObservedStore):
-            self.store = AsyncObservedStore(self.store)
-        self.store.observe(observer)
+        store = self.store  # once: another thread may be adding the same observer
+        if not isinstance(store, AsyncObservedStore):
+            store = self.store = AsyncObservedStore(store)
+        store.observe(observer)
 
     async def check(self) -> None:
         await self._run(exercise_every_right(self._timing))

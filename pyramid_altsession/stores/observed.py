@@ -53,8 +53,9 @@ class Observing:
 
     def observe(self, observer: Observer) -> None:
         """Report to this observer as well. The same function given again is called once."""
-        if observer not in self.observers:
-            self.observers += (observer,)
+        known = self.observers  # once: another thread may be adding the same one
+        if observer not in known:
+            self.observers = (*known, observer)
 
     @contextmanager
     def watching(self, operation: Operation, used: Traffic) -> Iterator[Watched]:

@@ -1,36 +1,38 @@
 """Records what one request asks of its sessions, for the panel and the header."""
 
 from contextvars import ContextVar
-from functools import cache
+from dataclasses import dataclass
 
 from pyramid.registry import Registry
 from pyramid.request import Request
 
 from ..interfaces import ISessionAPI
-from ..stores.observed import Observation, Observer
+from ..stores.observed import Observation
 from ..stores.trace import Trace
 
 _current: ContextVar[Trace | None] = ContextVar("pyramid_altsession.trace", default=None)
 
 
-@cache
-def observer_of(session: str) -> Observer:
+@dataclass(frozen=True)
+class Noting:
     """The observer of the sessions that requests have under this name. It writes an operation into
     the trace of the request that asked for it.
+
+    Equal ones are one observer, so that it does not matter which thread makes it first.
     """
 
-    def note(seen: Observation) -> None:
+    session: str
+
+    def __call__(self, seen: Observation) -> None:
         trace = _current.get()
         if trace is not None:
-            trace.note(seen, session)
-
-    return note
+            trace.note(seen, self.session)
 
 
 def observe(registry: Registry) -> None:
     """Have the operations of all sessions of an application noted."""
     for _, api in registry.getUtilitiesFor(ISessionAPI):
-        api.observe(observer_of(api.requests.attribute))
+        api.observe(Noting(api.requests.attribute))
 
 
 def is_recorded(request: Request) -> bool:

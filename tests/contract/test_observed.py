@@ -1,14 +1,22 @@
 """Observers are told of each operation what it is, what it took and how it ended."""
 
 import logging
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 from servers import Server
 
 from pyramid_altsession import Observation, SessionAPI, StoreUnavailable
+from pyramid_altsession.aio import AsyncSessionAPI
+from pyramid_altsession.aio.store import AsyncObservedStore
+from pyramid_altsession.config.sources import read_settings
 from pyramid_altsession.protocol.messages import Listing, Read, Write
 from pyramid_altsession.protocol.verbs import Set
+from pyramid_altsession.stores.memory import MemoryStore
+from pyramid_altsession.stores.observed import ObservedStore
 from pyramid_altsession.stores.traffic import Traffic, received, sent
+from pyramid_altsession.web.recording import Noting
 
 
 @pytest.fixture
@@ -105,6 +113,46 @@ def test_several_observers(api: SessionAPI, caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages == ["sessions: an observer failed"]
     assert repr(api).startswith("<SessionAPI <ObservedStore <RedisStore")
     api.close()
+
+
+class Overtaken(MemoryStore):
+    """While one thread asks of what class this store is, another one does ``meanwhile``."""
+
+    meanwhile: Callable[[], object] = bool
+
+    @property
+    def __class__(self) -> type:
+        meanwhile, self.meanwhile = self.meanwhile, bool
+        meanwhile()
+        return Overtaken
+
+
+@pytest.mark.parametrize("utility", [SessionAPI, AsyncSessionAPI])
+def test_observer_that_two_threads_add(
+    utility: type[SessionAPI | AsyncSessionAPI], seen: list[Observation]
+) -> None:
+    """It is called once, whether the store was observed before or not."""
+    store = Overtaken()
+    api = utility(read_settings({"redis.url": "memory://"}), cast(Any, store))
+    store.meanwhile = lambda: api.observe(Noting("admin"))
+    api.observe(Noting("admin"))
+
+    class Slow:
+        """An observer that is compared while another thread adds one."""
+
+        def __call__(self, each: Observation) -> None:
+            """It takes no notice."""
+
+        def __eq__(self, other: object) -> bool:
+            if api.store.observers[-1] is self:
+                api.store.observers += (seen.append,)
+            return self is other
+
+    assert isinstance(api.store, ObservedStore | AsyncObservedStore)
+    assert (api.store.store, api.store.observers) == (store, (Noting("admin"),))
+    api.observe(Slow())
+    api.observe(seen.append)
+    assert api.store.observers.count(seen.append) == 1
 
 
 def test_nobody_asked() -> None:
