@@ -72,10 +72,7 @@ class MemoryStore:
         return AnsweredRead(self.execute(operation))
 
     def execute(self, operation: Operation) -> Reply:
-        if os.getpid() != self._process:
-            self._process = os.getpid()
-            warn_of_processes()
-        with self._lock:
+        with self._alone():
             now = round(self.clock() * 1000)
             for id in [id for id, held in self.hashes.items() if held.expires <= now]:
                 del self.hashes[id]
@@ -109,11 +106,11 @@ class MemoryStore:
 
     def listen(self, id: str, listener: Listener) -> None:
         """Call ``listener`` with each notice about this session."""
-        with self._lock:
+        with self._alone():
             self._listeners.setdefault(id, set()).add(listener)
 
     def stop_listening(self, id: str, listener: Listener) -> None:
-        with self._lock:
+        with self._alone():
             listeners = self._listeners.get(id, set())
             listeners.discard(listener)
             if not listeners:
@@ -123,6 +120,14 @@ class MemoryStore:
         """Call the listeners. Only for a Write that is carried out."""
         for listener in self._listeners.get(id, ()):
             listener(notice)
+
+    def _alone(self) -> threading.Lock:
+        """The lock that keeps other threads out. After a fork it is another one, because a thread
+        of the parent may have held the former."""
+        if os.getpid() != self._process:
+            self._lock, self._process = threading.Lock(), os.getpid()
+            warn_of_processes()
+        return self._lock
 
     def _read(self, operation: Read, now: int) -> Reply:
         states, timing = [], operation.timing

@@ -167,6 +167,32 @@ def test_memory_after_a_fork(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert warnings(caplog, "memory://") == []
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_fork_while_another_thread_uses_the_memory() -> None:
+    """The child does not wait for that thread, which it does not have."""
+    busy, forked = threading.Event(), threading.Event()
+
+    def clock() -> float:
+        if threading.current_thread() is thread:
+            busy.set()
+            forked.wait()
+        return 1e9
+
+    store = MemoryStore(clock)
+    api = SessionAPI(read_settings({}), store=store)
+    thread = threading.Thread(target=api.create)
+    thread.start()
+    busy.wait()
+    child = FORK.Process(target=api.create)
+    child.start()
+    child.join(20)
+    child.kill()
+    child.join()
+    forked.set()
+    thread.join()
+    assert child.exitcode == 0
+
+
 def test_memory_of_another_process(caplog: pytest.LogCaptureFixture) -> None:
     """The store remembers the process that made it, and tells once in another."""
     store = MemoryStore()
