@@ -1,5 +1,6 @@
 """The demo's outage switch and its product pages, on an embedded server that is really stopped."""
 
+import configparser
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from waitress.server import create_server
 from webtest import TestApp, TestResponse
 from workers import eventually
 
@@ -235,6 +237,20 @@ def test_there_is_none_for_other_machines(server: PrivateServer) -> None:
     for environ in ELSEWHERE:
         assert (offered(shop, environ), answers(shop, environ)) == ([], [404] * 3), environ
     assert not Path(urlsplit(server.url).path).exists()
+
+
+def test_waitress_hides_no_proxy(server: PrivateServer) -> None:
+    """Nor is there one by a proxy where waitress serves the shop as development.ini says."""
+    file = configparser.ConfigParser()
+    file.read(Path(__file__).parents[2] / "development.ini")
+    settings = dict(file["server:main"]) | {"listen": "127.0.0.1:0"}
+    assert settings.pop("use") == "egg:waitress#main"
+    waitress = create_server(shop_on(server.url).app, **settings)
+    shop = TestApp(waitress.application, extra_environ=HERE)
+    statuses = [answers(shop, environ) for environ in ({}, *ELSEWHERE)]
+    waitress.task_dispatcher.shutdown()
+    waitress.close()
+    assert statuses == [[200, 303, 303], *[[404] * 3 for _ in ELSEWHERE]]
 
 
 def test_there_is_one_for_this_machine(shop: TestApp) -> None:
