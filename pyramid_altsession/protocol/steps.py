@@ -22,10 +22,12 @@ TRIES = 100
 
 
 class TooManyConflicts(RuntimeError):
-    """Other requests changed what a call had read, in each of its tries."""
+    """Other requests changed what a call had read, in each of its tries. Its argument names the
+    call.
+    """
 
-    def __init__(self, call: str) -> None:
-        super().__init__(f"{call}: other requests were faster {TRIES} times")
+    def __str__(self) -> str:
+        return f"{self.args[0]}: other requests were faster {TRIES} times"
 
 
 class Prefetch(NamedTuple):

@@ -18,12 +18,16 @@ class RaceFound(AssertionError):
     """An interleaving that breaks what a test asserts; ``schedule`` names it."""
 
     def __init__(self, schedule: str, steps: list[str], problem: BaseException) -> None:
+        super().__init__(schedule, steps, problem)
         self.schedule = schedule
         self.steps = steps
-        listed = "\n".join(f"  {step}" for step in steps)
-        super().__init__(
-            f"{type(problem).__name__}: {problem}\nin this order:\n{listed}\n"
-            f'(again: race(…, schedule="{schedule}"))'
+        self._problem = problem
+
+    def __str__(self) -> str:
+        listed = "\n".join(f"  {step}" for step in self.steps)
+        return (
+            f"{type(self._problem).__name__}: {self._problem}\nin this order:\n{listed}\n"
+            f'(again: race(…, schedule="{self.schedule}"))'
         )
 
 

@@ -1,5 +1,6 @@
 """The explorer of interleavings, on sample views with and without a race."""
 
+import pickle
 import re
 from collections.abc import Callable
 from threading import Lock
@@ -119,6 +120,7 @@ def test_lost_update_is_found() -> None:
     assert str(found).startswith("AssertionError: assert 1 == 2")
     assert "\n  B: read get 'sold'\n" in str(found)
     assert 'race(…, schedule="ABAB")' in str(found)
+    assert str(pickle.loads(pickle.dumps(found))) == str(found)  # from another process
     with pytest.raises(RaceFound) as again:
         race(buy, buy, setup=lambda: ann(app), check=both_sold, schedule="ABAB")
     assert again.value.steps == found.steps
