@@ -59,11 +59,12 @@ class Live:
     async def cart(self, websocket: WebSocket) -> None:
         """Open for as long as the visitor's session lives and the browser stays."""
         session = websocket.state.altsession
-        if not await session.exists():
+        alive = await session.exists()
+        id, userid = session.id, await session.userid()
+        await websocket.accept()  # even if not alive: scripts cannot see why a handshake failed
+        if not alive:
             await websocket.close(POLICY)
             return
-        id, userid = session.id, await session.userid()
-        await websocket.accept()
         telling = asyncio.create_task(self._tell(websocket, id, userid))
         leaving = asyncio.create_task(websocket.receive())
         _, others = await asyncio.wait({telling, leaving}, return_when=asyncio.FIRST_COMPLETED)

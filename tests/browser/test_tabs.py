@@ -98,3 +98,16 @@ def test_the_live_page_closes_on_logout(visitor: BrowserContext, shop: Shop) -> 
     tab.get_by_role("button", name="Sign out").click()
     expect(live.get_by_role("status")).to_have_text("The session has ended, or has not begun yet.")
     expect(live.get_by_role("row", name="Teapot")).to_have_count(0)
+
+
+def test_the_live_page_goes_on_after_a_sign_in(visitor: BrowserContext, shop: Shop) -> None:
+    """The session is the same, with another cookie."""
+    tab, live = visitor.new_page(), visitor.new_page()
+    tab.goto("/")
+    add(tab, "Teapot")
+    live.goto(shop.live)
+    expect(live.get_by_role("row", name="Teapot")).to_contain_text("€34.00")
+    sign_in(tab, "tabs-kim")
+    add(tab, "Teapot")
+    expect(live.get_by_role("row", name="Teapot")).to_contain_text("€68.00")
+    expect(live.get_by_role("status")).to_have_text("Connected.")

@@ -7,8 +7,6 @@ const total = document.getElementById("total");
 const ENDED = 1008;
 const AGAIN = 1000; // milliseconds
 
-let waits = false; // for a server that went away
-
 function row([name, number, amount]) {
   const cells = document.createElement("tr");
   cells.insertCell().textContent = name;
@@ -25,19 +23,18 @@ function show(cart) {
 
 function connect() {
   const socket = new WebSocket(`ws://${location.host}/cart`);
-  let opened = false;
-  socket.addEventListener("open", () => {
-    opened = true;
-    waits = false;
+  let shown = false;
+  socket.addEventListener("message", (event) => {
+    shown = true;
     state.textContent = state.dataset.open;
+    show(JSON.parse(event.data));
   });
-  socket.addEventListener("message", (event) => show(JSON.parse(event.data)));
   socket.addEventListener("close", (event) => {
-    if (event.code === ENDED || !(opened || waits)) {
-      show({ lines: [], total: "" });
+    const ended = event.code === ENDED;
+    if (ended) show({ lines: [], total: "" });
+    if (ended && !shown) {
       state.textContent = state.dataset.over;
-    } else {
-      waits = true;
+    } else { // the server went away, or the visitor has signed in and has another cookie
       state.textContent = state.dataset.away;
       setTimeout(connect, AGAIN);
     }
