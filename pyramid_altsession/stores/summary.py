@@ -23,8 +23,8 @@ class Summary(NamedTuple):
 
     ``outcome``: ``ok``; the name of the error, as ``StoreUnavailable``; the state of a session that
     was not served, such as ``dead`` or ``rejected``; ``unconfirmed`` if no replica confirmed; or
-    ``unused`` for a prefetch whose answer was not taken. ``keys``: how many keys, or how many
-    sessions where it concerns many.
+    ``unused`` for a prefetch whose answer was not taken, or an awaited call that was cancelled.
+    ``keys``: how many keys, or how many sessions where it concerns many.
     """
 
     operation: str
