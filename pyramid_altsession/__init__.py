@@ -3,12 +3,10 @@
 ``config.include("pyramid_altsession")`` gives every request ``request.altsession``.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 from pyramid.config import PHASE1_CONFIG, Configurator
 from pyramid.config.actions import action_method
-from pyramid.events import ApplicationCreated
 from pyramid.request import Request
 
 from ._version import VERSION as __version__
@@ -87,13 +85,6 @@ def _further(request: Request, *, name: str) -> AltSession:
     return api.requests.attach(request)
 
 
-def _warner(settings: Settings) -> Callable[[ApplicationCreated], None]:
-    def warn(event: ApplicationCreated) -> None:  # not sooner: unit tests make no application
-        warn_of_no_server(settings)
-
-    return warn
-
-
 def includeme(config: Configurator) -> None:
     """Register the ISessionAPI utility, ``request.altsession`` and the tween. No network I/O."""
     _include(config, _backframes=2)  # errors name the line that includes us
@@ -108,7 +99,8 @@ def _include(config: Configurator) -> None:
             if registry.queryUtility(ISessionAPI, name) is None:  # else config.testing_altsession's
                 api = SessionAPI.from_registry(settings, registry, name)
                 registry.registerUtility(api, ISessionAPI, name)
-                config.add_subscriber(_warner(settings), ApplicationCreated)
+                if not config.autocommit:  # unit tests commit at once, and need no server
+                    warn_of_no_server(settings)
             if name:
                 further = partial(_further, name=name)
                 config.add_request_method(further, attribute_of(name), reify=True)
