@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from servers import Server
 from topologies import MASTER, Sentinels, until
 from workers import eventually, token_of
 
@@ -211,3 +212,37 @@ def test_a_primary_that_became_a_replica_is_left(api: SessionAPI, servers: Senti
             session.set("a", 2)
     finally:
         ask("REPLICAOF", "NO", "ONE")
+
+
+@pytest.mark.slow
+def test_a_paused_primary_that_goes_on(api: SessionAPI, servers: Sentinels) -> None:
+    """It takes itself for the primary until the sentinels tell it otherwise, eight seconds later.
+    With min-replicas-to-write it refuses writes by then, and those who know it turn to the new one.
+    """
+    session = api.create({"a": 1})
+    old = servers.current
+    other = next(node for node in servers.nodes if node is not old)
+    until(lambda: other.client.keys("*"))
+    old.pause()
+    until(lambda: all(names(sentinel, other) for sentinel in servers.sentinels))
+    old.resume()
+    old.client.config_set("min-replicas-max-lag", "1")
+    old.client.config_set("min-replicas-to-write", "1")
+    try:
+        until(lambda: refuses(old))
+        session.set("a", 2)
+        assert other.client.hget(f"sess:{session.id}", "a") == b"2"
+    finally:
+        old.client.config_set("min-replicas-to-write", "0")
+
+
+def names(sentinel: Server, primary: Server) -> bool:
+    said = sentinel.client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
+    return int(said[1]) == primary.port
+
+
+def refuses(node: Server) -> bool:
+    try:
+        return not node.client.set("some key", 1, px=1)
+    except redis.ResponseError:
+        return True

@@ -66,10 +66,19 @@ class OneServer:
         for answer in answers:
             if isinstance(answer, MovedError):
                 raise _cluster(answer)
-        if any(isinstance(answer, ReadOnlyError) for answer in answers):
-            # The server has become a replica, and did nothing: another one may be the primary.
+        if any(_left_behind(answer) for answer in answers):
+            # It did nothing: another one may be the primary.
             answers = yield Exchange(None, packet, replies, anew=True)
         return answers
+
+
+def _left_behind(answer: object) -> bool:
+    """Whether the server has become a replica; or has lost its replicas, perhaps because they
+    follow another primary since it was cut off or paused.
+    """
+    if isinstance(answer, redis.ResponseError):
+        return isinstance(answer, ReadOnlyError) or str(answer).startswith("NOREPLICAS")
+    return False
 
 
 def _cluster(error: MovedError) -> redis.ResponseError:
