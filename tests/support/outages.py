@@ -117,11 +117,12 @@ def save(server: Server, status: str) -> None:
 
 
 def loading(server: Server, load: Load) -> None:
-    """The server reads its data anew, slowly."""
+    """The server reads its data anew, slowly. MERGE, because Valkey ends itself if it finds a key
+    that a visitor has written just then."""
     server.client.config_set("key-load-delay", "20000")
     server.client.config_set("loading-process-events-interval-bytes", "1024")
     with suppress(redis.RedisError):
-        server.client.execute_command("DEBUG", "RELOAD")
+        server.client.execute_command("DEBUG", "RELOAD", "MERGE")
     server.client.config_set("key-load-delay", "0")
     with suppress(FileNotFoundError):
         os.remove(os.path.join(server.directory, "dump.rdb"))
