@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyramid_altsession import AltSession, SessionAPI, SessionKey
 from pyramid_altsession.api import OpenSession
 from pyramid_altsession.codecs import EncryptedCodec
 from pyramid_altsession.config.sources import read_settings
+from pyramid_altsession.protocol.fields import Timing
 from pyramid_altsession.protocol.frame import end_of
 from pyramid_altsession.stores.memory import MemoryStore
 
@@ -64,8 +66,8 @@ def now(behind: Behind) -> float:
 def ends_in(
     ttl: float, began: float, behind: Behind, session: AltSession, key: str = "tries"
 ) -> bool:
-    """Whether the value's end is so many seconds after some moment between ``began`` and now, but
-    for rounding."""
+    """Whether the value ends ``ttl`` seconds after a moment between ``began`` and now, give or take
+    a millisecond."""
     found = end(behind, session, key)
     return found is not None and began - 1 <= found - ttl * 1000 <= now(behind) + 1
 
@@ -158,10 +160,14 @@ def test_the_session_neither_lives_longer_nor_shorter(
     api: SessionAPI, session: OpenSession, behind: Behind
 ) -> None:
     """A value's time to live is its own: the session's stays."""
-    left = behind.left(str(session.id))
+    times = Timing.of(read_settings({}).session)
+    whole = (times.tti + times.interval) / 1000
     for ttl in (1, 400 * 86400):
+        began = time.monotonic()
         session.set("code", "1234", ttl=ttl)
-        assert abs(behind.left(str(session.id)) - left) < 120
+        left = behind.left(str(session.id))
+        passed = time.monotonic() - began
+        assert whole - passed - 0.01 <= left <= whole
 
 
 def test_the_same_request(session: OpenSession, watched: Watched) -> None:

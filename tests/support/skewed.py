@@ -26,7 +26,7 @@ from pyramid_altsession import SessionAPI, SessionGone, SessionKey  # noqa: E402
 
 
 def values_with_an_end(api: SessionAPI, server: redis.Redis) -> dict[int, list[object]]:
-    """What calls find of values that last 600 seconds, so many seconds later."""
+    """What calls find 480 and 601 seconds after values were stored that last 600."""
     found = {}
     for seconds in (480, 601):
         made = api.create()
